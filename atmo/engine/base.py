@@ -1,0 +1,122 @@
+"""The engine interface and the effects that engines ask their shell to perform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from atmo.clock import Now
+from atmo.identity import NodeId
+
+Message = Any
+"""A frozen dataclass that the peer's message registry knows (`atmo.peer.MESSAGES`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A UDP (and TCP) endpoint: a literal IP address and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send `message` to a neighbour over its link; dropped when there is no link any more."""
+
+    to: NodeId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Open a link to `node`; the shell answers with `link_up` or `dial_failed`."""
+
+    node: NodeId
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """Close the link to `node`; the shell answers with `link_down`."""
+
+    node: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Misbehaved:
+    """A peer broke the protocol: count it and, if `fatal`, the link is being closed by a `Hangup` beside this."""
+
+    peer: NodeId
+    reason: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Keep `value` under `key` over restarts, or forget it where `value` is None."""
+
+    key: str
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchChunk:
+    """Fetch one chunk from `source`; the shell verifies and stores it, then reports `chunk_done` or `chunk_failed`."""
+
+    transfer: str
+    source: NodeId
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFetch:
+    """Stop a fetch whose answer is no longer wanted; no report follows."""
+
+    transfer: str
+    source: NodeId
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell the observers that something happened."""
+
+    event: Any
+
+
+Effect = Send | Dial | Hangup | Misbehaved | Store | FetchChunk | CancelFetch | Emit
+
+
+class Engine(Protocol):
+    """A protocol as plain synchronous Python."""
+
+    def receive(self, now: Now, source: NodeId, message: Message) -> None:
+        """Takes a message from an authenticated neighbour; never raises for what it says."""
+
+    def handle_timer(self, now: Now) -> None:
+        """Does what is due at `now`."""
+
+    def next_timer(self) -> float:
+        """Returns the monotonic second at which `handle_timer` wants to be called, `math.inf` when idle."""
+
+    def drain(self) -> list[Effect]:
+        """Returns and forgets the effects asked for since the last call, in order."""
+
+
+class Outbox:
+    """The list of effects that an engine fills and `drain` empties."""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+
+    def put(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def drain(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects

@@ -1,0 +1,62 @@
+"""Errors that cross rooms. Each one says what went wrong and, where there is one, the next step.
+
+Whose fault an error is decides its class: `UserError` is for the person at the terminal, `RequestError` for the
+client of
+the HTTP endpoint, `RemoteError` for a peer, `WireError` for bytes that do not decode.
+"""
+
+from __future__ import annotations
+
+
+class AtmoError(Exception):
+    """The root of every error that Atmosphere raises on purpose."""
+
+
+class UserError(AtmoError):
+    """Something a person asked for cannot be done: one line saying what, where and what to do next."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} {hint}".strip())
+        self.message = message
+        self.hint = hint
+
+
+class WireError(AtmoError):
+    """Bytes from outside do not decode, break a limit, or carry a bad signature. The only error of the decoders."""
+
+
+class RemoteError(AtmoError):
+    """A peer refused, vanished or broke the protocol while we waited for it."""
+
+
+class RequestError(AtmoError):
+    """A request to the endpoint fails, in the terms of OpenAI's API.
+
+    Args:
+        status: HTTP status: 400 invalid, 404 unknown model, 503 nobody in the mesh can do it, 502 a peer
+        failed, 504 late.
+        message: One sentence with what to do about it.
+        kind: OpenAI's `type`, such as `invalid_request_error`.
+        code: OpenAI's `code`, such as `model_not_found`.
+        param: The field of the request at fault.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.code = code
+        self.param = param
+
+    def body(self) -> dict[str, object]:
+        """Returns the JSON body that OpenAI's clients expect."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}

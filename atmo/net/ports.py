@@ -1,0 +1,80 @@
+"""What the rooms above need of the network, as protocols: implemented by `net.requests` and `net.driver`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from atmo.clock import Now
+from atmo.identity import NodeId
+
+if TYPE_CHECKING:
+    from atmo.peer import Peer
+
+
+class RequestStream(Protocol):
+    """One request on one QUIC stream, seen from either end.
+
+    Attributes:
+        node_id: The authenticated other end.
+        protocol: Such as `atmo/execute/1`.
+        header: The first frame's CBOR map without `protocol`.
+    """
+
+    node_id: NodeId
+    protocol: str
+    header: Mapping[str, Any]
+
+    async def send(self, body: bytes) -> None:
+        """Sends one frame of at most 1 MiB, waiting while the other end reads slower than we write."""
+
+    async def receive(self) -> bytes | None:
+        """Returns the next frame's body, None at the clean end of the stream.
+
+        Raises:
+            RemoteError: The stream was reset, cut in the middle of a frame, or its connection is gone.
+        """
+
+    async def send_raw(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends bytes without a frame, after a header that told their number."""
+
+    async def receive_raw(self, count: int) -> bytes:
+        """Returns exactly `count` unframed bytes.
+
+        Raises:
+            RemoteError: The stream ended before.
+        """
+
+    async def finish(self) -> None:
+        """Ends our direction; the other end's `receive` returns None after what was sent."""
+
+
+Handler = Callable[[RequestStream], Awaitable[None]]
+"""Answers one incoming request; when it returns the stream is finished, when it raises the stream is reset."""
+
+
+class MeshPort(Protocol):
+    """A running peer as the services see it. Implemented by `net.driver.PeerDriver`."""
+
+    peer: Peer
+
+    def now(self) -> Now:
+        """Returns the clocks, read once."""
+
+    def kick(self) -> None:
+        """Performs the effects that a command on `peer` has just asked for; call it after every command."""
+
+    def request(
+        self, node: NodeId, protocol: str, header: Mapping[str, Any], deadline_s: float
+    ) -> AbstractAsyncContextManager[RequestStream]:
+        """Opens a request to a linked node: `async with mesh.request(...) as stream:`.
+
+        The deadline covers the whole block; leaving the block by an exception or cancellation resets the stream.
+
+        Raises:
+            RemoteError: There is no link to the node, it vanished, or the deadline passed.
+        """
+
+    def handle(self, protocol: str, handler: Handler) -> None:
+        """Registers who answers requests of `protocol`; only certified members of the mesh get through to it."""

@@ -1,0 +1,7 @@
+"""Composes the engines into one engine."""
+
+from __future__ import annotations
+
+
+class Peer:
+    """Filled by the next commit."""

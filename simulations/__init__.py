@@ -1,0 +1,1 @@
+"""Scenarios that run the real protocol code in virtual time."""
