@@ -1,0 +1,129 @@
+"""The settings of one node and where they come from: the file, over it the environment, over both the flags.
+
+Every value is checked by hand at the place that names it, so that an error reads `FILE: KEY: REASON` and not like a
+stack of validators. Nothing here has an effect: no folder is made and no name is looked up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from atmo.config import checks
+from atmo.config.files import find_config, read_config
+from atmo.config.values import Endpoint, ProjectSettings, ServerSettings, parse_endpoint
+from atmo.errors import UserError
+
+MODES = ("participant", "provider", "standalone", "headless")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+DEFAULT_HTTP = Endpoint("127.0.0.1", 11451)
+DEFAULT_LISTEN = Endpoint("0.0.0.0", 11450)
+
+__all__ = [
+    "Endpoint",
+    "ProjectSettings",
+    "ServerSettings",
+    "Settings",
+    "load_settings",
+    "parse_endpoint",
+    "resolve_home",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one node.
+
+    Attributes:
+        name: What people call the node.
+        http: Where the OpenAI-compatible endpoint listens.
+        listen: Where the mesh listens, UDP and TCP.
+        mode: `participant`, `provider`, `standalone` or `headless`.
+        ollama_url: Where Ollama is looked for, None to leave it alone.
+        servers: OpenAI-compatible servers.
+        projects: Folders of documents.
+        log_level: `debug`, `info`, `warning` or `error`.
+    """
+
+    name: str
+    http: Endpoint = DEFAULT_HTTP
+    listen: Endpoint = DEFAULT_LISTEN
+    mode: str = "participant"
+    ollama_url: str | None = checks.DEFAULT_OLLAMA_URL
+    servers: tuple[ServerSettings, ...] = ()
+    projects: tuple[ProjectSettings, ...] = ()
+    log_level: str = "info"
+
+
+def resolve_home(flag: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """Returns the absolute home: the flag, else `ATMO_HOME`, else `~/.atmosphere`."""
+    text = (os.environ if environ is None else environ).get("ATMO_HOME", "")
+    home = flag if flag is not None else Path(text) if text else Path("~/.atmosphere")
+    try:
+        return Path(os.path.abspath(home.expanduser()))  # noqa: PTH100 - resolve() would follow links of the user
+    except RuntimeError as error:
+        raise UserError(f"{home}: there is no such user's home folder.", "Set ATMO_HOME or give --home.") from error
+
+
+def load_settings(
+    home: Path, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Reads the settings of the node whose home is `home`.
+
+    Args:
+        home: The node's folder; it need not exist.
+        environ: The environment, `os.environ` when None. `ATMO_HTTP`, `ATMO_LISTEN`, `ATMO_NAME`, `ATMO_MODE`,
+            `ATMO_OLLAMA_URL` (a URL or `false`) and `ATMO_LOG_LEVEL` count.
+        flags: Values of command-line flags by key; None means not given. `projects` is a list of `NAME=DIR` that is
+            added to the configured ones and replaces one of the same name.
+
+    Raises:
+        UserError: Naming the file, variable or flag, the key and the reason.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {"name": default_name()}
+    path = find_config(home)
+    if path is not None:
+        raw = read_config(path)
+        checks.refuse_unknown(raw, _KEYS, str(path), checks.ELSEWHERE)
+        for key, value in raw.items():
+            field, parse = _KEYS[key]
+            values[field] = parse(value, f"{path}: {key}", home)
+    for key in ("name", "http", "listen", "mode", "ollama", "log_level"):
+        field, parse = _KEYS[key]
+        variable = "ATMO_OLLAMA_URL" if key == "ollama" else f"ATMO_{key.upper()}"
+        if text := environ.get(variable, ""):
+            values[field] = parse(text, variable, home)
+    for key, value in (flags or {}).items():
+        if value is not None and key != "projects":
+            field, parse = _KEYS[key]
+            values[field] = parse(value, f"--{key.replace('_', '-')}", Path.cwd())
+    settings = Settings(**values)
+    added = [checks.project_flag(text) for text in (flags or {}).get("projects") or ()]
+    names = {project.name for project in added}
+    kept = tuple(project for project in settings.projects if project.name not in names)
+    checks.refuse_twice([project.name for project in added], "--project")
+    return replace(settings, projects=kept + tuple(added))
+
+
+def default_name() -> str:
+    """Returns this machine's host name without its domain, `node` where it has none."""
+    return re.sub(r"[^\w.-]", "", socket.gethostname().split(".")[0])[: checks.NAME_CHARS] or "node"
+
+
+_KEYS: dict[str, tuple[str, Callable[[Any, str, Path], Any]]] = {
+    "name": ("name", checks.node_name),
+    "http": ("http", checks.endpoint(DEFAULT_HTTP.host)),
+    "listen": ("listen", checks.endpoint(DEFAULT_LISTEN.host)),
+    "mode": ("mode", checks.choice(MODES)),
+    "ollama": ("ollama_url", checks.ollama),
+    "servers": ("servers", checks.server_list),
+    "projects": ("projects", checks.project_list),
+    "log_level": ("log_level", checks.choice(LOG_LEVELS)),
+}
+"""Key of the file -> field of `Settings` and the function that checks it."""
