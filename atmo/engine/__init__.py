@@ -4,7 +4,6 @@ No I/O, no clock, no logging.
 """
 
 from atmo.engine.base import (
-    Address,
     CancelFetch,
     Dial,
     Effect,
@@ -18,6 +17,8 @@ from atmo.engine.base import (
     Send,
     Store,
 )
+
+from atmo.wire.address import Address
 
 __all__ = [
     "Address",

@@ -7,20 +7,10 @@ from typing import Any, Protocol
 
 from atmo.clock import Now
 from atmo.identity import NodeId
+from atmo.wire.address import Address
 
 Message = Any
-"""A frozen dataclass that the peer's message registry knows (`atmo.peer.MESSAGES`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A UDP (and TCP) endpoint: a literal IP address and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+"""A frozen dataclass that the peer's message registry knows (`atmo.gossip.messages.MESSAGES`)."""
 
 
 @dataclass(frozen=True, slots=True)

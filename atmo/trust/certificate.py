@@ -1,0 +1,96 @@
+"""Member certificates: CWT claims (RFC 8392 section 3) in a COSE_Sign1."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from atmo.errors import WireError
+from atmo.identity import NodeId, Signer
+from atmo.wire import codec, limits
+from atmo.wire.envelope import open_untrusted, seal
+
+DOMAIN = "atmo/certificate/1"
+MOST_BYTES = 2_048
+MOST_ROLES = 8
+
+ADMIN = "admin"
+"""May sign certificates, hand out join codes and revoke members."""
+
+_ISS, _SUB, _EXP, _IAT, _CTI = 1, 2, 4, 6, 7  # RFC 8392 section 4
+_ROLES, _NAME = -70_001, -70_002  # private use: below -65536 (RFC 8392 section 9.1)
+_ROLE = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A statement that a node is a member of a mesh, in these roles, until then.
+
+    Attributes:
+        subject: The member.
+        issuer: The founder or admin who signed.
+        roles: Such as `edge`, `gateway`, `admin`.
+        name: What the member is called, for people.
+        issued_s: Unix seconds.
+        expires_s: Unix seconds.
+        serial: 16 random bytes.
+    """
+
+    subject: NodeId
+    issuer: NodeId
+    roles: tuple[str, ...]
+    name: str
+    issued_s: int
+    expires_s: int
+    serial: bytes
+
+
+def valid_role(role: str) -> bool:
+    """Says whether `role` is a word that may stand in a certificate: `[a-z][a-z0-9-]*`, at most 32 characters."""
+    return _ROLE.fullmatch(role) is not None
+
+
+def issue(signer: Signer, mesh: bytes, certificate: Certificate) -> bytes:
+    """Returns the sealed certificate; `certificate.issuer` is the signer."""
+    claims = {
+        _ISS: str(certificate.issuer),
+        _SUB: str(certificate.subject),
+        _EXP: certificate.expires_s,
+        _IAT: certificate.issued_s,
+        _CTI: certificate.serial,
+        _ROLES: list(certificate.roles),
+        _NAME: certificate.name,
+    }
+    return seal(signer, DOMAIN, mesh, codec.encode(claims))
+
+
+def open_certificate_untrusted(sealed: bytes, mesh: bytes) -> Certificate:
+    """Reads a certificate and checks that its issuer signed it; whether the issuer may is for `MeshTrust`.
+
+    Raises:
+        WireError: It does not decode, is for another mesh, or the signature is wrong.
+    """
+    opened = open_untrusted(sealed, DOMAIN, mesh, MOST_BYTES)
+    claims: Any = codec.decode_untrusted(opened.payload, MOST_BYTES)
+    match claims:
+        case {
+            1: str() as issuer,
+            2: str() as subject,
+            4: int() as expires_s,
+            6: int() as issued_s,
+            7: bytes() as serial,
+            -70_001: list() as roles,
+            -70_002: str() as name,
+        } if len(name) <= limits.NAME_CHARS and len(roles) <= MOST_ROLES:
+            pass
+        case _:
+            raise WireError("a certificate lacks a claim or has one of the wrong kind")
+    if not all(isinstance(role, str) and valid_role(role) for role in roles):
+        raise WireError("a certificate has a role that is no role's name")
+    certificate = Certificate(
+        NodeId.parse(subject), NodeId.parse(issuer), tuple(roles), name, issued_s, expires_s, serial
+    )
+    if certificate.issuer != opened.author:
+        raise WireError("a certificate was not signed by the issuer it names")
+    return certificate
