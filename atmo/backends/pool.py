@@ -1,0 +1,234 @@
+"""All backends of this machine behind one door: what can run here now, and running it within its limits."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from atmo.backends.base import Backend, Call, Part
+from atmo.errors import RequestError
+from atmo.router.capability import Capability
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """Limits of the pool. Values without a source are choices.
+
+    Attributes:
+        first_discovery_s: How long `run` waits for all backends together before it reports ready; the late ones
+            are announced when they answer. Source: issue "A mesh of real peers".
+        discover_s: After this a discovery counts as failed, and its backend as away.
+        max_waiting: Requests that may wait for one capability; the next one is refused with 429.
+        max_wait_s: How long a request waits for its turn before it is refused with 503.
+        close_s: How long the backends together get to close their connections at the end.
+        max_capabilities: Capabilities of one backend; what it offers beyond is left out.
+    """
+
+    first_discovery_s: float = 2.0
+    discover_s: float = 10.0
+    max_waiting: int = 32
+    max_wait_s: float = 300.0
+    close_s: float = 1.0
+    max_capabilities: int = 256
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One backend with what is known of it."""
+
+    backend: Backend
+    capabilities: tuple[Capability, ...] = ()
+    away: bool = False
+    wake: trio.Event = field(default_factory=trio.Event)
+    first: trio.Event = field(default_factory=trio.Event)
+    checked: trio.Event = field(default_factory=trio.Event)
+    checks_begun: int = 0
+    checks_done: int = 0
+
+
+class BackendPool:
+    """Discovers what the backends offer, keeps it current, and runs calls within each capability's concurrency.
+
+    Args:
+        backends: Who can run something, with distinct names. Where two offer a capability of the same id, the
+            earlier one wins.
+        config: Limits.
+    """
+
+    def __init__(self, backends: Sequence[Backend], config: PoolConfig = PoolConfig()) -> None:
+        self.in_flight = 0
+        self._config = config
+        self._slots = {backend.name: _Slot(backend) for backend in backends}
+        assert len(self._slots) == len(backends), "two backends share a name"
+        self._table: dict[str, tuple[Backend, Capability]] = {}
+        self._gates: dict[str, trio.CapacityLimiter] = {}
+        self._callbacks: list[Callable[[], None]] = []
+        self._announced: list[Capability] = []
+        self._ready = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watches the backends until cancelled. Reports started when all have answered once or time is up."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for slot in self._slots.values():
+                    nursery.start_soon(self._watch, slot)
+                with trio.move_on_after(self._config.first_discovery_s):
+                    for slot in self._slots.values():
+                        await slot.first.wait()
+                self._ready = True
+                self._announce()
+                task_status.started()
+        finally:
+            await self._close()
+
+    def capabilities(self) -> list[Capability]:
+        """Returns what this machine can run now, in the order of the backends."""
+        return [capability for _, capability in self._table.values()]
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Has `callback` run after the set of capabilities changed."""
+        self._callbacks.append(callback)
+
+    def refresh(self, name: str) -> None:
+        """Has the backend `name` checked again now; unknown names are ignored, for a backend may be switched off."""
+        if name in self._slots:
+            self._slots[name].wake.set()
+
+    async def refreshed(self, name: str) -> None:
+        """Has the backend `name` checked again and returns when a check that began after this call has ended."""
+        slot = self._slots.get(name)
+        if slot is None:
+            return
+        target = slot.checks_begun + 1
+        slot.wake.set()
+        while slot.checks_done < target:
+            await slot.checked.wait()
+
+    async def execute(self, call: Call) -> AsyncGenerator[Part, None]:
+        """Runs one call when it is its turn. Closing the generator, or cancelling its user, stops the work.
+
+        Raises:
+            RequestError: 404 when the capability is not offered any more, 429 when too many wait for it, 503
+            when its turn did not come in time, or what the backend says.
+        """
+        found = self._table.get(call.capability.id)
+        if found is None:
+            raise _gone(call.capability)
+        backend, capability = found
+        turn = object()
+        self.in_flight += 1
+        try:
+            gate = await self._enter(capability, turn)
+            try:
+                parts = backend.execute(replace(call, capability=capability))
+                async with aclosing(parts):
+                    async for part in parts:
+                        yield part
+            except RequestError as error:
+                if error.status == 404 or error.status >= 502:
+                    self.refresh(backend.name)
+                raise
+            finally:
+                gate.release_on_behalf_of(turn)
+        finally:
+            self.in_flight -= 1
+
+    async def _enter(self, capability: Capability, turn: object) -> trio.CapacityLimiter:
+        limit = max(1, capability.concurrency)
+        gate = self._gates.get(capability.id)
+        if gate is None:
+            gate = self._gates[capability.id] = trio.CapacityLimiter(limit)
+        gate.total_tokens = limit
+        waiting = gate.statistics().tasks_waiting
+        if waiting >= self._config.max_waiting:
+            message = (
+                f"The queue of {capability.model} on this machine is full: {limit} running, {waiting} waiting."
+                " Try again in a moment, or let another model answer with model 'auto'."
+            )
+            raise RequestError(429, message, kind="rate_limit_error", code="queue_full")
+        with trio.move_on_after(self._config.max_wait_s):
+            await gate.acquire_on_behalf_of(turn)
+            return gate
+        message = f"{capability.model} was busy for {self._config.max_wait_s:.0f} s. Try again later."
+        raise RequestError(503, message, kind="server_error", code="busy")
+
+    async def _watch(self, slot: _Slot) -> None:
+        while True:
+            slot.wake = trio.Event()
+            slot.checks_begun += 1
+            await self._check(slot)
+            slot.checks_done = slot.checks_begun
+            slot.first.set()
+            slot.checked.set()
+            slot.checked = trio.Event()
+            with trio.move_on_after(slot.backend.recheck_s):
+                await slot.wake.wait()
+
+    async def _check(self, slot: _Slot) -> None:
+        name = slot.backend.name
+        try:
+            with trio.fail_after(self._config.discover_s):
+                found = tuple(await slot.backend.discover())
+        except Exception:
+            # Whatever a runner does to us, the others go on; the log has the reason once per absence.
+            if not slot.away:
+                log.exception("backend %s is treated as away", name)
+            slot.away = True
+            found = ()
+        else:
+            if slot.away:
+                log.info("backend %s is back", name)
+            slot.away = False
+        if len(found) > self._config.max_capabilities:
+            log.warning("backend %s offers %d capabilities, the first %d count", name, len(found), self._most)
+            found = found[: self._most]
+        if found != slot.capabilities:
+            slot.capabilities = found
+            self._rebuild()
+
+    @property
+    def _most(self) -> int:
+        return self._config.max_capabilities
+
+    def _rebuild(self) -> None:
+        table: dict[str, tuple[Backend, Capability]] = {}
+        for slot in self._slots.values():
+            for capability in slot.capabilities:
+                if capability.id in table:
+                    log.warning("%s is offered twice, the one of %s is left out", capability.id, slot.backend.name)
+                else:
+                    table[capability.id] = (slot.backend, capability)
+        self._table = table
+        self._gates = {key: gate for key, gate in self._gates.items() if key in table}
+        if self._ready:
+            self._announce()
+
+    def _announce(self) -> None:
+        now = self.capabilities()
+        if now != self._announced:
+            self._announced = now
+            for callback in list(self._callbacks):
+                callback()
+
+    async def _close(self) -> None:
+        with trio.move_on_after(self._config.close_s, shield=True):
+            for slot in self._slots.values():
+                close = getattr(slot.backend, "aclose", None)
+                if close is not None:
+                    await close()
+
+
+def _gone(capability: Capability) -> RequestError:
+    message = f"{capability.model} is not offered by this machine any more. See /v1/models for what is there now."
+    return RequestError(404, message, code="model_not_found", param="model")
+
+
+FOREVER = math.inf
+"""`recheck_s` of a backend that changes only when it is told to look again."""
