@@ -1,8 +1,7 @@
 """Errors that cross rooms. Each one says what went wrong and, where there is one, the next step.
 
 Whose fault an error is decides its class: `UserError` is for the person at the terminal, `RequestError` for the
-client of
-the HTTP endpoint, `RemoteError` for a peer, `WireError` for bytes that do not decode.
+client of the HTTP endpoint, `RemoteError` for a peer, `WireError` for bytes that do not decode.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class RequestError(AtmoError):
 
     Args:
         status: HTTP status: 400 invalid, 404 unknown model, 503 nobody in the mesh can do it, 502 a peer
-        failed, 504 late.
+            failed, 504 late.
         message: One sentence with what to do about it.
         kind: OpenAI's `type`, such as `invalid_request_error`.
         code: OpenAI's `code`, such as `model_not_found`.
@@ -60,3 +59,13 @@ class RequestError(AtmoError):
     def body(self) -> dict[str, object]:
         """Returns the JSON body that OpenAI's clients expect."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def leaf_error(error: BaseException) -> BaseException:
+    """Returns the one error inside nested groups of one, as nurseries wrap it, else `error` itself."""
+    leaf = error
+    while isinstance(leaf, BaseExceptionGroup):
+        if len(leaf.exceptions) != 1:
+            return error
+        leaf = leaf.exceptions[0]
+    return leaf

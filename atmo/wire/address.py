@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from atmo.errors import WireError
 from atmo.wire.schema import Most
+
+_TEXT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
+_SCOPE = re.compile(r"[A-Za-z0-9._-]{1,16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,9 @@ class Address:
 
     def __post_init__(self) -> None:
         ipaddress.ip_address(self.host)
+        _, percent, scope = self.host.partition("%")
+        if percent and not _SCOPE.fullmatch(scope):
+            raise ValueError("the scope of an IPv6 address is no interface's name")
         if not 0 < self.port < 65_536:
             raise ValueError(f"port {self.port} is not within 1 to 65535")
 
@@ -36,8 +43,10 @@ class Address:
         Raises:
             WireError: It is not such an address.
         """
-        host, _, port = text.rpartition(":")
+        form = _TEXT.fullmatch(text)
         try:
-            return cls(host.strip("[]"), int(port))
-        except ValueError as error:
-            raise WireError(f"{text!r} is not an address such as 192.168.1.10:11450") from error
+            if form is not None:
+                return cls(form[1] or form[2], int(form[3]))
+        except ValueError:
+            pass
+        raise WireError(f"{text[:64]!r} is not an address such as 192.168.1.10:11450 or [::1]:11450")

@@ -1,23 +1,20 @@
 """COSE_Sign1 envelopes (RFC 9052 section 4.2) with EdDSA; `kid` is the author's node id.
 
 The external data names the domain and the mesh, so a signature made for one purpose in one mesh is worth nothing
-anywhere
-else. What is verified is always the bytes that arrived, never a re-encoding.
+anywhere else. What is verified is always the bytes that arrived, never a re-encoding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from cbor2 import CBORTag
 
 from atmo.errors import WireError
 from atmo.identity import NodeId, Signer, verify
 from atmo.wire import codec, limits
 
 COSE_SIGN1_TAG = 18  # RFC 9052 section 2
-_ALG, _KID, _EDDSA = 1, 4, -8  # RFC 9052 section 3.1, RFC 9053 section 2.2
+_PROTECTED_HEAD = bytes.fromhex("a2 0127 045820")
+"""The protected header up to the node id: {alg (1): EdDSA (-8), kid (4): 32 bytes}; RFC 9052 section 3.1."""
 
 NO_MESH = b""
 """The mesh of documents that exist before any mesh: a genesis."""
@@ -38,9 +35,9 @@ class Opened:
 
 def seal(signer: Signer, domain: str, mesh: bytes, payload: bytes) -> bytes:
     """Signs `payload` for one domain (such as `atmo/record/1`) of one mesh; returns the tagged COSE_Sign1."""
-    protected = codec.encode({_ALG: _EDDSA, _KID: bytes(signer.node_id)})
+    protected = _PROTECTED_HEAD + signer.node_id
     signature = signer.sign(_to_be_signed(protected, domain, mesh, payload))
-    return codec.encode(CBORTag(COSE_SIGN1_TAG, [protected, {}, payload, signature]))
+    return codec.encode_tagged(COSE_SIGN1_TAG, [protected, {}, payload, signature])
 
 
 def open_untrusted(data: bytes, domain: str, mesh: bytes, max_bytes: int = limits.MESSAGE_BYTES) -> Opened:
@@ -62,12 +59,9 @@ def open_untrusted(data: bytes, domain: str, mesh: bytes, max_bytes: int = limit
 
 
 def _author_untrusted(protected: bytes) -> NodeId:
-    header: Any = codec.decode_untrusted(protected, 128)
-    match header:
-        case {1: -8, 4: bytes() as kid, **rest} if not rest:
-            return NodeId(kid)
-        case _:
-            raise WireError("the protected header is not exactly EdDSA and a kid")
+    if not protected.startswith(_PROTECTED_HEAD):
+        raise WireError("the protected header is not exactly EdDSA and a node id")
+    return NodeId(protected[len(_PROTECTED_HEAD) :])
 
 
 def _to_be_signed(protected: bytes, domain: str, mesh: bytes, payload: bytes) -> bytes:

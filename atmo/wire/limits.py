@@ -9,11 +9,14 @@ MESSAGE_BYTES = 64 * 1024
 FRAME_BYTES = 1024 * 1024
 """One frame on a stream."""
 
-DEPTH = 12
-"""Nesting of arrays and maps in one CBOR value."""
+DEPTH = 32
+"""Nesting of arrays and maps in one CBOR value: a tool's JSON schema in a chat request is easily 15 deep."""
 
 ITEMS = 16_384
-"""Elements over all arrays and maps of one CBOR value."""
+"""Elements over all arrays and maps of one CBOR value of at most MESSAGE_BYTES."""
+
+REQUEST_ITEMS = 1_048_576
+"""The same of a larger value: 2,048 vectors of 384 numbers, and at worst about 80 MB once decoded."""
 
 ADDRESSES = 16
 """Addresses in one node record or join code."""

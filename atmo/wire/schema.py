@@ -1,10 +1,8 @@
 """Frozen dataclasses to and from CBOR maps, with every field checked.
 
 A field's annotation is its schema: `int`, `str`, `bytes`, `bool`, `float`, `NodeId`, `tuple[X, ...]`, `dict[str, X]`,
-`X | None`
-and nested dataclasses; `Annotated[X, Most(n)]` bounds a length (or an int's size). Unknown keys are ignored, so that
-a newer
-peer may say more; a field with a default may be absent.
+`X | None`, `Any` and nested dataclasses; `Annotated[X, Most(n)]` bounds a length (or an int's size).
+Unknown keys are ignored, so that a newer peer may say more; a field with a default may be absent.
 """
 
 from __future__ import annotations
@@ -14,17 +12,23 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.wire import codec, limits
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 Reader = Callable[[Any, str], Any]
 
-_INT_LIMIT = 2**63
-_DEFAULT_MOST = {str: limits.TEXT_CHARS, bytes: limits.MESSAGE_BYTES, tuple: 4_096, dict: 256}
+_INT_MOST = 2**63
+_TEXT_MOST = limits.TEXT_CHARS
+_BYTES_MOST = limits.MESSAGE_BYTES
+_TUPLE_MOST = 4_096
+_DICT_MOST = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def from_wire_untrusted(cls: type[T], value: Any, where: str = "") -> T:
 
 
 @cache
-def _fields(cls: type) -> tuple[tuple[str, Reader, bool], ...]:
+def _fields(cls: type[DataclassInstance]) -> tuple[tuple[str, Reader, bool], ...]:
     hints = get_type_hints(cls, include_extras=True)
     rows = []
     for field in dataclasses.fields(cls):
@@ -92,36 +96,38 @@ def _fields(cls: type) -> tuple[tuple[str, Reader, bool], ...]:
 
 
 def _reader(hint: Any, most: int | None) -> Reader:
-    origin = get_origin(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        bounds = [extra.limit for extra in get_args(hint)[1:] if isinstance(extra, Most)]
-        return _reader(get_args(hint)[0], bounds[0] if bounds else most)
-    if origin is types.UnionType:
-        (inner,) = (arm for arm in get_args(hint) if arm is not type(None))
-        return _reader(inner, most)
-    if origin is tuple:
-        return _tuple_reader(_reader(get_args(hint)[0], None), most or _DEFAULT_MOST[tuple])
-    if origin is dict:
-        return _dict_reader(_reader(get_args(hint)[1], None), most or _DEFAULT_MOST[dict])
-    if hint is NodeId:
-        return _read_node
-    if hint is Any:
-        return lambda value, where: value
-    if hint is float:
-        return _read_float
-    if hint is int:
-        return _int_reader(most if most is not None else _INT_LIMIT)
-    if dataclasses.is_dataclass(hint):
+        bounds = [extra.limit for extra in arguments[1:] if isinstance(extra, Most)]
+        return _reader(arguments[0], bounds[0] if bounds else most)
+    if origin in (Union, types.UnionType) and len(arguments) == 2 and arguments[1] is types.NoneType:
+        return _reader(arguments[0], most)
+    if origin is tuple and arguments[1:] == (...,):
+        return _tuple_reader(_reader(arguments[0], None), _TUPLE_MOST if most is None else most)
+    if origin is dict and arguments[0] is str:
+        return _dict_reader(_reader(arguments[1], None), _DICT_MOST if most is None else most)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return lambda value, where: from_wire_untrusted(hint, value, where)
-    return _plain_reader(hint, most or _DEFAULT_MOST.get(hint))
+    return _scalar_reader(hint, most)
 
 
-def _plain_reader(kind: type, most: int | None) -> Reader:
+def _scalar_reader(hint: Any, most: int | None) -> Reader:
+    if hint is int:
+        return _int_reader(_INT_MOST if most is None else most)
+    if hint is str:
+        return _string_reader(str, _TEXT_MOST if most is None else most)
+    if hint is bytes:
+        return _string_reader(bytes, _BYTES_MOST if most is None else most)
+    readers: dict[Any, Reader] = {NodeId: _read_node, float: _read_float, bool: _read_bool, Any: _read_any}
+    if hint not in readers:
+        raise TypeError(f"a field of the wire cannot be a {hint}")
+    return readers[hint]
+
+
+def _string_reader(kind: type[str] | type[bytes], most: int) -> Reader:
     def read(value: Any, where: str) -> Any:
-        if type(value) is not kind:
-            raise WireError(f"{where} is not a {kind.__name__}")
-        if most is not None and len(value) > most:
-            raise WireError(f"{where} is longer than {most}")
+        if type(value) is not kind or len(value) > most:
+            raise WireError(f"{where} is not a {kind.__name__} of at most {most}")
         return value
 
     return read
@@ -140,6 +146,16 @@ def _read_float(value: Any, where: str) -> float:
     if type(value) not in (int, float) or value != value or abs(value) > 1e300:
         raise WireError(f"{where} is not a finite number")
     return float(value)
+
+
+def _read_bool(value: Any, where: str) -> bool:
+    if type(value) is not bool:
+        raise WireError(f"{where} is not true or false")
+    return value
+
+
+def _read_any(value: Any, where: str) -> Any:
+    return value
 
 
 def _read_node(value: Any, where: str) -> NodeId:
