@@ -1,0 +1,145 @@
+"""A response that tells the progress of one long job, a JSON object a line, and stops the job when nobody listens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import trio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from atmo.errors import RemoteError, UserError, leaf_error
+
+
+class ProgressLike(Protocol):
+    """How far a job has come. Sizes in bytes, rate in bytes a second, time left in seconds."""
+
+    @property
+    def phase(self) -> str: ...
+    @property
+    def bytes_done(self) -> int: ...
+    @property
+    def bytes_total(self) -> int: ...
+    @property
+    def rate_bytes_s(self) -> float: ...
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+    @property
+    def eta_s(self) -> float | None: ...
+
+
+Job = Callable[[Callable[[ProgressLike], None]], Awaitable[dict[str, Any]]]
+"""Works, reports progress through the function it is given, and returns what to answer in the end."""
+
+
+def error_body(error: UserError | RemoteError) -> dict[str, Any]:
+    """Returns the body by which the control routes tell an error."""
+    if isinstance(error, UserError):
+        return {"error": {"message": error.message, "hint": error.hint}}
+    return {"error": {"message": str(error), "hint": ""}}
+
+
+def error_status(error: UserError | RemoteError) -> int:
+    """Returns 409 for what this person must change, 502 for what another node did."""
+    return 409 if isinstance(error, UserError) else 502
+
+
+def progress_body(progress: ProgressLike) -> dict[str, Any]:
+    """Returns the JSON form of a progress report."""
+    return {
+        "phase": progress.phase,
+        "bytes_done": progress.bytes_done,
+        "bytes_total": progress.bytes_total,
+        "rate_bytes_s": progress.rate_bytes_s,
+        "sources": list(progress.sources),
+        "eta_s": progress.eta_s,
+    }
+
+
+class _Reports:
+    """Hands the newest report from the job, which may run in a thread, to the writer; older ones are skipped."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._wake = trio.Event()
+        self._newest: ProgressLike | None = None
+        self.end: tuple[int, dict[str, Any]] | None = None
+
+    def put(self, progress: ProgressLike) -> None:
+        self._newest = progress
+        self._token.run_sync_soon(self._notify, idempotent=True)
+
+    def finish(self, status: int, line: dict[str, Any]) -> None:
+        self.end = (status, line)
+        self._wake.set()
+
+    def _notify(self) -> None:
+        self._wake.set()
+
+    async def next(self) -> ProgressLike | None:
+        """Waits for news; None means that the job has ended."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            progress, self._newest = self._newest, None
+            if progress is not None or self.end is not None:
+                return None if self.end is not None else progress
+
+
+class JobResponse(Response):
+    """Runs `job` while it is being sent: `{"progress": ...}` lines, then `{"done": ...}` or `{"error": ...}`.
+
+    An error before any progress is the whole answer with a status of 409 or 502, in the same form. When the client
+    goes away the job is cancelled.
+    """
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reports = _Reports()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, receive, nursery.cancel_scope)
+            nursery.start_soon(self._work, reports)
+            await _write(reports, send)
+            nursery.cancel_scope.cancel()
+
+    async def _work(self, reports: _Reports) -> None:
+        await trio.lowlevel.checkpoint()
+        try:
+            done = await self._job(reports.put)
+        except (UserError, RemoteError, BaseExceptionGroup) as error:
+            leaf = leaf_error(error)
+            if not isinstance(leaf, UserError | RemoteError):
+                raise
+            reports.finish(error_status(leaf), error_body(leaf))
+        else:
+            reports.finish(200, {"done": done})
+
+
+async def _watch(receive: Receive, scope: trio.CancelScope) -> None:
+    message = await receive()
+    while message["type"] != "http.disconnect":
+        message = await receive()
+    scope.cancel()
+
+
+async def _write(reports: _Reports, send: Send) -> None:
+    progress = await reports.next()
+    status = 200 if progress is not None or reports.end is None else reports.end[0]
+    headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    while progress is not None:
+        await send(_chunk({"progress": progress_body(progress)}, more=True))
+        progress = await reports.next()
+    assert reports.end is not None
+    await send(_chunk(reports.end[1], more=False))
+
+
+def _chunk(line: Mapping[str, Any], *, more: bool) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": json.dumps(line).encode() + b"\n", "more_body": more}

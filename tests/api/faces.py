@@ -1,0 +1,165 @@
+"""Small services behind the control API: real objects that keep a mesh and models in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from atmo.errors import RemoteError, UserError
+
+
+@dataclass
+class Progress:
+    """As `atmo.services.models.Progress`."""
+
+    phase: str = "pull"
+    bytes_done: int = 0
+    bytes_total: int = 100
+    rate_bytes_s: float = 10.0
+    sources: tuple[str, ...] = ("kitchen",)
+    eta_s: float | None = 9.0
+
+
+@dataclass
+class Row:
+    """As `atmo.services.models.ModelRow`."""
+
+    name: str
+    version: str = "1.0.0"
+    local: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "sha256": "ab" * 32,
+            "size_bytes": 1_500_000,
+            "format": "onnx",
+            "nodes": ["kitchen"],
+            "local": self.local,
+            "type": "classifier",
+            "capabilities": ["classify"],
+        }
+
+
+@dataclass
+class MemoryMesh:
+    """A mesh of remembered members."""
+
+    members: list[dict[str, Any]] = field(default_factory=list)
+    mesh: dict[str, Any] | None = None
+
+    async def create(self, name: str) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        if self.mesh is not None:
+            raise UserError(f"This node is in the mesh {self.mesh['name']} already.", "Use another home.")
+        self.mesh = {"id": "m" * 52, "name": name}
+        me = {"id": "a" * 52, "name": "kitchen", "roles": ["admin"], "path": "local", "rtt_ms": 0.0}
+        self.members.append({**me, "last_seen_s": 0.0, "self": True})
+        return self.mesh
+
+    async def invite(self, role: str = "edge", expires_s: float = 86_400) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        if self.mesh is None:
+            raise UserError("This node is in no mesh.", "Create one with `atmo mesh create NAME`.")
+        return {"code": f"atmo1-{role}", "role": role, "expires_at": 1_000.0 + expires_s}
+
+    async def join(self, code: str) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        if code == "unreachable":
+            raise RemoteError("kitchen did not answer")
+        if not code.startswith("atmo1-"):
+            raise ExceptionGroup("nursery", [UserError("This is not a join code.", "Ask for a new one.")])
+        self.mesh = {"id": "m" * 52, "name": "home"}
+        return self.mesh
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.members
+
+    async def revoke(self, node: str) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        for member in self.members:
+            if node in (member["name"], member["id"]):
+                self.members.remove(member)
+                return {"id": member["id"], "name": member["name"]}
+        raise UserError(f"No member is called {node}.", "See `atmo mesh nodes`.")
+
+
+@dataclass
+class MemoryModels:
+    """Models by name; what a pull does is decided by the name that is asked for."""
+
+    local: dict[str, Row] = field(default_factory=dict)
+    remote: dict[str, Row] = field(default_factory=lambda: {"far": Row("far", local=False)})
+    imported: dict[str, Any] = field(default_factory=dict)
+    cancelled: bool = False
+    waiting: bool = False
+
+    async def import_model(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        kind: str | None = None,
+        capabilities: Sequence[str] = (),
+        description: str = "",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Row:
+        if not await trio.Path(path).exists():
+            raise UserError(f"{path}: there is no such file.")
+        self.imported = {
+            "path": path,
+            "name": name,
+            "version": version,
+            "kind": kind,
+            "capabilities": tuple(capabilities),
+            "description": description,
+        }
+        if progress is not None:
+            await trio.to_thread.run_sync(progress, Progress("hash", 50, 100, sources=()))
+            await trio.testing.wait_all_tasks_blocked()
+        row = Row(name or path.stem, version or "1.0.0")
+        self.local[row.name] = row
+        return row
+
+    def rows(self, scope: str) -> list[Row]:
+        mine, theirs = list(self.local.values()), list(self.remote.values())
+        return {"local": mine, "mesh": mine + theirs, "available": theirs}[scope]
+
+    def info(self, name: str) -> dict[str, Any]:
+        row = self.local.get(name) or self.remote.get(name)
+        if row is None:
+            raise UserError(f"Nobody in the mesh has the model {name}.", "See `atmo model list --mesh`.")
+        return {"manifest": {"name": name}, "versions": [row.to_json()], "nodes": ["kitchen"]}
+
+    async def pull(self, spec: str, progress: Callable[[Progress], None] | None = None) -> Row:
+        name = spec.partition("@")[0]
+        if name not in self.remote:
+            await trio.lowlevel.checkpoint()
+            raise UserError(f"Nobody in the mesh has the model {name}.", "See `atmo model list --mesh`.")
+        for done in (0, 40, 80):
+            if progress is not None:
+                progress(Progress("pull", done))
+            await trio.testing.wait_all_tasks_blocked()
+        if "slow" in spec:
+            try:
+                self.waiting = True
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                self.cancelled = True
+                raise
+        if "broken" in spec:
+            raise RemoteError("kitchen vanished")
+        self.local[name] = Row(name)
+        return self.local[name]
+
+    async def remove(self, spec: str) -> list[Row]:
+        await trio.lowlevel.checkpoint()
+        if spec not in self.local:
+            raise UserError(f"The model {spec} is not on this machine.")
+        return [self.local.pop(spec)]
