@@ -71,7 +71,8 @@ class SummaryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the sender holds in the slots after `after` up to `until`; the receiver sends what is newer or missing there.
+    """What the sender holds in the slots after `after` up to `until`; the receiver sends what is newer or missing
+    there.
 
     Attributes:
         entries: Sorted by slot.

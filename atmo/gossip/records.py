@@ -1,7 +1,8 @@
 """The state that a mesh shares: signed records, one slot for each (author, kind, key), the newest wins.
 
 Newest means the larger (epoch, sequence) of the same author. The epoch grows at each start of the author's node, so a
-restarted author always wins over its past. Records carry a lifetime; wall clocks only ever decide whether one has expired.
+restarted author always wins over its past. Records carry a lifetime; wall clocks only ever decide whether one has
+expired.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Replicated records: a table of slots, its own records renewed in time, and the differences healed with neighbours.
 
-A record comes by flood or in a `Records` message; either way `accept_untrusted` decides. On each new link and then once in
-a while, a node sends a `Summary` of its slots; the neighbour answers with what is newer or missing there. So a late joiner
-or a healed partition learns what it lacks, and lost floods do not matter.
+A record comes by flood or in a `Records` message; either way `accept_untrusted` decides. On each new link and then
+once in a while, a node sends a `Summary` of its slots; the neighbour answers with what is newer or missing there. So a
+late joiner or a healed partition learns what it lacks, and lost floods do not matter.
 """
 
 from __future__ import annotations
@@ -198,12 +198,15 @@ class RecordSync:
             self._count[slot[0]] = self._count.get(slot[0], 0) + 1
         self._table[slot] = _Entry(record, envelope)
         self._next_sweep = min(self._next_sweep, 0.0)
-        if slot[0] != self._signer.node_id:
+        if slot[0] != self._signer.node_id or record.kind == REVOCATION:
             self._out.put(Store(store_key(slot), envelope))
         self._out.put(Emit(RecordChanged(*slot, record)))
 
     def load(self, now: Now, envelopes: Iterable[bytes]) -> None:
-        """Takes records kept from an earlier run; what has expired or is wrong is left out in silence."""
+        """Takes records kept from an earlier run; what has expired or is wrong is left out in silence.
+
+        Of our own records only revocations come back: everything else is published anew.
+        """
         for envelope in envelopes:
             try:
                 opened = open_untrusted(envelope, DOMAIN, self._mesh)
@@ -212,6 +215,8 @@ class RecordSync:
                 continue
             if opened.author != self._signer.node_id:
                 self._accept(now, opened.author, opened.author, record, envelope)
+            elif record.kind == REVOCATION and self._authorise(now, opened.author, record) is None:
+                self._put((opened.author, record.kind, record.key), record, envelope)
 
     def drop_author(self, author: NodeId) -> None:
         """Forgets the records of a node that was put out of the mesh, save whom it put out itself."""

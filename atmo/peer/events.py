@@ -1,0 +1,29 @@
+"""What a peer tells its observers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atmo.identity import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReady:
+    """A neighbour proved its membership."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """A verified neighbour is gone."""
+
+    node: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A node was put out of the mesh."""
+
+    node: NodeId
