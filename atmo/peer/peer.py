@@ -30,8 +30,8 @@ from atmo.peer.directory import CapabilitiesBody, Directory, NodeView, check_bod
 from atmo.peer.events import LinkLost, LinkReady, Revoked
 from atmo.router.capability import Capability
 from atmo.router.offer import Offer
+from atmo.transfer.config import TransferConfig
 from atmo.transfer.engine import TransferEngine
-from atmo.transfer.source import TransferConfig
 from atmo.trust.mesh import Member, MeshTrust
 from atmo.wire import limits
 from atmo.wire.address import Address
