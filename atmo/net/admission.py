@@ -1,0 +1,151 @@
+"""Which stranger may begin a handshake: a decision without I/O, made before any key is computed.
+
+Half-open handshakes are bounded in all and per host. When many are under way a newcomer must first show, by coming back
+with a Retry token, that it receives at the address it claims; a flood from forged addresses then costs us one small
+packet each and cannot keep others out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    QuicProtocolVersion,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+
+from atmo.net.quic_config import CONNECTION_ID_BYTES, SMALLEST_INITIAL_BYTES, EndpointStats, QuicConfig
+from atmo.net.quic_core import SUPPORTED_VERSIONS
+from atmo.wire.address import Address
+
+FIXED_BIT = 0x40  # RFC 9000 section 17: set in every QUIC packet
+LONG_HEADER_BIT = 0x80  # RFC 8999 section 5.1
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A handshake may begin; see `QuicCore` for the two ids."""
+
+    original_id: bytes
+    retry_id: bytes | None
+
+
+class Admission:
+    """Judges the datagrams that belong to no connection.
+
+    Args:
+        config: The limits.
+        stats: Where what is turned away is counted.
+    """
+
+    def __init__(self, config: QuicConfig, stats: EndpointStats) -> None:
+        self._config = config
+        self._stats = stats
+        self._tokens = QuicRetryTokenHandler()
+        self._hosts: Counter[str] = Counter()
+        self.half_open = 0
+
+    def judge_untrusted(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
+        """Returns the right to begin a handshake, or a datagram to answer with, or None to stay silent."""
+        if len(data) < SMALLEST_INITIAL_BYTES or not data[0] & LONG_HEADER_BIT:
+            self._stats.dropped_unknown += 1
+            return None
+        version = int.from_bytes(data[1:5], "big")
+        if version == QuicProtocolVersion.NEGOTIATION:
+            self._stats.dropped_unknown += 1
+            return None
+        if version not in SUPPORTED_VERSIONS:
+            return self._negotiate(data)
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
+        except ValueError:
+            self._stats.dropped_malformed += 1
+            return None
+        if header.packet_type is not QuicPacketType.INITIAL:
+            self._stats.dropped_unknown += 1
+            return None
+        if self.half_open >= self._config.max_half_open or self._hosts[group(address.host)] >= self._per_host:
+            self._stats.refused_full += 1
+            return None
+        if header.token:
+            return self._check_token(header, address, now)
+        if self.half_open >= self._config.retry_above_half_open:
+            return self._retry(header, address, now)
+        return Admitted(header.destination_cid, None)
+
+    def begun(self, host: str) -> None:
+        """A handshake began with `host`."""
+        self.half_open += 1
+        self._hosts[group(host)] += 1
+
+    def ended(self, host: str) -> None:
+        """A handshake that began is over, well or badly."""
+        self.half_open -= 1
+        key = group(host)
+        self._hosts[key] -= 1
+        if not self._hosts[key]:
+            del self._hosts[key]
+
+    @property
+    def _per_host(self) -> int:
+        return self._config.max_half_open_per_host
+
+    def _negotiate(self, data: bytes) -> bytes:
+        # Only what RFC 8999 promises of every version is read: two ids with their lengths.
+        destination_end = 6 + data[5]
+        source_end = destination_end + 1 + data[destination_end]
+        self._stats.versions_negotiated += 1
+        answer = encode_quic_version_negotiation(
+            source_cid=data[6:destination_end],
+            destination_cid=data[destination_end + 1 : source_end],
+            supported_versions=SUPPORTED_VERSIONS,
+        )
+        # RFC 9000 section 17.2.1: set where other protocols share the port; aioquic leaves it to chance.
+        return bytes([answer[0] | FIXED_BIT]) + answer[1:]
+
+    def _retry(self, header: QuicHeader, address: Address, now: float) -> bytes:
+        self._stats.retries_sent += 1
+        retry_id = os.urandom(CONNECTION_ID_BYTES)
+        token = self._tokens.create_token(
+            address=(address.host, address.port),
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=retry_id,
+            now=now,
+        )
+        return encode_quic_retry(
+            version=SUPPORTED_VERSIONS[0],
+            source_cid=retry_id,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
+        )
+
+    def _check_token(self, header: QuicHeader, address: Address, now: float) -> Admitted | None:
+        try:
+            original = self._tokens.validate_token(
+                address=(address.host, address.port),
+                destination_cid=header.destination_cid,
+                token=header.token,
+                now=now,
+            )
+        except ValueError:
+            self._stats.dropped_malformed += 1
+            return None
+        return Admitted(original, header.destination_cid)
+
+
+def group(host: str) -> str:
+    """Returns what counts as one host: the IPv4 address, or the /64 of an IPv6 address."""
+    if ":" not in host:
+        return host
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return address.exploded[:19]

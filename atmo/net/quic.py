@@ -1,0 +1,374 @@
+"""The QUIC endpoint of a node: one UDP socket for the connections it dials and those it accepts.
+
+Two tasks run it. The receiver wakes when the socket is readable, reads up to 64 datagrams, hands each to the connection
+that its connection id names, then lets every touched connection hand on its events and transmit once. The pump sleeps
+until the earliest timer is due or a task has written something, then serves exactly the connections concerned. Nothing
+polls; time is `trio.current_time()`.
+
+    async with open_endpoint(signer, "0.0.0.0", 11450) as endpoint:
+        connection = await endpoint.dial(Address("192.0.2.7", 11450), node_id, deadline_s=5)
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import trio
+from aioquic.quic import events
+
+from atmo.errors import RemoteError
+from atmo.identity import NodeId, Signer
+from atmo.net.admission import FIXED_BIT, LONG_HEADER_BIT, Admission, Admitted
+from atmo.net.certificate import make_credentials
+from atmo.net.connection import Connection, QuicStream, StreamReset
+from atmo.net.quic_config import CONNECTION_ID_BYTES, EndpointStats, QuicConfig, StreamCode
+from atmo.net.quic_core import QuicCore, SocketAddress
+from atmo.net.udp import is_loopback, open_udp, socket_address, to_address
+from atmo.wire.address import Address
+
+__all__ = [
+    "Address",
+    "Connection",
+    "Endpoint",
+    "EndpointStats",
+    "QuicConfig",
+    "QuicStream",
+    "StreamCode",
+    "StreamReset",
+    "open_endpoint",
+]
+
+_RECEIVE_BYTES = 16 * 1024
+OtherDatagram = Callable[[bytes, Address], None]
+
+
+@asynccontextmanager
+async def open_endpoint(
+    signer: Signer, host: str, port: int, config: QuicConfig = QuicConfig()
+) -> AsyncIterator[Endpoint]:
+    """Opens the UDP socket and serves it until the block ends; then every connection is told and closed.
+
+    Args:
+        signer: The node whose id this endpoint proves.
+        host: The address to listen on; `::` listens on IPv4 too.
+        port: 0 takes a free one.
+        config: Limits and timeouts.
+
+    Raises:
+        UserError: The address cannot be listened on.
+    """
+    sock = await open_udp(host, port, config.socket_buffer_bytes)
+    endpoint = Endpoint(sock, signer, config)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(endpoint.receive_forever)
+            nursery.start_soon(endpoint.pump_forever)
+            try:
+                yield endpoint
+            finally:
+                endpoint.close_all("the node is shutting down")
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _unwrap(group) from None
+    finally:
+        sock.close()
+
+
+def _unwrap(group: BaseExceptionGroup) -> BaseException:
+    """Returns the error of the caller's block: the two tasks raise nothing, so the nursery wrapped that one."""
+    return group.exceptions[0] if len(group.exceptions) == 1 else group
+
+
+class Endpoint:
+    """Dials, accepts and drives connections; made by `open_endpoint`.
+
+    Attributes:
+        local_address: What the socket is bound to.
+        stats: Counters since it opened.
+        on_other: Called with each datagram that is not QUIC by its first byte (STUN, hole punching), after it was
+            counted; it must not block.
+    """
+
+    def __init__(self, sock: socket.socket, signer: Signer, config: QuicConfig) -> None:
+        self.node_id = signer.node_id
+        self.config = config
+        self.stats = EndpointStats()
+        self.local_address: Address = to_address(sock.getsockname())
+        self.on_other: OtherDatagram | None = None
+        self._socket = sock
+        self._credentials = make_credentials(signer)
+        self._admission = Admission(config, self.stats)
+        self._by_id: dict[bytes, Connection] = {}
+        self._connections: dict[Connection, set[bytes]] = {}
+        self._accepted: deque[Connection] = deque()
+        self._acceptable = trio.lowlevel.ParkingLot()
+        self._dirty: dict[Connection, None] = {}
+        self._idle = trio.lowlevel.ParkingLot()
+        self._timers: list[tuple[float, int, Connection]] = []
+        self._sequence = itertools.count()
+        self._sleep = trio.CancelScope()
+        self._closing = False
+
+    @property
+    def connections(self) -> Iterable[Connection]:
+        """The authenticated, open connections."""
+        return [each for each in self._connections if not each.half_open and not each.closed.is_set()]
+
+    @property
+    def connection_count(self) -> int:
+        """All connections that cost memory: half-open and closing ones too."""
+        return len(self._connections)
+
+    async def dial(self, address: Address, expected: NodeId, deadline_s: float) -> Connection:
+        """Connects to the node `expected` at `address`.
+
+        Raises:
+            RemoteError: Nobody answered in time, another node answered, or it refused.
+        """
+        self.stats.dials += 1
+        connection: Connection | None = None
+        try:
+            with trio.move_on_after(deadline_s):
+                connection = self._begin(address, expected)
+                await connection.settled.wait()
+                if connection.closed.is_set():
+                    raise RemoteError(f"{expected.short} at {address} did not connect: {connection.close_reason}")
+                return connection
+            raise RemoteError(f"no answer from {address} within {deadline_s:g} s")
+        except BaseException:
+            self.stats.dials_failed += 1
+            if connection is not None:
+                connection.close("the dial was given up")
+            raise
+
+    async def accept(self) -> Connection:
+        """Waits for the next authenticated connection from outside."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            while not self._accepted:
+                await self._acceptable.park()
+            connection = self._accepted.popleft()
+            if not connection.closed.is_set():
+                return connection
+
+    def send_other(self, data: bytes, address: Address) -> None:
+        """Sends a datagram that is not QUIC (bit 0x40 of its first byte unset) from the same socket."""
+        self._send(data, socket_address(address, self._socket.family))
+
+    def close_all(self, reason: str) -> None:
+        """Closes every connection, each with one datagram, and forgets them; never blocks."""
+        self._closing = True
+        now = trio.current_time()
+        for connection in list(self._connections):
+            connection.close(reason)
+            self._transmit(connection, now)
+            self._forget(connection)
+        self._accepted.clear()
+
+    # The receiver
+
+    async def receive_forever(self) -> None:
+        """Reads datagrams, many per wake-up."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            now = trio.current_time()
+            touched: dict[Connection, None] = {}
+            for _ in range(self.config.drain_datagrams):
+                try:
+                    data, address = self._socket.recvfrom(_RECEIVE_BYTES)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    self.stats.dropped_malformed += 1
+                    continue
+                self.stats.datagrams_in += 1
+                self.stats.bytes_in += len(data)
+                connection = self._route(data, address, now)
+                if connection is not None:
+                    connection.core.receive(data, address, now)
+                    touched[connection] = None
+            for connection in touched:
+                connection.heard(now)
+                self._serve(connection, now)
+
+    def _route(self, data: bytes, address: SocketAddress, now: float) -> Connection | None:
+        """Finds the connection of a datagram, or begins one, or drops it."""
+        if not data or not address[1]:
+            self.stats.dropped_malformed += 1
+            return None
+        first = data[0]
+        if not first & FIXED_BIT:
+            self.stats.dropped_other += 1
+            if self.on_other is not None:
+                self.on_other(data, to_address(address))
+            return None
+        if not first & LONG_HEADER_BIT:
+            connection = self._by_id.get(data[1 : 1 + CONNECTION_ID_BYTES])
+            if connection is None:
+                self.stats.dropped_unknown += 1
+            return connection
+        if len(data) < 7:
+            self.stats.dropped_malformed += 1
+            return None
+        return self._by_id.get(data[6 : 6 + data[5]]) or self._admit(data, address, now)
+
+    def _admit(self, data: bytes, address: SocketAddress, now: float) -> Connection | None:
+        remote = to_address(address)
+        verdict = self._admission.judge_untrusted(data, remote, now)
+        if isinstance(verdict, bytes):
+            self._send(verdict, address)
+        if not isinstance(verdict, Admitted):
+            return None
+        if len(self._connections) >= self.config.max_connections or self._closing:
+            self.stats.refused_full += 1
+            return None
+        core = QuicCore(
+            self._credentials,
+            self.config,
+            datagram_bytes=self._datagram_bytes(remote),
+            original_id=verdict.original_id,
+            retry_id=verdict.retry_id,
+        )
+        core.receive(data, address, now)
+        if not core.heard:
+            self.stats.dropped_malformed += 1
+            return None
+        connection = self._adopt(core, now, remote.host)
+        self._register(connection, [data[6 : 6 + data[5]], *core.host_ids])
+        self._serve(connection, now)
+        return None
+
+    # The pump
+
+    async def pump_forever(self) -> None:
+        """Fires timers when they are due and transmits for tasks that wrote."""
+        while True:
+            with trio.CancelScope() as self._sleep:
+                self._sleep.deadline = self._timers[0][0] if self._timers else math.inf
+                if not self._dirty:
+                    await self._idle.park()
+            now = trio.current_time()
+            while self._timers and self._timers[0][0] <= now:
+                connection = heapq.heappop(self._timers)[2]
+                connection.queued_timer_at = math.inf
+                if connection in self._connections:
+                    if connection.timer_at <= now:
+                        connection.on_timer(now)
+                    self._dirty[connection] = None
+            dirty, self._dirty = self._dirty, {}
+            for connection in dirty:
+                if connection in self._connections:
+                    self._serve(connection, now)
+
+    def _touch(self, connection: Connection) -> None:
+        if not self._dirty:
+            self._idle.unpark_all()
+        self._dirty[connection] = None
+
+    # One connection
+
+    def _serve(self, connection: Connection, now: float) -> None:
+        """Hands on events, transmits, and sets the timer anew."""
+        self._take_events(connection)
+        self._transmit(connection, now)
+        self._take_events(connection)
+        connection.forget_streams()
+        if connection.core.gone:
+            self._forget(connection)
+            return
+        connection.timer_at = connection.next_timer()
+        if connection.timer_at < connection.queued_timer_at:
+            connection.queued_timer_at = connection.timer_at
+            heapq.heappush(self._timers, (connection.timer_at, next(self._sequence), connection))
+            if connection.timer_at < self._sleep.deadline:
+                self._sleep.deadline = connection.timer_at
+
+    def _take_events(self, connection: Connection) -> None:
+        for event in connection.take_events():
+            if isinstance(event, events.ConnectionIdIssued):
+                self._register(connection, [event.connection_id])
+            elif isinstance(event, events.ConnectionIdRetired):
+                self._connections[connection].discard(event.connection_id)
+                self._by_id.pop(event.connection_id, None)
+        if connection.half_open and (connection.core.peer is not None or connection.closed.is_set()):
+            self._settle(connection)
+
+    def _settle(self, connection: Connection) -> None:
+        """The handshake is over, well or badly."""
+        connection.half_open = False
+        connection.handshake_until = math.inf
+        if not connection.outbound:
+            self._admission.ended(connection.opened_from)
+        if connection.core.refused:
+            self.stats.refused_identity += 1
+        if not connection.closed.is_set():
+            connection.settled.set()
+            if not connection.outbound:
+                self._offer(connection)
+
+    def _offer(self, connection: Connection) -> None:
+        if len(self._accepted) >= self.config.max_accept_queue:
+            self.stats.refused_full += 1
+            connection.close("too many connections wait here")
+            return
+        self.stats.accepted += 1
+        self._accepted.append(connection)
+        self._acceptable.unpark()
+
+    def _begin(self, address: Address, expected: NodeId) -> Connection:
+        if len(self._connections) >= self.config.max_connections or self._closing:
+            self.stats.refused_full += 1
+            raise RemoteError(f"this node has {len(self._connections)} connections, which is its limit")
+        now = trio.current_time()
+        target = socket_address(address, self._socket.family)
+        core = QuicCore(self._credentials, self.config, datagram_bytes=self._datagram_bytes(address), expected=expected)
+        core.connect(target, now)
+        connection = self._adopt(core, now, address.host)
+        self._register(connection, core.host_ids)
+        self._serve(connection, now)
+        return connection
+
+    def _adopt(self, core: QuicCore, now: float, host: str) -> Connection:
+        connection = Connection(core, self.config, self.stats, self._touch, now, host)
+        self._connections[connection] = set()
+        if not core.outbound:
+            self._admission.begun(host)
+        return connection
+
+    def _register(self, connection: Connection, ids: Iterable[bytes]) -> None:
+        for each in ids:
+            self._by_id[each] = connection
+            self._connections[connection].add(each)
+
+    def _forget(self, connection: Connection) -> None:
+        for each in self._connections.pop(connection, ()):
+            self._by_id.pop(each, None)
+        if connection.half_open:
+            self._settle(connection)
+        self._dirty.pop(connection, None)
+        self.stats.internal_errors += connection.core.internal_errors
+
+    # The socket
+
+    def _transmit(self, connection: Connection, now: float) -> None:
+        for data, address in connection.core.transmit(now):
+            self._send(data, address)
+
+    def _send(self, data: bytes, address: SocketAddress) -> None:
+        try:
+            self._socket.sendto(data, address)
+        except OSError:
+            # A full buffer, no route, too long for the path: to QUIC each is a lost packet.
+            self.stats.send_errors += 1
+            return
+        self.stats.datagrams_out += 1
+        self.stats.bytes_out += len(data)
+
+    def _datagram_bytes(self, address: Address) -> int:
+        return self.config.loopback_datagram_bytes if is_loopback(address) else self.config.datagram_bytes

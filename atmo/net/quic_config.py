@@ -1,0 +1,105 @@
+"""The numbers and names of the QUIC transport: configuration, counters, error codes. No behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+ALPN = "atmo/1"
+CONNECTION_ID_BYTES = 8
+SMALLEST_INITIAL_BYTES = 1_200  # RFC 9000 section 14.1
+REASON_BYTES = 256
+"""A reason for closing: what we send and what we keep of the other end's."""
+
+
+class StreamCode(IntEnum):
+    """Why a stream was reset: the application error codes of `atmo/1`."""
+
+    CANCELLED = 1
+    UNKNOWN_PROTOCOL = 2
+    BAD_FRAME = 3
+    FAILED = 4
+    LATE = 5
+    REFUSED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class QuicConfig:
+    """How an endpoint behaves. Values without a source are choices with margin.
+
+    Attributes:
+        datagram_bytes: UDP payload; the smallest that every path carries. Source: RFC 9000 section 14.
+        loopback_datagram_bytes: The same towards this machine itself, whose interface carries 64 KiB; measured four
+            times as fast as 1,200 bytes.
+        idle_timeout_s: A silent connection is dead after this. Source: RFC 9000 section 10.1 leaves it open; NATs
+            forget a mapping after 30 s at the earliest that RFC 4787 section 4.3 tolerates in practice.
+        keep_alive_s: A connection that heard nothing for this long sends a ping.
+        handshake_s: An incoming handshake must end within this time.
+        stream_window_bytes: What the other end may send on one stream ahead of our reader.
+        connection_window_bytes: The same over all streams of a connection.
+        send_buffer_bytes: Unsent or unacknowledged bytes on a stream at which `send_all` waits.
+        max_streams: Streams that the other end may have open at once; ours are bounded by its like.
+        max_connections: All connections of the endpoint, half-open ones included.
+        max_half_open: Incoming handshakes under way.
+        max_half_open_per_host: The same from one IPv4 address or one IPv6 /64.
+        retry_above_half_open: With more handshakes than this under way a newcomer must first prove its address
+            (Retry, RFC 9000 section 8.1.2).
+        max_accept_queue: Authenticated connections that nobody has accepted yet.
+        drain_datagrams: Datagrams read per wake-up. Source: design section 5, measured.
+        socket_buffer_bytes: Asked of the system for each direction; it may grant less.
+    """
+
+    datagram_bytes: int = 1_200
+    loopback_datagram_bytes: int = 8_192
+    idle_timeout_s: float = 30.0
+    keep_alive_s: float = 12.0
+    handshake_s: float = 10.0
+    stream_window_bytes: int = 1024 * 1024
+    connection_window_bytes: int = 8 * 1024 * 1024
+    send_buffer_bytes: int = 512 * 1024
+    max_streams: int = 128
+    max_connections: int = 256
+    max_half_open: int = 64
+    max_half_open_per_host: int = 32
+    retry_above_half_open: int = 16
+    max_accept_queue: int = 64
+    drain_datagrams: int = 64
+    socket_buffer_bytes: int = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class EndpointStats:
+    """Counters of an endpoint since it opened.
+
+    Attributes:
+        dropped_other: Datagrams that are not QUIC by their first byte.
+        dropped_unknown: QUIC packets of no connection of ours that do not begin one.
+        dropped_malformed: Datagrams whose header does not parse.
+        refused_full: Handshakes not begun, or connections not kept, because a limit was reached.
+        refused_identity: Handshakes that ended without the right node id at the other end.
+        handshakes_late: Incoming handshakes that did not end in time.
+        streams_refused: Incoming streams reset because too many wait to be accepted.
+        requests_failed: Handlers that raised.
+        internal_errors: Exceptions inside aioquic; each one cost its connection.
+    """
+
+    datagrams_in: int = 0
+    datagrams_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    send_errors: int = 0
+    dropped_other: int = 0
+    dropped_unknown: int = 0
+    dropped_malformed: int = 0
+    versions_negotiated: int = 0
+    retries_sent: int = 0
+    dials: int = 0
+    dials_failed: int = 0
+    accepted: int = 0
+    refused_full: int = 0
+    refused_identity: int = 0
+    handshakes_late: int = 0
+    streams_refused: int = 0
+    requests_served: int = 0
+    requests_failed: int = 0
+    internal_errors: int = 0

@@ -1,0 +1,383 @@
+"""One QUIC connection without I/O: aioquic's, with what Atmosphere needs and it lacks.
+
+This is the only module that touches private members of aioquic (`tests/net/test_quic_core.py` fails when they change):
+
+- the server asks for the client's certificate, and nothing is handed on before both ends know each other's node id;
+- receive credit grows when the application consumes, not when data arrives, so a slow reader stops the sender;
+- what a stream still holds unsent or unacknowledged can be asked, so a fast writer can be made to wait;
+- a close by the other end is seen at once, not three probe timeouts later;
+- there is no session resumption and no 0-RTT: both would skip the certificates.
+
+Theory of operation: `receive`, `handle_timer` and the commands change the state; after them call `poll` for what
+happened, then `transmit` for what to send, then `next_timer`. The caller gives the time; it must never go back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from aioquic import tls
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import (
+    CONNECTION_LIMIT_FRAME_CAPACITY,
+    MAX_STREAM_DATA_FRAME_CAPACITY,
+    Limit,
+    QuicConnection,
+    QuicConnectionState,
+)
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream as RawStream
+
+from atmo.errors import WireError
+from atmo.identity import NodeId
+from atmo.net.certificate import Credentials, node_of_certificate_untrusted
+from atmo.net.quic_config import ALPN, CONNECTION_ID_BYTES, REASON_BYTES, QuicConfig
+
+log = logging.getLogger(__name__)
+# What aioquic logs as warnings is what strangers send us; the endpoint's statistics count it.
+logging.getLogger("quic").setLevel(logging.CRITICAL)
+
+SUPPORTED_VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
+SocketAddress = Any  # what the socket module calls an address; passed through untouched
+_HANDED_ON = (events.StreamDataReceived, events.StreamReset, events.StopSendingReceived)
+_CONNECTION_IDS = (events.ConnectionIdIssued, events.ConnectionIdRetired)
+_TLS_MESSAGE_BYTES = 16 * 1024
+"""The largest unfinished TLS message kept; ours are under 1 KiB, and TLS itself would allow 16 MiB."""
+
+
+class _Connection(QuicConnection):
+    """aioquic's connection with client certificates and with credit that grows by consumption."""
+
+    def __init__(self, config: QuicConfig, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._stream_step = config.stream_window_bytes // 4
+        self._data_step = config.connection_window_bytes // 4
+        for limit, value in ((self._local_max_streams_bidi, config.max_streams), (self._local_max_streams_uni, 0)):
+            limit.value = limit.sent = value
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls._request_client_certificate = not self._is_client
+        self.tls._signature_algorithms = [tls.SignatureAlgorithm.ED25519]
+        self.tls._supported_groups = [tls.Group.X25519]
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        data, streams = self._local_max_data, self._local_max_streams_bidi
+        if data.value - data.sent >= self._data_step:
+            self._write_limit(builder, data)
+        if streams.value - streams.sent > streams.sent - streams.used:
+            self._write_limit(builder, streams)
+
+    def _write_limit(self, builder: QuicPacketBuilder, limit: Limit) -> None:
+        buffer = builder.start_frame(
+            limit.frame_type,
+            capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
+            handler=self._on_connection_limit_delivery,
+            handler_args=(limit,),
+        )
+        buffer.push_uint_var(limit.value)
+        limit.sent = limit.value
+
+    def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: RawStream) -> None:
+        grown = stream.max_stream_data_local - stream.max_stream_data_local_sent
+        if grown < self._stream_step or stream.receiver.is_finished:
+            return
+        assert stream.stream_id is not None, "only the handshake's own streams have no number"
+        buffer = builder.start_frame(
+            QuicFrameType.MAX_STREAM_DATA,
+            capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
+            handler=self._on_max_stream_data_delivery,
+            handler_args=(stream,),
+        )
+        buffer.push_uint_var(stream.stream_id)
+        buffer.push_uint_var(stream.max_stream_data_local)
+        stream.max_stream_data_local_sent = stream.max_stream_data_local
+
+    def consume(self, stream_id: int, count: int) -> bool:
+        """Gives back credit for `count` bytes; says whether so much has gathered that it should be announced."""
+        data = self._local_max_data
+        data.value += count
+        announce = data.value - data.sent >= self._data_step
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.max_stream_data_local += count
+            grown = stream.max_stream_data_local - stream.max_stream_data_local_sent
+            announce = announce or (grown >= self._stream_step and not stream.receiver.is_finished)
+        return announce
+
+
+class QuicCore:
+    """A connection as the trio shell drives it.
+
+    Args:
+        credentials: Our certificate; None makes a client that shows none, which every server refuses.
+        config: Windows, limits and timeouts.
+        datagram_bytes: The largest UDP payload we send on this connection.
+        expected: Who must answer; None on the accepting side.
+        original_id: The connection id that the client chose first; None on the dialling side.
+        retry_id: The connection id of our Retry packet, if the client came back by one.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials | None,
+        config: QuicConfig,
+        *,
+        datagram_bytes: int,
+        expected: NodeId | None = None,
+        original_id: bytes | None = None,
+        retry_id: bytes | None = None,
+    ) -> None:
+        configuration = QuicConfiguration(
+            alpn_protocols=[ALPN],
+            certificate=credentials.certificate if credentials else None,
+            cipher_suites=[tls.CipherSuite.AES_128_GCM_SHA256, tls.CipherSuite.CHACHA20_POLY1305_SHA256],
+            connection_id_length=CONNECTION_ID_BYTES,
+            idle_timeout=config.idle_timeout_s,
+            is_client=original_id is None,
+            max_data=config.connection_window_bytes,
+            max_datagram_size=datagram_bytes,
+            max_stream_data=config.stream_window_bytes,
+            private_key=credentials.private_key if credentials else None,
+            supported_versions=SUPPORTED_VERSIONS,
+            verify_mode=ssl.CERT_NONE,
+        )
+        self._quic = _Connection(
+            config,
+            configuration=configuration,
+            original_destination_connection_id=original_id,
+            retry_source_connection_id=retry_id,
+        )
+        self._config = config
+        self._expected = expected
+        self._close_datagrams: list[tuple[bytes, SocketAddress]] = []
+        self._late_datagrams = 0
+        self._failed = False
+        self.outbound = original_id is None
+        self.peer: NodeId | None = None
+        """The authenticated other end, None until the handshake is over and checked."""
+        self.refused = False
+        """True when the handshake ended but the other end is not who it must be."""
+        self.internal_errors = 0
+
+    # Getters
+
+    @property
+    def host_ids(self) -> list[bytes]:
+        """The connection ids by which packets find us at this moment."""
+        return [each.cid for each in self._quic._host_cids]
+
+    @property
+    def peer_address(self) -> SocketAddress:
+        """Where we send to now; the other end may move."""
+        return self._quic.get_peer_address()
+
+    @property
+    def heard(self) -> bool:
+        """True once one packet of the other end was decrypted."""
+        return self._quic._state is not QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def closed(self) -> bool:
+        """True from the moment either end closes or the connection dies."""
+        return self._failed or self._quic._close_event is not None
+
+    @property
+    def gone(self) -> bool:
+        """True when nothing more will be sent or needs to be received: forget the connection."""
+        return self._failed or self._quic._state in (QuicConnectionState.DRAINING, QuicConnectionState.TERMINATED)
+
+    @property
+    def close_reason(self) -> str:
+        """Why it closed, in words fit for printing; empty while it is open."""
+        event = self._quic._close_event
+        if event is None:
+            return "an internal error" if self._failed else ""
+        if event.reason_phrase == "Idle timeout":
+            return f"nothing was heard for {self._config.idle_timeout_s:g} s"
+        text = "".join(letter if letter.isprintable() else "?" for letter in event.reason_phrase[:REASON_BYTES])
+        if text or event.error_code == QuicErrorCode.NO_ERROR:
+            return text or "closed"
+        return f"error {event.error_code:#x}"
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Smoothed round-trip time, None before the first measurement."""
+        loss = self._quic._loss
+        return loss._rtt_smoothed if loss._rtt_initialized else None
+
+    def next_timer(self) -> float:
+        """When to call `handle_timer`, `math.inf` when never."""
+        if self.gone:
+            return math.inf
+        at = self._quic.get_timer()
+        return math.inf if at is None else at
+
+    def unsent(self, stream_id: int) -> int:
+        """Bytes written to a stream that are not acknowledged yet, 0 when its sending is over."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is None or stream.sender.is_finished or stream.sender._reset_error_code is not None:
+            return 0
+        return stream.sender._buffer_stop - stream.sender._buffer_start
+
+    def is_open(self, stream_id: int) -> bool:
+        """Says whether the connection still keeps state for a stream."""
+        return stream_id in self._quic._streams
+
+    def can_open(self) -> bool:
+        """Says whether the other end's limit and our own let us open one more stream."""
+        quic = self._quic
+        if len(quic._streams) >= 2 * self._config.max_streams:
+            return False
+        return quic.get_next_available_stream_id() // 4 < quic._remote_max_streams_bidi
+
+    # Inputs
+
+    def connect(self, address: SocketAddress, now: float) -> None:
+        """Begins the handshake (dialling side)."""
+        self._quic.connect(address, now)
+
+    def receive(self, data: bytes, address: SocketAddress, now: float) -> None:
+        """Takes one datagram; hostile bytes at worst close the connection."""
+        if self.gone:
+            return
+        if self._close_datagrams:
+            self._late_datagrams += 1
+            return
+        try:
+            self._quic.receive_datagram(data, address, now)
+            if len(self._tls_waiting) > _TLS_MESSAGE_BYTES:
+                self._quic.close(error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, reason_phrase="TLS message too long")
+        except Exception:
+            log.exception("QUIC connection lost: an internal error while receiving a datagram")
+            self._fail()
+
+    def handle_timer(self, now: float) -> None:
+        """Call when `next_timer` is due; earlier calls do nothing."""
+        if now < self.next_timer():
+            return
+        try:
+            self._quic.handle_timer(now)
+        except Exception:
+            log.exception("QUIC connection lost: an internal error in a timer")
+            self._fail()
+
+    def poll(self) -> Iterator[Any]:
+        """Yields what happened: connection ids always, stream events once the other end is known."""
+        quic = self._quic
+        while (event := quic.next_event()) is not None:
+            if isinstance(event, _HANDED_ON):
+                if self.peer is not None:
+                    yield event
+            elif isinstance(event, _CONNECTION_IDS):
+                yield event
+            elif isinstance(event, events.HandshakeCompleted):
+                self._authenticate(event)
+
+    def transmit(self, now: float) -> list[tuple[bytes, SocketAddress]]:
+        """Returns the datagrams to send now."""
+        quic = self._quic
+        if self.gone or not quic._network_paths:
+            return []
+        if self._close_datagrams:
+            # RFC 9000 section 10.2.1: answer late packets with the close, ever more rarely.
+            late, self._late_datagrams = self._late_datagrams, 0
+            return self._close_datagrams if late else []
+        try:
+            self._hurry_acknowledgement(now)
+            datagrams = quic.datagrams_to_send(now)
+        except Exception:
+            log.exception("QUIC connection lost: an internal error while building packets")
+            self._fail()
+            return []
+        if quic._state is QuicConnectionState.CLOSING:
+            self._close_datagrams = datagrams
+        return datagrams
+
+    # Commands
+
+    def open_stream(self) -> int:
+        """Opens a bidirectional stream; ask `can_open` before. Nothing is sent until something is written."""
+        stream_id = self._quic.get_next_available_stream_id()
+        self._quic.send_stream_data(stream_id, b"")
+        return stream_id
+
+    def write(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> None:
+        """Adds to a stream's buffer, without a limit: ask `unsent` before."""
+        self._quic.send_stream_data(stream_id, data, end)  # type: ignore[arg-type]
+
+    def consume(self, stream_id: int, count: int) -> bool:
+        """Tells that the application took `count` bytes; True asks for a `transmit` that announces the credit."""
+        return self._quic.consume(stream_id, count)
+
+    def settle(self, stream_id: int) -> bool:
+        """Gives back the connection's credit for what a reset stream will never hand on; then as `consume`."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is None:
+            return False
+        consumed = stream.max_stream_data_local - self._config.stream_window_bytes
+        return self._quic.consume(stream_id, stream.receiver.highest_offset - consumed)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Ends our sending abruptly (RESET_STREAM); nothing happens when it is over already."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is not None:
+            stream.sender.reset(code)
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Asks the other end to stop sending (STOP_SENDING); nothing happens when it is over already."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
+            stream.receiver.stop(code)
+
+    def ping(self) -> None:
+        """Sends something that must be acknowledged."""
+        if not self._quic._ping_pending:
+            self._quic.send_ping(0)
+
+    def close(self, reason: str) -> None:
+        """Closes with a reason for the other end; a reason over 256 bytes is cut."""
+        text = reason.encode()[:REASON_BYTES].decode(errors="ignore")
+        self._quic.close(error_code=QuicErrorCode.NO_ERROR, reason_phrase=text)
+
+    # Internals
+
+    @property
+    def _tls_waiting(self) -> bytes:
+        context = getattr(self._quic, "tls", None)
+        return context._receive_buffer if context is not None else b""
+
+    def _authenticate(self, event: events.HandshakeCompleted) -> None:
+        certificate = self._quic.tls._peer_certificate
+        try:
+            if certificate is None or event.session_resumed:
+                raise WireError("a node must show its certificate")
+            if event.alpn_protocol != ALPN:
+                raise WireError(f"only {ALPN} is spoken here")
+            node = node_of_certificate_untrusted(certificate)
+            if self._expected is not None and node != self._expected:
+                raise WireError(f"this is {node.short}, not {self._expected.short} who was called")
+        except WireError as error:
+            self.refused = True
+            self.close(str(error))
+        else:
+            self.peer = node
+
+    def _hurry_acknowledgement(self, now: float) -> None:
+        """Lets an acknowledgement that waits for its timer travel with stream data that goes out anyway."""
+        space = self._quic._spaces.get(tls.Epoch.ONE_RTT)
+        if space is None or space.ack_at is None:
+            return
+        if any(not stream.sender.buffer_is_empty for stream in self._quic._streams_queue):
+            space.ack_at = now
+
+    def _fail(self) -> None:
+        self._failed = True
+        self.internal_errors += 1
