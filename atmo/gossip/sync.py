@@ -236,6 +236,12 @@ class RecordSync:
         entry = self._table.get((author, kind, key))
         return entry.record if entry else None
 
+    def envelopes(self, kind: str) -> Iterator[bytes]:
+        """Yields the sealed records of one kind, as they would be sent."""
+        for slot, entry in self._table.items():
+            if slot[1] == kind:
+                yield entry.envelope
+
     def _expiry(self, record: Record) -> float:
         return record.issued_s + record.lifetime_s + self._config.skew_s
 

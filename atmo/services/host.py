@@ -1,0 +1,157 @@
+"""Where the peer of a node lives: built when there is a mesh, connected where there is a socket."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from atmo.engine import Store
+from atmo.errors import RemoteError
+from atmo.gossip.records import Hardware
+from atmo.identity import NodeId, Signer
+from atmo.net.driver import PeerDriver
+from atmo.net.interfaces import reachable_addresses
+from atmo.net.offline import OfflinePort
+from atmo.net.quic import Connection, Endpoint, open_endpoint
+from atmo.peer import Peer, PeerConfig
+from atmo.storage.meshstate import MeshCredentials, MeshState
+from atmo.trust.mesh import MeshTrust
+from atmo.version import __version__
+from atmo.wire.address import Address
+
+_CONNECT_S = 5.0
+
+
+class MeshHost:
+    """Holds the peer, if there is a mesh, and its shell; implements `services.mesh.Network`.
+
+    Args:
+        signer: The node's key.
+        name: The node's name.
+        state: What is kept over restarts.
+        listen: Host and port of the settings.
+        endpoint: The open socket, None on a home whose node does not run.
+        nursery: Where the shell of the peer runs; with an endpoint only.
+        load: Tells how many requests this machine is running.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        name: str,
+        state: MeshState,
+        listen: Address | None,
+        *,
+        endpoint: Endpoint | None = None,
+        nursery: trio.Nursery | None = None,
+        load: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._signer = signer
+        self._name = name
+        self._state = state
+        self._listen = listen
+        self._endpoint = endpoint
+        self._nursery = nursery
+        self._load = load
+        self.port: PeerDriver | OfflinePort | None = None
+        self.on_attach: list[Callable[[PeerDriver], None]] = []
+
+    def mesh(self) -> PeerDriver | OfflinePort | None:
+        """Returns the peer's shell, None where there is no mesh."""
+        return self.port
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Returns where other machines reach this one."""
+        return reachable_addresses(self._listen.host, self._listen.port) if self._listen else ()
+
+    @asynccontextmanager
+    async def connect(self, address: Address, node: NodeId) -> AsyncIterator[Connection]:
+        """Connects to a stranger through the node's socket, or one opened for the purpose."""
+        if self._endpoint is None:
+            async with open_endpoint(self._signer, "::" if ":" in address.host else "0.0.0.0", 0) as endpoint:
+                yield await endpoint.dial(address, node, _CONNECT_S)
+            return
+        connection = await self._endpoint.dial(address, node, _CONNECT_S)
+        try:
+            yield connection
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 0.5):
+                await connection.aclose("done")
+
+    async def resume(self) -> None:
+        """Starts the peer of the mesh that this home belongs to, if any."""
+        credentials = await trio.to_thread.run_sync(self._state.credentials)
+        if credentials:
+            await self.attach(credentials)
+
+    async def attach(self, credentials: MeshCredentials) -> None:
+        """Starts the peer of a mesh.
+
+        Raises:
+            WireError: The credentials are no longer valid.
+        """
+        now = time.time()
+        trust = MeshTrust(credentials.genesis)
+        trust.admit_untrusted(now, self._signer.node_id, credentials.certificate, credentials.issuer_certificate)
+        epoch = await trio.to_thread.run_sync(self._state.next_epoch, now)
+        peer = Peer(PeerConfig(), self._signer, trust, epoch, os.urandom(16).hex())
+        records = await trio.to_thread.run_sync(self._state.records)
+        if self._endpoint is None or self._nursery is None:
+            self.port = OfflinePort(peer)
+            peer.load_records(self.port.now(), records)
+            peer.drain()
+            return
+        driver = PeerDriver(self._endpoint, peer, self._keep, self._load)
+        peer.load_records(driver.now(), records)
+        hardware = await trio.to_thread.run_sync(this_hardware)
+        peer.publish_node(driver.now(), self._name, self.addresses(), __version__, hardware)
+        self.port = driver
+        for callback in self.on_attach:
+            callback(driver)
+        await self._nursery.start(driver.run)
+
+    async def _keep(self, batch: list[Store]) -> None:
+        await trio.to_thread.run_sync(self._state.apply, batch)
+
+    async def aclose(self) -> None:
+        """Tells the neighbours that this node leaves, or keeps what an offline command changed."""
+        if isinstance(self.port, PeerDriver):
+            await self.port.leave()
+        elif self.port:
+            await self._keep(self.port.stores)
+
+    async def wait_for_links(self, wanted: int, timeout_s: float) -> None:
+        """Waits until there are links, for commands that need the mesh at once.
+
+        Raises:
+            RemoteError: There is no mesh, or nobody answered in time.
+        """
+        if not isinstance(self.port, PeerDriver):
+            raise RemoteError("this node belongs to no mesh: join one with `atmo mesh join CODE`")
+        ready = trio.Event()
+        peer = self.port.peer
+
+        def look(_: object) -> None:
+            if len(peer.neighbours()) >= wanted:
+                ready.set()
+
+        self.port.observers.append(look)
+        look(None)
+        with trio.move_on_after(timeout_s):
+            await ready.wait()
+        if not peer.neighbours():
+            raise RemoteError("no other node of the mesh answers: check that one runs and that UDP reaches it")
+
+
+def this_hardware() -> Hardware:
+    """Describes this machine in the words of seed 000."""
+    try:
+        memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    except (ValueError, OSError):
+        memory_mb = 0
+    return Hardware(memory_mb, os.cpu_count() or 0, platform.machine().lower(), None)

@@ -1,0 +1,70 @@
+"""What a node remembers of its mesh over restarts: genesis, certificate, epoch, and the records of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from atmo.engine import Store
+from atmo.gossip.sync import STORE_PREFIX
+from atmo.storage.database import Database
+
+_GENESIS, _CERTIFICATE, _ISSUER, _EPOCH = "mesh/genesis", "mesh/certificate", "mesh/issuer_certificate", "mesh/epoch"
+
+
+@dataclass(frozen=True, slots=True)
+class MeshCredentials:
+    """What makes this node a member.
+
+    Attributes:
+        genesis: Sealed.
+        certificate: This node's own, sealed.
+        issuer_certificate: Sealed, where the issuer is not a founder.
+    """
+
+    genesis: bytes
+    certificate: bytes
+    issuer_certificate: bytes | None
+
+
+class MeshState:
+    """The mesh's part of the database. Methods block on the disk: call them from a worker thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def credentials(self) -> MeshCredentials | None:
+        """Returns what was joined, None where this node belongs to no mesh."""
+        genesis, certificate = self._database.kv_get(_GENESIS), self._database.kv_get(_CERTIFICATE)
+        if genesis is None or certificate is None:
+            return None
+        return MeshCredentials(genesis, certificate, self._database.kv_get(_ISSUER))
+
+    def save(self, credentials: MeshCredentials) -> None:
+        """Remembers the mesh; the genesis comes last, so that a kill in between leaves this node without one."""
+        if credentials.issuer_certificate:
+            self._database.kv_put(_ISSUER, credentials.issuer_certificate)
+        self._database.kv_put(_CERTIFICATE, credentials.certificate)
+        self._database.kv_put(_GENESIS, credentials.genesis)
+
+    def next_epoch(self, wall: float) -> int:
+        """Returns an epoch larger than any before, and remembers it.
+
+        The wall clock is its floor, so that a home restored from a backup does not fall behind its own past.
+        """
+        held = self._database.kv_get(_EPOCH)
+        epoch = max(int.from_bytes(held or b"", "big") + 1, int(wall))
+        self._database.kv_put(_EPOCH, epoch.to_bytes(8, "big"))
+        return epoch
+
+    def records(self) -> list[bytes]:
+        """Returns the sealed records kept from earlier runs."""
+        return [value for _, value in self._database.kv_items(STORE_PREFIX)]
+
+    def apply(self, stores: Iterable[Store]) -> None:
+        """Keeps or forgets what the peer asked for."""
+        for store in stores:
+            if store.value is None:
+                self._database.kv_delete(store.key)
+            else:
+                self._database.kv_put(store.key, store.value)

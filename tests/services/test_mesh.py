@@ -1,0 +1,199 @@
+"""The mesh service over real sockets on loopback: found, invite, join, revoke, restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from atmo.errors import RemoteError, UserError
+from atmo.identity import Signer
+from atmo.net.driver import PeerDriver
+from atmo.net.quic import open_endpoint
+from atmo.net.requests import open_request
+from atmo.services.host import MeshHost
+from atmo.services.joining import PROTOCOL, JoinRefusal, unpack_answer_untrusted
+from atmo.services.mesh import MeshService
+from atmo.storage.database import Database
+from atmo.storage.meshstate import MeshState
+from atmo.trust.joincode import parse_join_code
+from atmo.wire.address import Address
+
+
+@dataclass
+class Machine:
+    """One node's mesh part, with its own database."""
+
+    host: MeshHost
+    service: MeshService
+    signer: Signer
+
+    @property
+    def driver(self) -> PeerDriver:
+        assert isinstance(self.host.port, PeerDriver)
+        return self.host.port
+
+
+@asynccontextmanager
+async def machine(
+    tmp_path: Path, name: str, *, online: bool = True, listen: Address | None = None
+) -> AsyncIterator[Machine]:
+    signer = Signer(name.encode().ljust(32, b"."))
+    database = Database(tmp_path / f"{name}.db")
+    state = MeshState(database)
+
+    def build(host: MeshHost) -> Machine:
+        service = MeshService(signer, name, state, database, host, host.mesh)
+        host.on_attach.append(lambda driver: driver.handle(PROTOCOL, service.serve_join, members_only=False))
+        return Machine(host, service, signer)
+
+    try:
+        if not online:
+            offline = build(MeshHost(signer, name, state, listen))
+            await offline.host.resume()
+            yield offline
+            await offline.host.aclose()
+            return
+        port = listen.port if listen else 0
+        async with open_endpoint(signer, "127.0.0.1", port) as endpoint, trio.open_nursery() as nursery:
+            online_machine = build(
+                MeshHost(signer, name, state, endpoint.local_address, endpoint=endpoint, nursery=nursery)
+            )
+            await online_machine.host.resume()
+            yield online_machine
+            await online_machine.host.aclose()
+            nursery.cancel_scope.cancel()
+    finally:
+        database.close()
+
+
+async def names_seen(m: Machine, wanted: set[str]) -> None:
+    with trio.fail_after(10):
+        while {row["name"] for row in m.service.nodes() if row["path"]} != wanted:
+            await trio.sleep(0.02)
+
+
+async def test_three_machines_form_a_mesh_by_code(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert, machine(tmp_path, "cleo") as cleo:
+        assert anna.service.mesh() is None
+        made = await anna.service.create("home")
+        for guest in (bert, cleo):
+            invitation = await anna.service.invite("gateway")
+            joined = await guest.service.join(invitation["code"])
+            assert joined == {"id": made["id"], "name": "home", "roles": ["gateway"]}
+        for m in (anna, bert, cleo):
+            await names_seen(m, {"anna", "bert", "cleo"})
+        row = next(row for row in bert.service.nodes() if row["name"] == "cleo")
+        assert row["roles"] == ["gateway"]
+        assert row["path"] == "lan"
+        assert set(row) >= {"id", "name", "roles", "path", "rtt_ms", "last_seen_s"}
+
+
+async def test_a_code_works_once_and_not_after_its_time(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert, machine(tmp_path, "cleo") as cleo:
+        await anna.service.create("home")
+        code = (await anna.service.invite())["code"]
+        await bert.service.join(code)
+        with pytest.raises(UserError, match="used already"):
+            await cleo.service.join(code)
+        short = await anna.service.invite(expires_s=1)
+        invitation = parse_join_code(short["code"])
+        await trio.sleep(max(0.0, invitation.expires_s - time.time() + 0.01))
+        with pytest.raises(UserError, match="expired"):
+            await cleo.service.join(short["code"])
+        async with cleo.host.connect(invitation.addresses[0], invitation.inviter) as connection:
+            header = {"mesh": invitation.mesh, "secret": invitation.secret, "name": "cleo"}
+            async with open_request(connection, PROTOCOL, header, 5) as stream:
+                body = await stream.receive()
+        assert body is not None
+        assert unpack_answer_untrusted(body) == JoinRefusal("expired")
+        assert cleo.service.mesh() is None
+
+
+async def test_bad_codes_and_second_meshes_are_refused_in_words(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert:
+        await anna.service.create("home")
+        code = (await anna.service.invite())["code"]
+        for bad, words in [
+            ("hello", "begins with atmo1"),
+            (code[:-3], "copy it again"),
+            (code[:40] + ("a" if code[40] != "a" else "b") + code[41:], "copy it again"),
+        ]:
+            with pytest.raises(UserError, match=words):
+                await bert.service.join(bad)
+        with pytest.raises(UserError, match="made by this very node"):
+            await anna.service.join(code)
+        await bert.service.join(" \n".join([code[:70], code[70:]]))
+        with pytest.raises(UserError, match="belongs to the mesh 'home'"):
+            await bert.service.create("other")
+        with pytest.raises(UserError, match="Only a founder or an admin"):
+            await bert.service.invite()
+        with pytest.raises(UserError, match="no role"):
+            await anna.service.invite("Not A Role")
+        with pytest.raises(UserError, match="one second to 30 days"):
+            await anna.service.invite(expires_s=1e9)
+
+
+async def test_an_admin_who_is_no_founder_lets_others_in(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert, machine(tmp_path, "cleo") as cleo:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite("admin"))["code"])
+        await names_seen(bert, {"anna", "bert"})
+        await cleo.service.join((await bert.service.invite("edge"))["code"])
+        await names_seen(anna, {"anna", "bert", "cleo"})
+
+
+async def test_a_revoked_member_is_cut_off_everywhere(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert, machine(tmp_path, "cleo") as cleo:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite())["code"])
+        await cleo.service.join((await anna.service.invite())["code"])
+        for m in (anna, bert, cleo):
+            await names_seen(m, {"anna", "bert", "cleo"})
+        with pytest.raises(UserError, match="No member"):
+            await anna.service.revoke("nobody")
+        with pytest.raises(UserError, match="Only a founder or an admin"):
+            await bert.service.revoke("cleo")
+        assert (await anna.service.revoke("cleo"))["id"] == str(cleo.signer.node_id)
+        await names_seen(anna, {"anna", "bert"})
+        await names_seen(bert, {"anna", "bert"})
+        with trio.fail_after(10):
+            while cleo.driver.peer.neighbours():
+                await trio.sleep(0.02)
+        with pytest.raises(UserError, match="stays"):
+            await anna.service.revoke("anna")
+
+
+async def test_the_mesh_survives_a_restart_and_offline_commands(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite())["code"])
+        await names_seen(anna, {"anna", "bert"})
+        await names_seen(bert, {"anna", "bert"})
+        (home,) = anna.host.addresses()
+    async with machine(tmp_path, "anna", online=False, listen=home) as offline:
+        assert {row["name"] for row in offline.service.nodes()} >= {"bert"}
+        assert parse_join_code((await offline.service.invite())["code"]).addresses == (home,)
+        await offline.service.revoke("bert")
+    async with machine(tmp_path, "anna", listen=home) as anna, machine(tmp_path, "bert") as bert:
+        with trio.fail_after(10):
+            while not anna.driver.peer.stats.hellos_refused:
+                await trio.sleep(0.02)
+        assert anna.driver.peer.trust.is_revoked(bert.signer.node_id)
+        assert not anna.driver.peer.neighbours()
+
+
+async def test_join_says_who_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atmo.services.host._CONNECT_S", 0.3)
+    async with machine(tmp_path, "bert") as bert:
+        async with machine(tmp_path, "anna") as anna:
+            await anna.service.create("home")
+            code = (await anna.service.invite())["code"]
+        with pytest.raises(RemoteError, match="does not answer"):
+            await bert.service.join(code)
+        assert bert.service.mesh() is None
