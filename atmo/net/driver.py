@@ -337,20 +337,30 @@ class PeerDriver:
         if link.gossiping:
             raise RemoteError("a second gossip stream on one link")
         link.gossiping = True
+        try:
+            while (body := await stream.receive()) is not None:
+                self._take(link, body)
+            link.reason = link.reason or "it ended its gossip"
+        except RemoteError as error:
+            link.reason = link.reason or str(error)
+            raise
+        finally:
+            link.scope.cancel()
+
+    def _take(self, link: _Link, body: bytes) -> None:
         node = link.connection.node_id
-        while (body := await stream.receive()) is not None:
-            if self._links.get(node) is not link:
-                return
-            self.stats.messages_in += 1
-            self.peer.membership.load = self._load()
-            try:
-                message = decode_message_untrusted(body)
-            except WireError as error:
-                self.stats.malformed += 1
-                self.peer.malformed(self.now(), node, str(error))
-            else:
-                self.peer.receive(self.now(), node, message)
-            self.kick()
+        if self._links.get(node) is not link:
+            return
+        self.stats.messages_in += 1
+        self.peer.membership.load = self._load()
+        try:
+            message = decode_message_untrusted(body)
+        except WireError as error:
+            self.stats.malformed += 1
+            self.peer.malformed(self.now(), node, str(error))
+        else:
+            self.peer.receive(self.now(), node, message)
+        self.kick()
 
     async def leave(self) -> None:
         """Says goodbye to all neighbours and gives the words a moment to go out."""

@@ -181,8 +181,10 @@ class Peer:
             self._out.put(Emit(LinkReady(source)))
 
     def malformed(self, now: Now, source: NodeId, reason: str) -> None:
-        """Bytes from `source` did not decode."""
+        """Bytes from `source` did not decode; before its Hello that is the end of the link."""
         self._out.put(Misbehaved(source, reason))
+        if source not in self.membership.links:
+            self._out.put(Hangup(source, reason))
         self._settle(now)
 
     def handle_timer(self, now: Now) -> None:
