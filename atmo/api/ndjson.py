@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import trio
@@ -29,6 +29,9 @@ class ProgressLike(Protocol):
     @property
     def eta_s(self) -> float | None: ...
 
+
+KEEP_ALIVE_S = 10.0
+"""A line without content goes out after this much silence, so that a client can tell slow from dead (guess)."""
 
 Job = Callable[[Callable[[ProgressLike], None]], Awaitable[dict[str, Any]]]
 """Works, reports progress through the function it is given, and returns what to answer in the end."""
@@ -79,9 +82,14 @@ class _Reports:
         self._wake.set()
 
     async def next(self) -> ProgressLike | None:
-        """Waits for news; None means that the job has ended."""
+        """Waits for news; None means that the job has ended.
+
+        Raises:
+            trio.TooSlowError: There were none for `KEEP_ALIVE_S`.
+        """
         while True:
-            await self._wake.wait()
+            with trio.fail_after(KEEP_ALIVE_S):
+                await self._wake.wait()
             self._wake = trio.Event()
             progress, self._newest = self._newest, None
             if progress is not None or self.end is not None:
@@ -110,7 +118,6 @@ class JobResponse(Response):
             nursery.cancel_scope.cancel()
 
     async def _work(self, reports: _Reports) -> None:
-        await trio.lowlevel.checkpoint()
         try:
             done = await self._job(reports.put)
         except (UserError, RemoteError, BaseExceptionGroup) as error:
@@ -130,16 +137,20 @@ async def _watch(receive: Receive, scope: trio.CancelScope) -> None:
 
 
 async def _write(reports: _Reports, send: Send) -> None:
-    progress = await reports.next()
-    status = 200 if progress is not None or reports.end is None else reports.end[0]
-    headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    while progress is not None:
-        await send(_chunk({"progress": progress_body(progress)}, more=True))
-        progress = await reports.next()
-    assert reports.end is not None
-    await send(_chunk(reports.end[1], more=False))
-
-
-def _chunk(line: Mapping[str, Any], *, more: bool) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": json.dumps(line).encode() + b"\n", "more_body": more}
+    started = False
+    while True:
+        try:
+            progress = await reports.next()
+            line = b"" if progress is None else json.dumps({"progress": progress_body(progress)}).encode()
+        except trio.TooSlowError:
+            line = b""
+        status, end = reports.end or (200, None)
+        if not started:
+            started = True
+            headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+        if end is not None:
+            line = json.dumps(end).encode()
+        await send({"type": "http.response.body", "body": line + b"\n", "more_body": end is None})
+        if end is not None:
+            return

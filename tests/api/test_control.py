@@ -13,7 +13,7 @@ import trio
 from fastapi import FastAPI
 
 from atmo.api.control import MAX_BODY_BYTES, control_router
-from atmo.api.ndjson import Job, JobResponse
+from atmo.api.ndjson import KEEP_ALIVE_S, Job, JobResponse
 from tests.api.faces import MemoryMesh, MemoryModels, Progress, Row
 
 TOKEN = "secret-token"
@@ -257,6 +257,17 @@ async def test_a_bug_in_a_service_is_not_swallowed(api: Api, monkeypatch: pytest
     monkeypatch.setattr(api.mesh, "nodes", broken)
     with pytest.RaisesGroup(ValueError, ValueError):
         await api.client.get("/mesh/nodes")
+
+
+async def test_silence_is_broken_by_empty_lines(autojump_clock: trio.testing.MockClock) -> None:
+    exchange = Exchange()
+
+    async def job(report: Any) -> dict[str, Any]:
+        await trio.sleep(2.5 * KEEP_ALIVE_S)
+        return {}
+
+    await exchange.run(job)
+    assert [message["body"] for message in exchange.sent[1:]] == [b"\n", b"\n", b'{"done": {}}\n']
 
 
 async def test_a_bug_in_a_job_is_not_swallowed() -> None:

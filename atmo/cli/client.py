@@ -1,0 +1,148 @@
+"""Where a command does its work: in the running node, or on the home of one that does not run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from atmo.shell.progress import OnProgress
+
+if TYPE_CHECKING:
+    from atmo.node import Services
+
+Result = TypeVar("Result")
+
+
+class Access(Protocol):
+    """What commands can ask of a node, running or not."""
+
+    @property
+    def online(self) -> bool:
+        """Whether a node runs on the home."""
+
+    def status(self) -> dict[str, Any]: ...
+    def nodes(self) -> list[dict[str, Any]]: ...
+    def create(self, name: str) -> dict[str, Any]: ...
+    def invite(self, role: str, expires_s: float) -> dict[str, Any]: ...
+    def join(self, code: str) -> dict[str, Any]: ...
+    def revoke(self, node: str) -> dict[str, Any]: ...
+    def models(self, scope: str) -> list[dict[str, Any]]: ...
+    def info_of(self, name: str) -> dict[str, Any]: ...
+    def import_model(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]: ...
+    def pull(self, spec: str, on_progress: OnProgress) -> dict[str, Any]: ...
+    def remove(self, spec: str) -> list[dict[str, Any]]: ...
+
+
+def live_node(home: Path) -> dict[str, Any] | None:
+    """Returns `run/node.json` of the node that runs on `home`, None when none does."""
+    from atmo.storage.home import Home
+
+    return Home(home).node_info()
+
+
+def start_command(home: Path) -> str:
+    """Returns the command that starts a node on `home`, as a person would type it."""
+    import shlex
+
+    from atmo.config.settings import resolve_home
+
+    return "atmo node" if home == resolve_home() else f"atmo node --home {shlex.quote(str(home))}"
+
+
+@contextmanager
+def open_access(home: Path) -> Iterator[Access]:
+    """Gives access to the node of `home`, over its control API when it runs."""
+    info = live_node(home)
+    if info is None:
+        yield Offline(home)
+        return
+    from atmo.shell.client import NodeClient
+
+    with NodeClient(info) as client:
+        yield client
+
+
+class Offline:
+    """Opens the home for each command; only joining and pulling open the network."""
+
+    online = False
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def status(self) -> dict[str, Any]:
+        return self._call(lambda services: _later(services.status))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self._call(lambda services: _later(services.mesh.nodes))
+
+    def create(self, name: str) -> dict[str, Any]:
+        return self._call(lambda services: services.mesh.create(name))
+
+    def invite(self, role: str, expires_s: float) -> dict[str, Any]:
+        return self._call(lambda services: services.mesh.invite(role, expires_s))
+
+    def join(self, code: str) -> dict[str, Any]:
+        return self._call(lambda services: services.mesh.join(code), network=True)
+
+    def revoke(self, node: str) -> dict[str, Any]:
+        return self._call(lambda services: services.mesh.revoke(node))
+
+    def models(self, scope: str) -> list[dict[str, Any]]:
+        return self._call(lambda services: _later(lambda: [row.to_json() for row in services.models.rows(scope)]))
+
+    def info_of(self, name: str) -> dict[str, Any]:
+        return self._call(lambda services: _later(lambda: services.models.info(name)))
+
+    def import_model(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
+        async def work(services: Services) -> dict[str, Any]:
+            row = await services.models.import_model(
+                Path(fields["path"]),
+                name=fields.get("name"),
+                version=fields.get("version"),
+                kind=fields.get("type"),
+                capabilities=tuple(fields.get("capabilities") or ()),
+                description=fields.get("description") or "",
+                progress=_reporter(on_progress),
+            )
+            return row.to_json()
+
+        return self._call(work)
+
+    def pull(self, spec: str, on_progress: OnProgress) -> dict[str, Any]:
+        async def work(services: Services) -> dict[str, Any]:
+            return (await services.models.pull(spec, progress=_reporter(on_progress))).to_json()
+
+        return self._call(work, network=True)
+
+    def remove(self, spec: str) -> list[dict[str, Any]]:
+        async def work(services: Services) -> list[dict[str, Any]]:
+            return [row.to_json() for row in await services.models.remove(spec)]
+
+        return self._call(work)
+
+    def _call(self, work: Callable[[Services], Awaitable[Result]], *, network: bool = False) -> Result:
+        import trio
+
+        from atmo.node import open_offline
+
+        async def run() -> Result:
+            async with open_offline(self._home, network=network) as services:
+                return await work(services)
+
+        return trio.run(run)
+
+
+async def _later(read: Callable[[], Result]) -> Result:
+    import trio
+
+    await trio.lowlevel.checkpoint()
+    return read()
+
+
+def _reporter(on_progress: OnProgress) -> Callable[[Any], None]:
+    from atmo.api.ndjson import progress_body
+
+    return lambda progress: on_progress(progress_body(progress))

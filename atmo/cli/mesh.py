@@ -1,0 +1,151 @@
+"""`atmo mesh`: create, invite, join, nodes, revoke."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from atmo.cli.client import open_access
+from atmo.cli.common import (
+    HomeOption,
+    JsonOption,
+    home_of,
+    new_group,
+    parse_duration,
+    print_json,
+    print_table,
+    say,
+)
+from atmo.shell.text import printable
+from atmo.shell.views import NODE_HEADERS, node_rows
+
+app = new_group("Create a mesh, let machines in and out, see who is there.")
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What people call the mesh.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a mesh with this machine as its founder.
+
+    \b
+    Example:
+      atmo mesh create home
+    """
+    with open_access(home_of(context, home)) as access:
+        mesh = access.create(name)
+    if as_json:
+        print_json(mesh)
+        return
+    print(f"Created the mesh {printable(mesh['name'])}, id {mesh['id']}.")
+    say("Let another machine in with the code that `atmo mesh invite` prints.")
+
+
+@app.command()
+def invite(
+    context: typer.Context,
+    role: Annotated[
+        str, typer.Option(metavar="ROLE", help="What the new machine may do: edge, gateway, admin.")
+    ] = "edge",
+    expires: Annotated[str, typer.Option(metavar="TIME", help="How long the code works: 90s, 30m, 24h, 7d.")] = "24h",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a code that lets one machine in, once.
+
+    The code stands alone on the last line of the output.
+
+    \b
+    Examples:
+      atmo mesh invite
+      atmo mesh invite --role gateway --expires 30m
+      CODE=$(atmo mesh invite)
+    """
+    seconds = parse_duration(expires)
+    with open_access(home_of(context, home)) as access:
+        made = access.invite(role, seconds)
+        online = access.online
+    if as_json:
+        print_json(made)
+        return
+    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(made["expires_at"]))
+    say(f"This code lets one machine in, with the role {made['role']}, until {until}. There: atmo mesh join CODE")
+    if not online:
+        say("This machine must be running `atmo node` when the code is used.")
+    print(made["code"])
+
+
+@app.command()
+def join(
+    context: typer.Context,
+    code: Annotated[str, typer.Argument(help="What `atmo mesh invite` printed on a machine of the mesh.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Join the mesh of a code.
+
+    \b
+    Example:
+      atmo mesh join atmo1mfrgg...
+    """
+    with open_access(home_of(context, home)) as access:
+        mesh = access.join(code)
+        online = access.online
+    if as_json:
+        print_json(mesh)
+        return
+    print(f"Joined the mesh {printable(mesh['name'])}.")
+    say("See who is there with `atmo mesh nodes`." if online else "Start this machine's node with `atmo node`.")
+
+
+@app.command()
+def nodes(context: typer.Context, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the machines of the mesh.
+
+    \b
+    Examples:
+      atmo mesh nodes
+      atmo mesh nodes --json | jq -r '.[].name'
+    """
+    with open_access(home_of(context, home)) as access:
+        members = access.nodes()
+        online = access.online
+    if as_json:
+        print_json(members)
+        return
+    if not members:
+        say("This machine is in no mesh. Create one (`atmo mesh create NAME`) or join one (`atmo mesh join CODE`).")
+        return
+    print_table(NODE_HEADERS, node_rows(members))
+    if not online:
+        say("This machine's node is not running: this is what it last knew.")
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    node: Annotated[str, typer.Argument(help="Its name, its id, or the beginning of its id.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a machine out of the mesh, for good.
+
+    \b
+    Examples:
+      atmo mesh revoke kitchen
+      atmo mesh revoke b7k2m4
+    """
+    with open_access(home_of(context, home)) as access:
+        gone = access.revoke(node)
+        online = access.online
+    if as_json:
+        print_json(gone)
+        return
+    print(f"Revoked {printable(gone['name'])}, id {gone['id']}.")
+    if not online:
+        say("The others learn of it when this machine's node runs.")

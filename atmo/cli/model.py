@@ -1,0 +1,213 @@
+"""`atmo model`: import, list, info, pull, remove."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from atmo.cli.client import open_access
+from atmo.cli.common import (
+    HomeOption,
+    JsonOption,
+    home_of,
+    new_group,
+    print_json,
+    print_table,
+    say,
+    split_names,
+)
+from atmo.errors import UserError
+from atmo.shell.progress import shown_progress
+from atmo.shell.text import printable, size_text
+from atmo.shell.views import MODEL_HEADERS, model_rows, names_text
+
+app = new_group("Import, find, pull and remove models.")
+
+
+@app.command("import")
+def import_model(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="The model's file.")],
+    name: Annotated[str | None, typer.Option(help="[default: the file's name]", metavar="NAME")] = None,
+    version: Annotated[str | None, typer.Option(help="PEP 440, such as 1.2.0.", metavar="VERSION")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="Such as classifier.", metavar="TYPE")] = None,
+    capabilities: Annotated[str | None, typer.Option(help="What it can do, with commas.", metavar="A,B")] = None,
+    description: Annotated[str, typer.Option(help="One sentence; routing by meaning reads it.", metavar="TEXT")] = "",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a model into this machine's store and offer it to the mesh.
+
+    The format is detected: ONNX, GGUF, safetensors, PyTorch, joblib, pickle.
+
+    \b
+    Examples:
+      atmo model import iris.onnx
+      atmo model import net.joblib --name intrusion --version 2.1.0 \\
+          --type classifier --capabilities classify,network
+    """
+    file = Path.cwd() / path.expanduser()
+    if not file.exists():
+        raise UserError(f"{path}: there is no such file.")
+    fields = {
+        "path": str(file),
+        "name": name,
+        "version": version,
+        "type": kind,
+        "capabilities": split_names(capabilities),
+        "description": description,
+    }
+    with open_access(home_of(context, home)) as access:
+        with shown_progress(f"Importing {printable(file.name)}", sys.stderr, quiet=as_json) as show:
+            row = access.import_model(fields, show)
+    _print_result("Imported", row, as_json)
+
+
+@app.command("list")
+def list_models(
+    context: typer.Context,
+    mesh: Annotated[bool, typer.Option("--mesh", help="All models of the mesh.")] = False,
+    available: Annotated[bool, typer.Option("--available", help="Those of the mesh that are not here.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models of this machine.
+
+    \b
+    Examples:
+      atmo model list
+      atmo model list --mesh
+      atmo model list --available --json
+    """
+    if mesh and available:
+        raise typer.BadParameter("--mesh and --available exclude each other.")
+    scope = "mesh" if mesh else "available" if available else "local"
+    with open_access(home_of(context, home)) as access:
+        models = access.models(scope)
+    if as_json:
+        print_json(models)
+    elif models:
+        print_table(MODEL_HEADERS, model_rows(models))
+    else:
+        say(_NO_MODELS[scope])
+
+
+_NO_MODELS = {
+    "local": "There are no models on this machine. Import one with `atmo model import PATH`, "
+    "or see those of the mesh with `atmo model list --mesh`.",
+    "mesh": "There are no models in the mesh. Import one with `atmo model import PATH`.",
+    "available": "The mesh has no models that this machine does not have.",
+}
+
+
+@app.command()
+def info(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    versions: Annotated[bool, typer.Option("--versions", help="Only its versions.")] = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Only the machines that have it.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything about a model.
+
+    \b
+    Examples:
+      atmo model info iris
+      atmo model info iris --versions
+      atmo model info iris --nodes --json
+    """
+    if versions and nodes:
+        raise typer.BadParameter("--versions and --nodes exclude each other.")
+    with open_access(home_of(context, home)) as access:
+        found = access.info_of(name)
+    only = "versions" if versions else "nodes" if nodes else None
+    if as_json:
+        print_json(found if only is None else found.get(only) or [])
+    elif only is None:
+        _print_fields(found)
+    else:
+        _print_items(found.get(only) or [])
+
+
+@app.command()
+def pull(
+    context: typer.Context,
+    spec: Annotated[str, typer.Argument(help="A name, or a name with a range of versions.", metavar="NAME[@RANGE]")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a model from all machines of the mesh that have it, at once.
+
+    Every part is verified as it arrives. Interrupted with Ctrl-C, the same command goes on where it stopped.
+
+    \b
+    Examples:
+      atmo model pull iris
+      atmo model pull 'iris@>=1.2,<2'
+    """
+    with open_access(home_of(context, home)) as access:
+        with shown_progress(f"Pulling {printable(spec)}", sys.stderr, quiet=as_json) as show:
+            row = access.pull(spec, show)
+    _print_result("Pulled", row, as_json)
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    spec: Annotated[str, typer.Argument(help="A name, or one version of it.", metavar="NAME[@VERSION]")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a model from this machine; the rest of the mesh keeps its copies.
+
+    \b
+    Examples:
+      atmo model remove iris
+      atmo model remove iris@1.0.0
+    """
+    with open_access(home_of(context, home)) as access:
+        removed = access.remove(spec)
+    if as_json:
+        print_json(removed)
+        return
+    for row in removed:
+        print(f"Removed {printable(row['name'])} {printable(row['version'])}, {size_text(row['size_bytes'])}.")
+
+
+def _print_result(verb: str, row: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(row)
+        return
+    name, version = printable(row["name"]), printable(row["version"])
+    print(
+        f"{verb} {name} {version}: {printable(row['format'])}, {size_text(row['size_bytes'])}, sha256 {row['sha256']}"
+    )
+
+
+def _print_fields(fields: Mapping[str, Any], indent: str = "") -> None:
+    width = max((len(str(key)) for key in fields), default=0)
+    for key, value in fields.items():
+        label = indent + printable(key)
+        if isinstance(value, Mapping) and value:
+            print(label)
+            _print_fields(value, indent + "  ")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            print(label)
+            _print_items(value, indent + "  ")
+        elif value not in (None, "", [], {}):
+            shown = ", ".join(str(item) for item in value) if isinstance(value, list) else value
+            print(f"{label.ljust(len(indent) + width)}  {printable(shown)}")
+
+
+def _print_items(items: list[Any], indent: str = "") -> None:
+    for item in items:
+        if not isinstance(item, Mapping):
+            print(indent + printable(item))
+            continue
+        parts = [names_text(value) if isinstance(value, list) else printable(value) for value in item.values()]
+        print(indent + "  ".join(part for part in parts if part))

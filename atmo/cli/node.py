@@ -1,0 +1,136 @@
+"""`atmo node`: runs this machine's node until it is told to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atmo.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, HomeOption, home_of, say
+from atmo.shell.text import printable
+
+if TYPE_CHECKING:
+    import trio
+
+    from atmo.config.settings import Settings
+    from atmo.node import NodeInfo
+
+STOP_S = 5.0
+"""A node that was told to end and has not by then is cut off; its store survives that as it survives a power cut."""
+
+_QUIET_LOGGERS = ("httpx", "httpcore", "hypercorn", "quic", "asyncio")
+
+
+def node(
+    context: typer.Context,
+    home: HomeOption = None,
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where the endpoint listens. [default: 127.0.0.1:11451]")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where the mesh listens. [default: 0.0.0.0:11450]")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What people call this machine. [default: its host name]")
+    ] = None,
+    project: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="Answer questions from these documents; repeatable.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info]")
+    ] = None,
+) -> None:
+    """Run this machine's node until Ctrl-C.
+
+    \b
+    When it is ready it prints one line with the endpoint. Settings that last
+    belong into config.json (or .yaml, .toml) in the home; ATMO_HTTP, ATMO_LISTEN,
+    ATMO_NAME, ATMO_OLLAMA_URL go over them, and these options over both.
+
+    \b
+    Examples:
+      atmo node
+      atmo node --http 127.0.0.1:8080 --name kitchen
+      atmo node --project notes=~/notes
+    """
+    from atmo.config.settings import load_settings
+
+    folder = home_of(context, home)
+    flags = {"http": http, "listen": listen, "name": name, "projects": project, "log_level": log_level}
+    settings = load_settings(folder, flags=flags)
+    set_up_logging(settings.log_level)
+    if not settings.http.loopback:
+        say(f"warning: everyone who reaches {settings.http} can use this node; it asks nobody who they are.")
+    _serve(folder, settings)
+
+
+def set_up_logging(level: str) -> None:
+    """Logs to stderr, tersely: time, level, room, text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Terse("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+class _Terse(logging.Formatter):
+    """One line for one record, whatever other machines put into it; tracebacks stay as they are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+def ready_line(info: NodeInfo) -> str:
+    """Returns the one line that says where the endpoint is."""
+    return f"{printable(info.name)} is ready: {info.http}/v1"
+
+
+def _serve(home: Path, settings: Settings) -> None:
+    import trio
+
+    from atmo.node import run_node
+
+    async def run() -> None:
+        with trio.CancelScope() as scope, _stopped_by_signals(scope):
+            await run_node(home, settings, on_ready=lambda info: print(ready_line(info), flush=True))
+
+    trio.run(run)
+
+
+@contextmanager
+def _stopped_by_signals(scope: trio.CancelScope) -> Iterator[None]:
+    """SIGINT and SIGTERM cancel `scope`; a second one, or `STOP_S` without an end, ends the process at once."""
+    import trio
+
+    token = trio.lowlevel.current_trio_token()
+    watchdog = threading.Timer(STOP_S, _cut_off)
+    watchdog.daemon = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if watchdog.is_alive():
+            os._exit(EXIT_INTERRUPTED)
+        watchdog.start()
+        token.run_sync_soon(scope.cancel)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _cut_off() -> None:
+    say(f"The node did not end within {STOP_S:.0f} s and was cut off.")
+    os._exit(EXIT_ERROR)

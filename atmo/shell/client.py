@@ -1,0 +1,209 @@
+"""The HTTP client of one running node: the control API with its token, and the OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from atmo.errors import UserError
+from atmo.shell.lines import events, json_lines
+
+CONNECT_S = 5.0
+ANSWER_S = 60.0
+"""Joining a mesh dials other machines; a job's stream is never silent for longer (`atmo.api.ndjson`)."""
+
+GENERATE_S = 600.0
+"""Between two parts of an answer of a language model (guess: loading a large model takes minutes)."""
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+OnProgress = Callable[[Mapping[str, Any]], None]
+
+
+class NodeClient:
+    """Talks to the node that `run/node.json` tells of.
+
+    Args:
+        info: The contents of `run/node.json`.
+        transport: Another way to reach it than TCP.
+    """
+
+    online = True
+
+    def __init__(self, info: Mapping[str, Any], transport: httpx.BaseTransport | None = None) -> None:
+        self.info = info
+        self.url = str(info["http"]).rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
+            transport=transport,
+            trust_env=False,
+        )
+        self._token = {"authorization": f"Bearer {info['token']}"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def status(self) -> dict[str, Any]:
+        """Returns what the node tells of itself."""
+        return self._control("GET", "/status")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Returns the members of the mesh."""
+        return _list(self._control("GET", "/mesh/nodes"), "nodes")
+
+    def create(self, name: str) -> dict[str, Any]:
+        """Creates a mesh."""
+        return self._control("POST", "/mesh/create", {"name": name})
+
+    def invite(self, role: str, expires_s: float) -> dict[str, Any]:
+        """Makes a join code."""
+        return self._control("POST", "/mesh/invite", {"role": role, "expires_s": expires_s})
+
+    def join(self, code: str) -> dict[str, Any]:
+        """Joins the mesh of a join code."""
+        return self._control("POST", "/mesh/join", {"code": code})
+
+    def revoke(self, node: str) -> dict[str, Any]:
+        """Takes a member's certificate away."""
+        return self._control("POST", "/mesh/revoke", {"node": node})
+
+    def models(self, scope: str) -> list[dict[str, Any]]:
+        """Returns the models of `local`, `mesh` or `available`."""
+        return _list(self._control("GET", f"/models?scope={quote(scope)}"), "models")
+
+    def info_of(self, name: str) -> dict[str, Any]:
+        """Returns manifest, versions and nodes of a model."""
+        return self._control("GET", f"/models/{quote(name, safe='')}")
+
+    def import_model(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
+        """Imports a file of this machine; `fields` are those of the route, `path` absolute."""
+        return self._job("/models/import", fields, on_progress)
+
+    def pull(self, spec: str, on_progress: OnProgress) -> dict[str, Any]:
+        """Pulls `NAME[@RANGE]`. Closing the connection, as an interrupt does, cancels it."""
+        return self._job("/models/pull", {"spec": spec}, on_progress)
+
+    def remove(self, spec: str) -> list[dict[str, Any]]:
+        """Removes local versions of a model."""
+        return _list(self._control("POST", "/models/remove", {"spec": spec}), "removed")
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Posts to the OpenAI-compatible endpoint and returns its body."""
+        return self._json("POST", path, {}, body)
+
+    @contextmanager
+    def chat(self, body: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, str], Iterator[dict[str, Any]]]]:
+        """Streams an answer: the response's headers and the chunks as they arrive."""
+        body = {**body, "stream": True}
+        timeout = httpx.Timeout(GENERATE_S, connect=CONNECT_S)
+        with self._stream("/v1/chat/completions", body, {}, timeout) as response:
+            yield response.headers, self._guarded(events(response.iter_bytes()))
+
+    def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._json(method, f"/atmo/v1{path}", self._token, body)
+
+    def _json(
+        self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        with self._reaching(), self._http.stream(method, path, json=body, headers=dict(headers)) as response:
+            content = _bounded_body(response)
+        if response.is_error:
+            raise _error(response.status_code, content)
+        return _object(content)
+
+    def _job(self, path: str, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
+        timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        with self._stream(f"/atmo/v1{path}", fields, self._token, timeout) as response:
+            for line in self._guarded(json_lines(response.iter_bytes())):
+                if "progress" in line:
+                    on_progress(line["progress"])
+                elif "done" in line:
+                    return dict(line["done"])
+                elif "error" in line:
+                    raise _error_of(line["error"])
+        raise UserError("The node ended before the work did.", "Its log says why; run the command again to go on.")
+
+    @contextmanager
+    def _stream(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: httpx.Timeout
+    ) -> Iterator[httpx.Response]:
+        with self._reaching():
+            manager = self._http.stream("POST", path, json=body, headers=dict(headers), timeout=timeout)
+            response = manager.__enter__()
+        try:
+            if response.is_error:
+                with self._reaching():
+                    content = _bounded_body(response)
+                raise _error(response.status_code, content)
+            yield response
+        finally:
+            manager.__exit__(None, None, None)
+
+    def _guarded(self, items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        with self._reaching():
+            yield from items
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise UserError(f"The node at {self.url} does not answer.", "Start it with `atmo node`.") from error
+        except httpx.TimeoutException as error:
+            raise UserError(f"The node at {self.url} did not answer in time.", "Its log may say why.") from error
+        except httpx.TransportError as error:
+            raise UserError(
+                f"The connection to the node at {self.url} broke: {error}.", "Is it still running?"
+            ) from error
+
+
+def _bounded_body(response: httpx.Response) -> bytes:
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
+            raise UserError(f"The node sent more than {MAX_BODY_BYTES} bytes.")
+    return bytes(content)
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError("The node sent something that is not JSON.", "Are both of the same version?") from error
+    if not isinstance(value, dict):
+        raise UserError("The node sent something that is not a JSON object.", "Are both of the same version?")
+    return value
+
+
+def _list(body: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    value = body.get(key)
+    if not isinstance(value, list):
+        raise UserError(f"The node's answer has no {key}.", "Are both of the same version?")
+    return value
+
+
+def _error(status: int, content: bytes) -> UserError:
+    try:
+        return _error_of(json.loads(content)["error"])
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return UserError(f"The node answered with HTTP status {status}.", "Its log may say why.")
+
+
+def _error_of(error: Any) -> UserError:
+    message = error.get("message") if isinstance(error, dict) else error
+    hint = error.get("hint") if isinstance(error, dict) else ""
+    return UserError(str(message or "The node reported an error without a reason."), str(hint or ""))

@@ -1,0 +1,95 @@
+"""How values look to a person: sizes, times, tables, and text from other machines that must not drive the terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that reorder what stands beside them. Source: UAX #9, section 2."""
+
+
+def printable(value: Any) -> str:
+    """Returns one line of `value` where every character that is not printable is a replacement character."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in str(value))
+
+
+def prose(text: str) -> str:
+    """Returns text of several lines with what could move the cursor or reorder it taken out."""
+    return "".join(char for char in text if char in "\n\t" or not _drives_terminal(char))
+
+
+def _drives_terminal(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI
+
+
+def size_text(count: float) -> str:
+    """Writes a number of bytes in decimal units, as disks and networks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.5 else f"{count:.1f} {unit}"
+        count /= 1_000
+    return f"{count:.1f} TB"
+
+
+def time_text(seconds: float | None) -> str:
+    """Writes a time of the day's scale: `now`, `12 s`, `5 min`, `3 h`, `2 d`; `-` where it is not known."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return "now"
+    for limit, divisor, unit in ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3_600, 3_600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def clock_text(seconds: float | None) -> str:
+    """Writes time left as `0:07` or `1:02:03`; `-:--` where it is not known."""
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(min(int(seconds), 359_999), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def width_of(text: str) -> int:
+    """Returns how many columns of a terminal `text` takes."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> list[str]:
+    """Lays out rows in columns, two spaces apart.
+
+    Args:
+        headers: Column names; one that starts with `>` aligns its column to the right.
+        rows: Values; what another machine named is made printable here.
+        width: Columns of the terminal to cut lines to, None not to cut.
+    """
+    right = [header.startswith(">") for header in headers]
+    cells = [[header.removeprefix(">") for header in headers], *([printable(value) for value in row] for row in rows)]
+    widths = [max(width_of(row[column]) for row in cells) for column in range(len(headers))]
+    lines = []
+    for row in cells:
+        padded = []
+        for text, cell_width, to_right in zip(row, widths, right, strict=True):
+            space = " " * (cell_width - width_of(text))
+            padded.append(space + text if to_right else text + space)
+        line = "  ".join(padded).rstrip()
+        lines.append(line if width is None else _cut(line, width))
+    return lines
+
+
+def _cut(line: str, width: int) -> str:
+    if width_of(line) <= width:
+        return line
+    kept, used = [], 0
+    for char in line:
+        used += width_of(char)
+        if used > width - 1:
+            break
+        kept.append(char)
+    return "".join(kept) + "\u2026"

@@ -1,0 +1,121 @@
+"""The columns in which nodes, models and routing decisions are shown, by the commands and the shell alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atmo.shell.text import printable, size_text, time_text
+
+NODE_HEADERS = ("NAME", "ROLES", "PATH", ">RTT", ">SEEN", "ID")
+MODEL_HEADERS = ("NAME", "VERSION", "TYPE", "FORMAT", ">SIZE", "HERE", "NODES")
+SHORT_ID_CHARS = 10
+SHOWN_NODES = 4
+
+
+def node_rows(nodes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Returns the cells of a table of machines; an asterisk marks this one."""
+    return [
+        [
+            f"{node['name']}{'*' if node.get('self') else ''}",
+            ", ".join(node.get("roles") or ["-"]),
+            str(node.get("path") or "-"),
+            rtt_text(node.get("rtt_ms")),
+            time_text(node.get("last_seen_s")),
+            str(node["id"])[:SHORT_ID_CHARS],
+        ]
+        for node in nodes
+    ]
+
+
+def model_rows(models: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Returns the cells of a table of models."""
+    return [
+        [
+            str(model["name"]),
+            str(model["version"]),
+            str(model.get("type") or "-"),
+            str(model["format"]),
+            size_text(model["size_bytes"]),
+            "yes" if model["local"] else "no",
+            names_text(model.get("nodes") or []),
+        ]
+        for model in models
+    ]
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Joins names, the first few of many."""
+    more = f" +{len(names) - SHOWN_NODES}" if len(names) > SHOWN_NODES else ""
+    return (", ".join(printable(name) for name in names[:SHOWN_NODES]) or "-") + more
+
+
+def rtt_text(milliseconds: float | None) -> str:
+    """Writes a round-trip time, `-` where it is not known."""
+    if milliseconds is None:
+        return "-"
+    return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of `atmo status`: who, where, in which mesh, and whatever else the node counts."""
+    rest = {key: value for key, value in status.items() if key not in ("running", "pid", "name", "version")}
+    if status.get("running"):
+        name = printable(status.get("name", "The node"))
+        lines = [f"{name} is running: atmo {printable(status.get('version', ''))}, process {status.get('pid', '?')}"]
+    else:
+        lines = [f"No node is running on {printable(status.get('home', 'this home'))}."]
+    fields: list[tuple[str, str]] = []
+    for key, title in _STATUS_TITLES.items():
+        if key in rest:
+            fields.append((title, _status_value(key, rest.pop(key))))
+    fields += [(key.replace("_", " "), _status_value(key, value)) for key, value in rest.items()]
+    width = max((len(title) for title, _ in fields), default=0)
+    return lines + [f"  {title.ljust(width)}  {value}" for title, value in fields if value]
+
+
+_STATUS_TITLES = {"http": "endpoint", "mesh": "mesh", "node_id": "node id", "listen": "listens on", "home": "home"}
+
+
+def _status_value(key: str, value: Any) -> str:
+    if key == "http" and value:
+        return f"{printable(value)}/v1"
+    if key == "mesh":
+        return f"{printable(value['name'])} ({str(value['id'])[:SHORT_ID_CHARS]})" if value else "none yet"
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return size_text(value)
+    if key.endswith("_s") and isinstance(value, int | float):
+        return time_text(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{printable(name)} {printable(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(printable(item) for item in value)
+    return "" if value is None else printable(value)
+
+
+ROUTE_HEADERS = ("", "MODEL", "NODE", "PATH", ">RTT", ">LIKE", ">LOAD", "REASON")
+
+
+def route_rows(candidates: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Returns the cells of the table of a dry run; an arrow marks the chosen one, a number the ones after it."""
+    rows, next_rank = [], 2
+    for candidate in candidates:
+        verdict, mark = candidate.get("verdict"), ""
+        if verdict == "chosen":
+            mark = "->"
+        elif verdict == "fallback":
+            mark, next_rank = str(next_rank), next_rank + 1
+        similarity = candidate.get("similarity")
+        rows.append(
+            [
+                mark,
+                str(candidate["model"]),
+                str(candidate["node_name"]),
+                str(candidate.get("path") or "-"),
+                rtt_text(candidate.get("rtt_ms")),
+                "-" if similarity is None else f"{similarity:.2f}",
+                str(candidate.get("load", "-")),
+                str(candidate.get("reason") or ""),
+            ]
+        )
+    return rows

@@ -1,0 +1,131 @@
+"""A real HTTP server on loopback, in a thread, with the control routes and a small endpoint that talks."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import hypercorn.trio
+import trio
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from hypercorn.config import Config
+
+from atmo.api.control import control_router
+from atmo.storage.home import Home
+from tests.api.faces import MemoryMesh, MemoryModels
+
+TOKEN = "the-token"
+NODE_ID = "a" * 52
+
+
+class ServedNode:
+    """A node as its clients see it: what it serves, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.mesh = MemoryMesh()
+        self.models = MemoryModels()
+        self.asked: list[dict[str, Any]] = []
+        self.pieces = ["It is ", "a code.\x1b[2J"]
+        self.app = FastAPI()
+        self.app.include_router(control_router(TOKEN, self.mesh, self.models, self.status))
+        self.app.post("/v1/chat/completions")(self.chat)
+        self.app.post("/v1/mesh/route")(self.route)
+        self.url = ""
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "pid": 7,
+            "node_id": NODE_ID,
+            "name": "kitchen",
+            "version": "0.1.0",
+            "http": self.url,
+            "mesh": self.mesh.mesh,
+        }
+
+    def info(self) -> dict[str, Any]:
+        return {"pid": 7, "node_id": NODE_ID, "name": "kitchen", "http": self.url, "token": TOKEN, "version": "0.1.0"}
+
+    async def chat(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append(body)
+        if body["model"] == "gone":
+            error = {
+                "message": "No node has the model gone.",
+                "type": "invalid_request_error",
+                "code": "model_not_found",
+            }
+            return JSONResponse({"error": error}, 404)
+        return StreamingResponse(
+            self._speak(body["model"]), media_type="text/event-stream", headers={"x-atmosphere-node-name": "attic"}
+        )
+
+    async def _speak(self, model: str) -> AsyncIterator[str]:
+        for piece in self.pieces:
+            yield "data: " + json.dumps({"model": "docs", "choices": [{"delta": {"content": piece}}]}) + "\n\n"
+            await trio.lowlevel.checkpoint()
+        if model == "breaks":
+            yield 'data: {"error": {"message": "attic vanished"}}\n\n'
+        if model == "hangs":
+            await trio.sleep_forever()
+        yield 'data: {"choices": []}\n\ndata: [DONE]\n\n'
+
+    async def route(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append(body)
+        if body["model"] == "gone":
+            error = {"message": "No node has the model gone."}
+            return JSONResponse({"chosen": None, "reason": "", "candidates": [], "error": error, "status": 404})
+        chosen = {"model": "docs", "node_name": "attic", "path": "lan", "rtt_ms": 3.25, "similarity": 0.8, "load": 1}
+        rows = [
+            {**chosen, "verdict": "chosen", "reason": "near in meaning"},
+            {**chosen, "verdict": "fallback", "reason": "slower", "similarity": None, "rtt_ms": None},
+            {**chosen, "verdict": "passed over", "reason": "busy"},
+        ]
+        return JSONResponse({"chosen": chosen, "reason": "near in meaning", "candidates": rows, "omitted": 2})
+
+
+@contextmanager
+def served(node: ServedNode) -> Iterator[ServedNode]:
+    """Serves `node` on a free port until the block ends."""
+    ready = threading.Event()
+    stop: list[Callable[[], None]] = []
+
+    async def main() -> None:
+        config = Config()
+        config.bind = ["127.0.0.1:0"]
+        config.graceful_timeout = 0
+        config.errorlog = None
+        token = trio.lowlevel.current_trio_token()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                binds = await nursery.start(hypercorn.trio.serve, node.app, config)
+                node.url = str(binds[0])
+                stop.append(lambda: token.run_sync_soon(scope.cancel))
+                ready.set()
+                await trio.sleep_forever()
+
+    thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield node
+    finally:
+        stop[0]()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def running_home(path: Path, node: ServedNode) -> Iterator[Home]:
+    """Makes `path` look as it does while `node` runs on it: `run/node.json` and a held lock."""
+    home = Home(path)
+    home.prepare()
+    with ExitStack() as stack:
+        stack.enter_context(home.lock())
+        home.write_node_info(node.info())
+        yield home

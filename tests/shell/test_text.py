@@ -1,0 +1,106 @@
+"""How values look to a person."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atmo.shell.text import clock_text, printable, prose, size_text, table, time_text, width_of
+from atmo.shell.views import model_rows, names_text, node_rows, route_rows, rtt_text, status_lines
+
+
+@given(st.text())
+def test_printable_text_is_one_harmless_line(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert len(shown) == len(text)
+
+
+def test_prose_keeps_lines_and_scripts_but_no_control() -> None:
+    assert prose("a\tb\nc\r\x1b[2J\x9b1m\u202eü 字 👩\u200d🚀\u00a0!") == "a\tb\nc[2J1mü 字 👩\u200d🚀\u00a0!"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (99_499, "99.5 kB"), (150_000, "150 kB"), (999_600, "1.0 MB")],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size_text(count) == text
+    assert size_text(2.5e13) == "25.0 TB"
+
+
+def test_times() -> None:
+    assert [time_text(s) for s in (None, 0, 0.9, 12, 300, 7_200, 200_000)] == [
+        "-",
+        "now",
+        "now",
+        "12 s",
+        "5 min",
+        "2 h",
+        "2 d",
+    ]
+    assert [clock_text(s) for s in (None, 7.9, 65, 3_725, 1e12)] == ["-:--", "0:07", "1:05", "1:02:05", "99:59:59"]
+    assert [rtt_text(ms) for ms in (None, 0.04, 9.96, 120.4)] == ["-", "0.0 ms", "10.0 ms", "120 ms"]
+
+
+def test_tables_align_by_columns_of_the_terminal() -> None:
+    lines = table((">N", "NAME", "X"), [["1", "字字", "a"], ["20", "é́x", "b"]])
+    assert lines == [" N  NAME  X", " 1  字字  a", "20  é́x    b"]
+    assert table(("A",), [["x" * 30]], width=10)[1] == "x" * 9 + "\u2026"
+    assert table(("A",), [["字" * 30]], width=10)[1] == "字" * 4 + "\u2026"
+    assert table(("A",), [["short"]], width=10)[1] == "short"
+
+
+@given(st.lists(st.tuples(st.text(), st.text())), st.integers(2, 40))
+def test_tables_fit_the_terminal(rows: list[tuple[str, str]], width: int) -> None:
+    lines = table(("A", ">B"), rows, width)
+    assert len(lines) == len(rows) + 1
+    assert all(width_of(line) <= width for line in lines)
+
+
+def test_rows_of_nodes_and_models() -> None:
+    assert node_rows(
+        [{"id": "a" * 52, "name": "x", "roles": [], "path": None, "rtt_ms": None, "last_seen_s": None}]
+    ) == [["x", "-", "-", "-", "-", "a" * 10]]
+    model = {"name": "m", "version": "1", "format": "onnx", "size_bytes": 1, "local": False, "nodes": list("abcdef")}
+    assert model_rows([model]) == [["m", "1", "-", "onnx", "1 B", "no", "a, b, c, d +2"]]
+    assert names_text([]) == "-"
+
+
+def test_rows_of_a_dry_run() -> None:
+    base = {"model": "m", "node_name": "n", "verdict": "passed over"}
+    rows = route_rows(
+        [{**base, "verdict": "chosen", "similarity": 0.5}, {**base, "verdict": "fallback", "load": 2}, base]
+    )
+    assert [row[0] for row in rows] == ["->", "2", ""]
+    assert [row[5] for row in rows] == ["0.50", "-", "-"]
+    assert [row[6] for row in rows] == ["-", "2", "-"]
+
+
+def test_status_of_any_kind() -> None:
+    assert status_lines({"running": False, "home": "/h"}) == ["No node is running on /h.", "  home  /h"]
+    lines = status_lines(
+        {
+            "running": True,
+            "name": "k",
+            "version": "1",
+            "pid": 3,
+            "mesh": {"id": "i" * 20, "name": "m"},
+            "http": "http://x",
+            "stored_bytes": 1_500,
+            "uptime_s": 5,
+            "counts": {"a": 1, "b": 2},
+            "listen": ["a:1", "b:2"],
+            "note": None,
+        }
+    )
+    assert lines == [
+        "k is running: atmo 1, process 3",
+        "  endpoint      http://x/v1",
+        "  mesh          m (iiiiiiiiii)",
+        "  listens on    a:1, b:2",
+        "  stored bytes  1.5 kB",
+        "  uptime s      5 s",
+        "  counts        a 1, b 2",
+    ]
