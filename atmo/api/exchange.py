@@ -1,0 +1,191 @@
+"""One request and its answer: the body is read within limits, the work stops when the client goes away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import trio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from atmo.errors import RequestError
+from atmo.gateway.budget import ByteBudget, Holding
+from atmo.gateway.execution import Execution
+from atmo.gateway.gateway import Gateway
+from atmo.gateway.jsontext import dump, parse_object_untrusted
+from atmo.wire import limits
+
+Body = dict[str, Any]
+Work = Callable[[Body, Send], Awaitable[None]]
+Finish = Callable[[Body], Awaitable[Body]]
+
+JSON_HEADERS = [(b"content-type", b"application/json")]
+SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+_THREAD_BYTES = 256 * 1024
+_DISCARD_S = 2.0
+_HEADER_CHARS = 400
+
+log = logging.getLogger(__name__)
+
+
+class Exchange(Response):
+    """A response that reads the request's JSON itself, then works until it is answered or the client has left.
+
+    Args:
+        budget: Bounds what all bodies hold.
+        work: Gets the body; sends the answer.
+    """
+
+    def __init__(self, budget: ByteBudget, work: Work) -> None:
+        super().__init__()
+        self._budget = budget
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves the request; errors are raised before the answer begins."""
+        with self._budget.holding() as holding:
+            raw = await _read(scope, receive, holding)
+            if raw is None:
+                return
+            if len(raw) > _THREAD_BYTES:
+                body = await trio.to_thread.run_sync(parse_object_untrusted, raw)
+            else:
+                body = parse_object_untrusted(raw)
+            del raw
+            await _until_gone(receive, lambda: self._work(body, send))
+
+
+async def send_json(send: Send, value: Mapping[str, Any], headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    """Sends a JSON object with status 200."""
+    data = dump(value)
+    length = (b"content-length", str(len(data)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [*JSON_HEADERS, length, *(headers or ())]})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def run_json(gateway: Gateway, operation: str, body: Body, send: Send, finish: Finish | None = None) -> None:
+    """Runs a request and sends its one answer, after `finish` had its way with it."""
+    async with gateway.execute(operation, body) as execution:
+        (answer,) = [part async for part in execution]
+    if finish is not None:
+        answer = await finish(answer)
+    try:
+        await send_json(send, answer, _told(execution))
+    except (TypeError, ValueError) as error:
+        raise _not_json(execution) from error
+
+
+async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send) -> None:
+    """Runs a request and sends its parts as server-sent events; a failure in the middle becomes an error event."""
+    async with gateway.execute(operation, body, stream=True) as execution:
+        headers = [*SSE_HEADERS, *_told(execution)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        last = b"data: [DONE]\n\n"
+        try:
+            async for part in execution:
+                await send({"type": "http.response.body", "body": _event(part), "more_body": True})
+        except RequestError as error:
+            last = _event(error.body())
+        except (TypeError, ValueError):
+            log.exception("%s sent a part that is not JSON", execution.offer.node_name)
+            last = _event(_not_json(execution).body())
+        await send({"type": "http.response.body", "body": last})
+
+
+def _event(part: Mapping[str, Any]) -> bytes:
+    return b"data: %b\n\n" % dump(part)
+
+
+def _not_json(execution: Execution) -> RequestError:
+    message = f"{execution.offer.node_name} answered with something that JSON cannot say, such as NaN."
+    return RequestError(502, message, kind="api_error", code="bad_answer")
+
+
+def _told(execution: Execution) -> list[tuple[bytes, bytes]]:
+    """Returns the headers that say who ran a request and why."""
+    offer = execution.offer
+    return [
+        (b"x-atmosphere-node", _header(offer.node_name)),
+        (b"x-atmosphere-node-id", _header(str(offer.node))),
+        (b"x-atmosphere-path", _header(offer.path)),
+        (b"x-atmosphere-model", _header(offer.capability.model)),
+        (b"x-atmosphere-rule", _header(execution.decision.rule)),
+        (b"x-atmosphere-reason", _header(execution.reason)),
+        (b"x-request-id", _header(execution.request_id)),
+    ]
+
+
+def _header(text: str) -> bytes:
+    """Returns `text` as a header value: names come from other nodes, so nothing but printable ASCII passes."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text[:_HEADER_CHARS]).strip().encode()
+
+
+async def _read(scope: Scope, receive: Receive, holding: Holding) -> bytes | None:
+    """Returns the body; None when the client left before it was complete."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    size = int(length) if length.isdigit() else 0
+    pieces: list[bytes] = []
+    more = True
+    refusal = _too_large() if size > limits.REQUEST_BYTES else None
+    while more and refusal is None:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        piece = message.get("body", b"")
+        more = message.get("more_body", False)
+        pieces.append(piece)
+        refusal = _refusal(holding, len(piece))
+    if refusal is not None:
+        await _discard(receive, more)
+        raise refusal
+    return b"".join(pieces)
+
+
+def _refusal(holding: Holding, count: int) -> RequestError | None:
+    if holding.taken + count > limits.REQUEST_BYTES:
+        return _too_large()
+    try:
+        holding.take(count)
+    except RequestError as error:
+        return error
+    return None
+
+
+async def _discard(receive: Receive, more: bool) -> None:
+    """Takes what the client is still sending for a moment: it reads the answer only when it has sent all."""
+    with trio.move_on_after(_DISCARD_S):
+        while more:
+            message = await receive()
+            more = message["type"] == "http.request" and message.get("more_body", False)
+
+
+def _too_large() -> RequestError:
+    message = f"The request body is larger than {limits.REQUEST_BYTES // 2**20} MiB: send it in several requests."
+    return RequestError(413, message, code="request_too_large")
+
+
+async def _until_gone(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs `work`; cancels it when the client disconnects."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 raised below, where the nursery does not wrap it in a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

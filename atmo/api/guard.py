@@ -1,0 +1,105 @@
+"""The outermost layer: who may speak to the endpoint, and what is said when something breaks.
+
+Bound to loopback, the endpoint is still reachable by every web page that this machine's browsers show. A page that had
+its own name rebound to 127.0.0.1 sends that name as `Host`; a page that posts across sites sends its own `Origin`. Both
+are refused, and no CORS header is ever sent.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from atmo.api.errors import INTERNAL, error_response
+from atmo.errors import RequestError
+
+log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Plain ASGI middleware.
+
+    Args:
+        app: What is guarded.
+        http_host: The address that the server is bound to.
+    """
+
+    def __init__(self, app: ASGIApp, http_host: str) -> None:
+        self._app = app
+        self._bound = http_host.strip("[]").lower()
+        self._abroad = not _is_loopback(self._bound)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or refuses it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await self._refuse(refusal, scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            log.exception("%s failed", scope["path"][:128])
+            if started:
+                raise
+            await error_response(INTERNAL)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> RequestError | None:
+        host = origin = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value.decode("latin-1")
+            elif name == b"origin":
+                origin = value.decode("latin-1")
+        if host is None or not self._is_own(_host_of(f"//{host}")):
+            message = (
+                f"This endpoint does not answer to the host '{(host or '')[:128]}': use http://127.0.0.1 or localhost."
+            )
+            return RequestError(403, message, kind="permission_error", code="host_not_allowed")
+        if origin is not None and not self._is_own(_host_of(origin)):
+            message = f"Web pages of '{origin[:128]}' may not use this endpoint."
+            return RequestError(403, message, kind="permission_error", code="origin_not_allowed")
+        return None
+
+    def _is_own(self, host: str) -> bool:
+        if host in ("localhost", self._bound) or _is_loopback(host):
+            return True
+        return self._abroad and _is_address(host)
+
+    async def _refuse(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": error.message[:120]})
+        else:
+            await error_response(error)(scope, receive, send)
+
+
+def _host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

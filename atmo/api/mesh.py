@@ -1,0 +1,52 @@
+"""`/v1/mesh`: who belongs to the mesh, and what the router would do."""
+
+# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# flake8: noqa: ASYNC124
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+from starlette.types import Send
+
+from atmo.api.exchange import Body, Exchange, send_json
+from atmo.api.schema import request_body
+from atmo.api.services import ApiServices
+from atmo.gateway.checks import bad
+from atmo.gateway.jsontext import dump
+from atmo.router.capability import CHAT, OPERATIONS
+
+
+def mesh_routes(services: ApiServices) -> APIRouter:
+    """Returns the routes under `/v1/mesh`."""
+    router = APIRouter(prefix="/v1/mesh")
+    gateway = services.gateway
+
+    async def decision(body: Body) -> dict[str, Any]:
+        operation = body.get("operation", CHAT)
+        if operation not in OPERATIONS:
+            raise bad("operation", f"must be one of {', '.join(OPERATIONS)}")
+        return (await gateway.route(operation, body)).to_json()
+
+    async def work(body: Body, send: Send) -> None:
+        await send_json(send, await decision(body))
+
+    @router.get("/nodes")
+    async def nodes() -> Response:
+        """Lists the nodes of the mesh."""
+        return Response(dump({"object": "list", "data": services.mesh.nodes()}), media_type="application/json")
+
+    @router.post("/route", openapi_extra=request_body(operation={"type": "string", "default": CHAT}))
+    async def route() -> Response:
+        """Says who would run a request and why, with every candidate; runs nothing."""
+        return Exchange(gateway.budget, work)
+
+    @router.get("/route")
+    async def route_query(prompt: str = "", operation: str = CHAT, model: str = "") -> Response:
+        """Says who would run a prompt and why; the same as POST with these fields."""
+        answer = await decision({"prompt": prompt, "operation": operation, "model": model})
+        return Response(dump(answer), media_type="application/json")
+
+    return router

@@ -1,0 +1,53 @@
+"""What the API serves, as the node hands it over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+
+from atmo.gateway.gateway import Gateway
+
+
+class Trainer(Protocol):
+    """Fits models on this machine."""
+
+    async def fit(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Fits a model and saves it in the store; returns the answer's JSON."""
+
+
+class MeshService(Protocol):
+    """What the API needs of `services.mesh.MeshService`."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Returns the rows of the mesh's nodes."""
+
+    def mesh(self) -> dict[str, Any] | None:
+        """Returns id and name of the mesh, None where this machine belongs to none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """Everything behind the routes.
+
+    Attributes:
+        node_id: This machine, in base32.
+        node_name: Its name.
+        gateway: Routes and runs requests.
+        mesh: Who belongs to the mesh.
+        trainer: Fits models; None where this node cannot.
+        control: Routes of the control API, which check their own token.
+        http_host: The address that the server is bound to; requests must be addressed to it or to loopback.
+        stats: Further counters for `/metrics`: name of a group to a dataclass of numbers.
+    """
+
+    node_id: str
+    node_name: str
+    gateway: Gateway
+    mesh: MeshService
+    trainer: Trainer | None = None
+    control: APIRouter | None = None
+    http_host: str = "127.0.0.1"
+    stats: Callable[[], Mapping[str, object]] = dict

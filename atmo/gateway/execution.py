@@ -1,0 +1,161 @@
+"""One request that is being answered: its parts, and what the router's table learns from how it went."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import trio
+
+from atmo.backends.base import Part
+from atmo.errors import RemoteError, RequestError, leaf_error
+from atmo.gateway.remote import internal_error
+from atmo.router.decision import Decision
+from atmo.router.offer import Offer
+from atmo.router.table import NodeTable, Ticket
+
+NOT_RETRIED = frozenset({400, 413, 415, 422})
+"""Statuses that are the request's own fault: another node would say the same."""
+
+log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """A request on one node: counts in the table until it ended, whichever way.
+
+    Args:
+        table: Where the outcome goes.
+        ticket: From `table.begin`.
+        offer: Who runs it.
+        deadline: When the answer must be complete, on trio's clock.
+        stream: Whether several parts are expected.
+    """
+
+    def __init__(self, table: NodeTable, ticket: Ticket, offer: Offer, deadline: float, stream: bool) -> None:
+        self._table = table
+        self._ticket: Ticket | None = ticket
+        self._deadline = deadline
+        self._stream = stream
+        self._count = 0
+        self.offer = offer
+        self.source: AsyncIterator[Part] | None = None
+
+    async def next(self) -> Part | None:
+        """Returns the next part, None after the last.
+
+        Raises:
+            RequestError: The backend or the node failed, in words for the client.
+        """
+        assert self.source is not None
+        try:
+            with trio.fail_at(self._deadline):
+                part = await anext(self.source, None)
+        except Exception as error:
+            raise self.failed(error) from error
+        if part is None and not self._count:
+            raise self.failed(_odd(self.offer, "an empty answer"))
+        if part is not None and self._count and not self._stream:
+            raise self.failed(_odd(self.offer, "several answers to one request"))
+        self._count += 1
+        if part is None:
+            self._done(lambda ticket: self._table.end(ticket, trio.current_time()))
+        return part
+
+    def failed(self, error: Exception) -> RequestError:
+        """Notes the failure; returns it in the terms of the client."""
+        told = self._told(leaf_error(error))
+        if told.status in NOT_RETRIED:
+            self.cancel()
+        else:
+            self._done(lambda ticket: self._table.fail(ticket, trio.current_time()))
+        return told
+
+    def cancel(self) -> None:
+        """Notes that nobody wants the answer any more; does nothing when the attempt has ended."""
+        self._done(self._table.cancel)
+
+    def _done(self, note: Callable[[Ticket], None]) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            note(ticket)
+
+    def _told(self, error: BaseException) -> RequestError:
+        name, model = self.offer.node_name, self.offer.capability.model
+        if isinstance(error, RequestError):
+            if self.offer.local or error.status in NOT_RETRIED or error.code == "bad_answer":
+                return error
+            message = f"{name}: {error.message}"
+            return RequestError(error.status, message, kind=error.kind, code=error.code, param=error.param)
+        if isinstance(error, RemoteError):
+            message = f"{name} failed while it ran {model}: {error}. Send the request again."
+            return RequestError(502, message, kind="api_error", code="node_failed")
+        if isinstance(error, trio.TooSlowError):
+            message = f"{model} on {name} did not answer in time. Ask for less, or try another model."
+            return RequestError(504, message, kind="api_error", code="timeout")
+        log.error("%s failed on this machine", self.offer.capability.id, exc_info=error)
+        return internal_error(self.offer.capability)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A node that was asked before the one that answers, and why it did not."""
+
+    offer: Offer
+    error: RequestError
+
+
+class Execution:
+    """A request that one node is answering; iterate over it, or over `parts`, to get the parts.
+
+    Attributes:
+        decision: Who was chosen and why.
+        offer: Who runs it: the chosen one, or the fallback that took over.
+        tried: Who failed before.
+        request_id: In logs here and on the node that runs it.
+    """
+
+    def __init__(
+        self, decision: Decision, attempt: Attempt, first: list[Part], tried: tuple[Tried, ...], request_id: str
+    ) -> None:
+        self.decision = decision
+        self.offer = attempt.offer
+        self.tried = tried
+        self.request_id = request_id
+        self._attempt = attempt
+        self._first = first
+
+    @property
+    def parts(self) -> Execution:
+        """The parts in order."""
+        return self
+
+    @property
+    def reason(self) -> str:
+        """One sentence: why this node."""
+        if not self.tried:
+            return self.decision.reason
+        failed = "; ".join(f"{one.offer.node_name} failed ({one.error.status})" for one in self.tried)
+        return f"{failed}; {self.offer.node_name} stands in"
+
+    def __aiter__(self) -> Execution:
+        return self
+
+    async def __anext__(self) -> Part:
+        """Returns the next part.
+
+        Raises:
+            StopAsyncIteration: The answer is complete.
+            RequestError: The node failed in the middle.
+        """
+        if self._first:
+            return self._first.pop(0)
+        part = await self._attempt.next()
+        if part is None:
+            raise StopAsyncIteration
+        return part
+
+
+def _odd(offer: Offer, what: str) -> RequestError:
+    message = f"{offer.node_name} sent {what} when it ran {offer.capability.model}."
+    return RequestError(502, message, kind="api_error", code="bad_answer")

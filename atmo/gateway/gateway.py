@@ -1,0 +1,384 @@
+"""Requests in, routed execution, parts out: the same path whether this machine or another runs a request."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import trio
+
+from atmo.backends.base import Call, Part
+from atmo.errors import AtmoError, RequestError
+from atmo.gateway.budget import ByteBudget
+from atmo.gateway.checks import model_of
+from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried
+from atmo.gateway.jsontext import dump
+from atmo.gateway.listing import StoredModel, list_models
+from atmo.gateway.meaning import Embed, Meaning
+from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
+from atmo.gateway.remote import PROTOCOL, ExecuteServer, Mesh, Outgoing, Pool, open_remote
+from atmo.identity import NodeId
+from atmo.net.ports import MeshPort
+from atmo.router.capability import CHAT, EMBEDDINGS
+from atmo.router.decision import Decision, RouteRequest
+from atmo.router.offer import Offer
+from atmo.router.policy import decide
+from atmo.router.table import NodeTable
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Limits of the gateway.
+
+    Attributes:
+        tries: Nodes that one request is sent to at most, one after the other.
+        answer_s: Within which an answer must be complete. Source: OpenAI's clients wait 600 s.
+        decisions: Decisions that are remembered for people.
+        names: Model names that are remembered after nobody offers them any more, for `names_s` seconds.
+    """
+
+    tries: int = 3
+    answer_s: float = 600.0
+    decisions: int = 64
+    names: int = 4_096
+    names_s: float = 600.0
+
+
+@dataclass(slots=True)
+class GatewayStats:
+    """Counters of requests that came in here."""
+
+    requests: int = 0
+    answered: int = 0
+    errors: int = 0
+    failovers: int = 0
+    sent_away: int = 0
+    abandoned: int = 0
+    routed_by_meaning: int = 0
+
+
+class Gateway:
+    """Routes requests and runs them.
+
+    Args:
+        node: This machine.
+        node_name: Its name.
+        pool: What runs on this machine.
+        embed: Texts to vectors, for routing by meaning.
+        mesh: The running peer; None while this machine belongs to no mesh.
+        stored: The models in the stores of the mesh; without it the running peer is asked.
+        config: Limits.
+        random: Draws which nodes are compared.
+    """
+
+    def __init__(
+        self,
+        node: NodeId,
+        node_name: str,
+        pool: Pool,
+        embed: Embed,
+        mesh: Mesh,
+        *,
+        stored: Callable[[], Iterable[StoredModel]] | None = None,
+        config: GatewayConfig | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.stats = GatewayStats()
+        self.table = NodeTable()
+        self.meaning = Meaning(embed)
+        self.budget = ByteBudget()
+        self.server = ExecuteServer(pool, self.budget)
+        self._node = node
+        self._node_name = node_name
+        self._pool = pool
+        self._mesh = mesh
+        self._stored = stored
+        self._config = config or GatewayConfig()
+        self._random = random or Random(secrets.randbits(64))
+        self._decisions: deque[Decision] = deque(maxlen=self._config.decisions)
+        self._names: dict[str, float] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def attach(self, mesh: MeshPort) -> None:
+        """Answers other nodes' requests from now on."""
+        mesh.handle(PROTOCOL, self.server.serve)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Embeds what new capabilities do in the background, and carries `generate`; runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.meaning.run)
+            self.offers_changed()
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def offers_changed(self) -> None:
+        """Has the texts of new capabilities embedded ahead of the first request; call it when offers came or went."""
+        self.meaning.track(self.offers())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that this machine is running, its own and those of others."""
+        return self._pool.in_flight
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """The last decisions, newest last."""
+        return list(self._decisions)
+
+    def neighbours(self) -> int:
+        """Returns how many nodes this one is linked with."""
+        mesh = self._mesh()
+        return len(mesh.peer.neighbours()) if mesh else 0
+
+    def offers(self) -> list[Offer]:
+        """Returns every capability of every live node; this machine's as they are at this moment."""
+        load = self._pool.in_flight
+        offers = [
+            Offer(self._node, self._node_name, capability, local=True, rtt_s=0.0, load=load, path="local")
+            for capability in self._pool.capabilities()
+        ]
+        mesh = self._mesh()
+        if mesh is not None:
+            offers += [offer for offer in mesh.peer.offers(mesh.now()) if offer.node != self._node]
+        self._remember(offers)
+        return offers
+
+    def models(self) -> list[dict[str, Any]]:
+        """Returns the objects of `/v1/models`: every model of the mesh."""
+        return list_models(self.offers(), self._stored_models())
+
+    async def route(self, operation: str, body: Mapping[str, Any]) -> Decision:
+        """Decides who would run a request; `execute` follows the same decision.
+
+        Raises:
+            RequestError: 400, the model or a constraint cannot be read.
+        """
+        request = RouteRequest(operation, model_of(body), constraints_of(body), self._random.getrandbits(32))
+        offers = self.offers()
+        scores = None
+        if request.auto and operation != EMBEDDINGS:
+            able = [offer for offer in offers if offer.capability.operation == operation]
+            if len({offer.capability.model for offer in able}) > 1:
+                scores = await self.meaning.scores(query_text(body), offers)
+        now = trio.current_time()
+        decision = decide(request, offers, scores, self.table, now)
+        if decision.failure is not None and decision.failure.status == 404:
+            decision = decide(request, offers, scores, self.table, now, self._known())
+        return decision
+
+    @asynccontextmanager
+    async def execute(
+        self, operation: str, body: Mapping[str, Any], *, stream: bool = False, request_id: str = ""
+    ) -> AsyncGenerator[Execution, None]:
+        """Runs a request on the node that the router chooses, on another when that one fails before it says anything.
+
+        The block gets the execution once the first part is here, or without `stream` the whole answer, so the client
+        can still be told of every failure by a status. Leaving the block early stops the work, wherever it is.
+
+        Args:
+            operation: One of `capability.OPERATIONS`.
+            body: The client's JSON, checked by `gateway.checks`.
+            stream: Chunks of a chat instead of one body.
+            request_id: For logs.
+
+        Raises:
+            RequestError: Nobody can do it, or everybody who was asked failed.
+        """
+        self.stats.requests += 1
+        request_id = request_id or secrets.token_hex(8)
+        done = False
+        try:
+            decision = await self.route(operation, body)
+            self._decisions.append(decision)
+            self.stats.routed_by_meaning += decision.rule == "meaning"
+            if decision.failure is not None or decision.chosen is None:
+                assert decision.failure is not None
+                raise decision.failure.error()
+            async with self._answered(decision, _forwarded(body), stream, request_id) as execution:
+                yield execution
+            self.stats.answered += 1
+            done = True
+        except AtmoError:
+            self.stats.errors += 1
+            done = True
+            raise
+        finally:
+            self.stats.abandoned += not done
+
+    @asynccontextmanager
+    async def _answered(
+        self, decision: Decision, body: Mapping[str, Any], stream: bool, request_id: str
+    ) -> AsyncGenerator[Execution, None]:
+        assert decision.chosen is not None
+        offers = (decision.chosen, *decision.fallbacks)[: self._config.tries]
+        deadline = trio.current_time() + self._config.answer_s
+        tried: list[Tried] = []
+        for offer in offers:
+            async with AsyncExitStack() as stack:
+                try:
+                    attempt, first = await self._attempt(stack, offer, body, stream, deadline, request_id)
+                except RequestError as error:
+                    tried.append(Tried(offer, error))
+                else:
+                    yield Execution(decision, attempt, first, tuple(tried), request_id)
+                    return
+            if tried[-1].error.status in NOT_RETRIED:
+                break
+            self.stats.failovers += 1
+        raise _final(tried)
+
+    async def _attempt(
+        self,
+        stack: AsyncExitStack,
+        offer: Offer,
+        body: Mapping[str, Any],
+        stream: bool,
+        deadline: float,
+        request_id: str,
+    ) -> tuple[Attempt, list[Part]]:
+        """Sends the request to `offer` and waits for the first part; without `stream` for the whole answer."""
+        now = trio.current_time()
+        ticket = self.table.begin(
+            offer.node,
+            offer.capability.id,
+            now,
+            rtt_s=offer.rtt_s or 0.0,
+            load=offer.load,
+            concurrency=offer.capability.concurrency,
+        )
+        attempt = Attempt(self.table, ticket, offer, deadline, stream)
+        stack.callback(attempt.cancel)
+        try:
+            attempt.source = await self._open(stack, offer, body, stream, deadline - now, request_id)
+        except Exception as error:
+            raise attempt.failed(error) from error
+        parts = [part for part in (await attempt.next(),) if part is not None]
+        if not stream:
+            await attempt.next()
+        return attempt, parts
+
+    async def _open(
+        self,
+        stack: AsyncExitStack,
+        offer: Offer,
+        body: Mapping[str, Any],
+        stream: bool,
+        seconds: float,
+        request_id: str,
+    ) -> AsyncIterator[Part]:
+        if offer.node == self._node:
+            call = Call(offer.capability, body, stream, request_id)
+            return await stack.enter_async_context(aclosing(self._pool.execute(call)))
+        mesh = self._mesh()
+        if mesh is None:
+            message = "This node has just left the mesh: send the request again."
+            raise RequestError(503, message, kind="api_error", code="no_mesh")
+        self.stats.sent_away += 1
+        outgoing = Outgoing(offer, dump(body), stream, max(0.001, seconds), request_id)
+        return await stack.enter_async_context(open_remote(mesh, outgoing))
+
+    def generate(self, body: Mapping[str, Any], *, stream: bool = False) -> AsyncGenerator[Part, None] | None:
+        """Asks a general language model of the mesh, on behalf of a specialist of this machine.
+
+        Returns:
+            The parts of its answer; None where the mesh has no such model, or `run` does not run.
+        """
+        general = any(offer.capability.general and offer.capability.operation == CHAT for offer in self.offers())
+        if self._nursery is None or not general:
+            return None
+        options = {**(body.get(OPTIONS) or {}), "general_only": True}
+        return self._generated(self._nursery, {**body, OPTIONS: options}, stream)
+
+    async def _generated(
+        self, nursery: trio.Nursery, body: Mapping[str, Any], stream: bool
+    ) -> AsyncGenerator[Part, None]:
+        """The execution lives in a task of its own: no cancel scope of it may be open where this generator yields."""
+        send, receive = trio.open_memory_channel[Part | RequestError](0)
+        scope = trio.CancelScope()
+        nursery.start_soon(self._generate, body, stream, send, scope)
+        try:
+            async for item in receive:
+                if isinstance(item, RequestError):
+                    raise item
+                yield item
+        finally:
+            scope.cancel()
+            receive.close()
+
+    async def _generate(
+        self,
+        body: Mapping[str, Any],
+        stream: bool,
+        send: trio.MemorySendChannel[Part | RequestError],
+        scope: trio.CancelScope,
+    ) -> None:
+        with scope, send:
+            try:
+                async with self.execute(CHAT, body, stream=stream) as execution:
+                    try:
+                        async for part in execution:
+                            await send.send(part)
+                    except RequestError as error:
+                        await send.send(error)
+            except RequestError as error:
+                await send.send(error)
+
+    def _remember(self, offers: Iterable[Offer]) -> None:
+        now = trio.current_time()
+        for offer in offers:
+            self._names.pop(offer.capability.model, None)
+            self._names[offer.capability.model] = now
+        while len(self._names) > self._config.names:
+            del self._names[next(iter(self._names))]
+
+    def _known(self) -> set[str]:
+        """Returns models that exist though nobody may offer them at the moment."""
+        oldest = trio.current_time() - self._config.names_s
+        recent = {name for name, when in self._names.items() if when >= oldest}
+        return recent | {model.name for model in self._stored_models()}
+
+    def _stored_models(self) -> Iterable[StoredModel]:
+        if self._stored is not None:
+            return self._stored()
+        mesh = self._mesh()
+        return [_Stored(offer) for offer in mesh.peer.models(mesh.now())] if mesh else []
+
+
+class _Stored:
+    """A model that a peer's catalog lists, as `listing` wants it."""
+
+    def __init__(self, offer: Any) -> None:
+        record = offer.record
+        self.name: str = record.name
+        self.version: str = record.version
+        self.type: str = record.type
+        self.format: str = record.format
+        self.size_bytes: int = record.size_bytes
+        self.nodes = (offer.node_name,)
+        self.local: bool = offer.local
+
+
+def _forwarded(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what a backend gets: our own options are no business of an upstream server, which may refuse them."""
+    if OPTIONS not in body:
+        return body
+    return {name: value for name, value in body.items() if name != OPTIONS}
+
+
+def _final(tried: list[Tried]) -> RequestError:
+    """Returns the error of a request that everybody failed: the last one's, naming the others."""
+    last = tried[-1].error
+    if len(tried) == 1:
+        return last
+    others = ", ".join(f"{one.offer.node_name} ({one.error.status})" for one in tried[:-1])
+    message = f"{last.message} Before that failed: {others}."
+    return RequestError(last.status, message, kind=last.kind, code=last.code, param=last.param)

@@ -1,0 +1,104 @@
+"""JSON from clients and peers, read strictly; JSON to them, written compactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from atmo.errors import RequestError
+
+MAX_DEPTH = 64
+"""Nesting of lists and objects. Tool schemas, the deepest thing clients send, stay far below."""
+
+_INT_DIGITS = 20
+
+
+def parse_object_untrusted(raw: bytes) -> dict[str, Any]:
+    """Reads one JSON object from outside.
+
+    Stricter than `json.loads`: only UTF-8, no NaN and no infinity, integers of at most 64 bits, no lone surrogates,
+    nesting up to `MAX_DEPTH`. So nothing behind it stumbles over them.
+
+    Raises:
+        RequestError: 400, saying what is wrong.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise _bad(f"byte {error.start} is not UTF-8") from None
+    try:
+        value = json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_int)
+    except json.JSONDecodeError as error:
+        raise _bad(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise _bad(f"nested deeper than {MAX_DEPTH}") from None
+    if not isinstance(value, dict):
+        raise _bad(f"want an object, got {_kind(value)}")
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        _check_depth(value)
+    if b"\\u" in raw:
+        _check_surrogates(value)
+    return value
+
+
+def dump(value: Mapping[str, Any]) -> bytes:
+    """Writes one JSON object as compact UTF-8.
+
+    Raises:
+        ValueError: It holds NaN or an infinity.
+        TypeError: It holds something that JSON does not know.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _bad(what: str) -> RequestError:
+    return RequestError(400, f"The request body is not the JSON we can read: {what}.", code="invalid_json")
+
+
+def _constant(name: str) -> float:
+    raise _bad(f"{name} is not a JSON number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _bad(f"the number {text[:24]} is too large")
+    return value
+
+
+def _int(text: str) -> int:
+    value = int(text) if len(text) <= _INT_DIGITS else 2**64
+    if not -(2**63) <= value < 2**64:
+        raise _bad(f"the number {text[:24]} is longer than 64 bits")
+    return value
+
+
+def _kind(value: object) -> str:
+    kinds = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[object] = []
+        for item in level:
+            children = item.values() if isinstance(item, dict) else item
+            assert isinstance(children, list | type({}.values()))
+            below.extend(child for child in children if isinstance(child, dict | list))
+        if not below:
+            return
+        level = below
+    raise _bad(f"nested deeper than {MAX_DEPTH}")
+
+
+def _check_surrogates(value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _bad("half of a surrogate pair stands alone") from None

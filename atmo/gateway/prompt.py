@@ -1,0 +1,105 @@
+"""What a request says, for routing by meaning, and what it asks of whoever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from atmo.errors import RequestError
+from atmo.router.decision import Constraints
+
+OPTIONS = "atmosphere"
+"""The field of a request's body that holds what OpenAI's API has no words for. It is never forwarded."""
+
+MAX_CHARS = 2_000
+"""More of a prompt is not looked at; the embedder reads 256 tokens."""
+
+_FEW_WORDS = 4
+
+
+def query_text(body: Mapping[str, Any]) -> str:
+    """Returns the words by which the request is compared with capabilities, empty where it has none.
+
+    Of a chat it is the last thing the user said, together with the one before when it is as short as "and why?".
+    """
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        said = [text for message in messages[-32:] if (text := _user_text(message))]
+        if said and len(said[-1].split()) < _FEW_WORDS:
+            return " ".join(said[-2:])[-MAX_CHARS:]
+        return said[-1][:MAX_CHARS] if said else ""
+    for field in ("prompt", "input", "text", "texts", "data", "query"):
+        text = " ".join(_words(body.get(field)))
+        if text:
+            return text[:MAX_CHARS]
+    return ""
+
+
+def constraints_of(body: Mapping[str, Any]) -> Constraints:
+    """Reads the constraints of a request.
+
+    Raises:
+        RequestError: 400, one of them has the wrong type.
+    """
+    options = body.get(OPTIONS)
+    if options is None:
+        return Constraints()
+    if not isinstance(options, dict):
+        raise _bad(OPTIONS, "an object")
+    rtt_ms = _number(options, "max_rtt_ms")
+    return Constraints(
+        local_only=_flag(options, "local_only"),
+        general_only=_flag(options, "general_only"),
+        max_rtt_s=None if rtt_ms is None else rtt_ms / 1_000,
+        max_cost_per_1k=_number(options, "max_cost_per_1k"),
+    )
+
+
+def _flag(options: Mapping[str, Any], name: str) -> bool:
+    value = options.get(name, False)
+    if not isinstance(value, bool):
+        raise _bad(f"{OPTIONS}.{name}", "true or false")
+    return value
+
+
+def _number(options: Mapping[str, Any], name: str) -> float | None:
+    value = options.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise _bad(f"{OPTIONS}.{name}", "a number that is not negative")
+    return float(value)
+
+
+def _bad(param: str, want: str) -> RequestError:
+    return RequestError(400, f"'{param}' must be {want}.", param=param, code="invalid_type")
+
+
+def _user_text(message: object) -> str:
+    if not isinstance(message, dict) or message.get("role") != "user":
+        return ""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = " ".join(part["text"] for part in content if _is_text(part))
+    return content.strip() if isinstance(content, str) else ""
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str)
+
+
+def _words(value: object) -> Iterator[str]:
+    """Yields the strings of `value`, and of rows of data the names of their columns; a bounded number of them."""
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, list):
+        for item in value[:4]:
+            if isinstance(item, str):
+                yield item.strip()
+            elif isinstance(item, dict):
+                yield from _words(item)
+    elif isinstance(value, dict):
+        for name, item in list(value.items())[:32]:
+            yield name
+            if isinstance(item, str):
+                yield item.strip()

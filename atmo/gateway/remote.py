@@ -1,0 +1,393 @@
+"""`atmo/execute/1`: running a request on another node.
+
+The header names the operation, the capability's id on that node, whether to stream, a deadline and the body's size. The
+JSON body follows in frames. The answer comes in frames too, each a CBOR map with one key:
+
+    {"part": JSON}        one JSON object of the answer; preceded by pieces where it does not fit in a frame
+    {"piece": bytes}      the beginning, or the next stretch, of a part
+    {"error": {...}}      why it fails: status, message, kind, code, param; the last frame
+    {"end": true}         all parts were sent; the last frame
+
+The asking side keeps its direction open until it has the answer. When it goes away, or ends it early, the work stops.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+from atmo.backends.base import Call, Part
+from atmo.errors import RemoteError, RequestError, WireError
+from atmo.gateway.budget import ByteBudget, Holding
+from atmo.gateway.checks import check_body
+from atmo.gateway.jsontext import dump, parse_object_untrusted
+from atmo.identity import NodeId
+from atmo.net.ports import MeshPort, RequestStream
+from atmo.router.capability import OPERATIONS, Capability
+from atmo.router.offer import Offer
+from atmo.wire import codec, limits
+
+PROTOCOL = "atmo/execute/1"
+
+PIECE_BYTES = 512 * 1024
+"""Bytes of a body or part in one frame; small enough that a stream of tokens beside it does not wait long."""
+
+MAX_DEADLINE_MS = 3_600_000
+MAX_PIECES = limits.REQUEST_BYTES // 1_024
+"""Frames for one body or part: a peer that sends it byte by byte is cut off."""
+
+_TEXT_CHARS = 2_000
+
+log = logging.getLogger(__name__)
+
+
+class Pool(Protocol):
+    """What the gateway needs of `backends.pool.BackendPool`."""
+
+    in_flight: int
+
+    def capabilities(self) -> list[Capability]: ...
+
+    def execute(self, call: Call) -> AsyncGenerator[Part, None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request on its way to another node."""
+
+    offer: Offer
+    body: bytes
+    stream: bool
+    deadline_s: float
+    request_id: str
+
+
+class RemoteParts:
+    """The parts of an answer as they come in; an async iterator.
+
+    Attributes:
+        ended: The other side said that all parts were sent, or why it failed.
+    """
+
+    def __init__(self, stream: RequestStream) -> None:
+        self._stream = stream
+        self.ended = False
+
+    def __aiter__(self) -> RemoteParts:
+        return self
+
+    async def __anext__(self) -> Part:
+        """Returns the next part.
+
+        Raises:
+            StopAsyncIteration: All came.
+            RequestError: The other side says why it fails.
+            RemoteError: It broke the protocol or vanished.
+        """
+        if self.ended:
+            raise StopAsyncIteration
+        pieces: list[bytes] = []
+        size = 0
+        while len(pieces) <= MAX_PIECES:
+            key, value = _answer_untrusted(await self._stream.receive())
+            if key == "end":
+                self.ended = True
+                raise StopAsyncIteration
+            if key == "error":
+                self.ended = True
+                raise _error_untrusted(value)
+            size += len(value)
+            if size > limits.REQUEST_BYTES:
+                raise RemoteError("its answer is too large")
+            pieces.append(value)
+            if key == "part":
+                return _part_untrusted(b"".join(pieces))
+        raise RemoteError("its answer comes in too many pieces")
+
+
+@asynccontextmanager
+async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[RemoteParts, None]:
+    """Sends a request to the node of its offer; the block gets the parts of the answer.
+
+    Leaving the block before the answer has ended stops the work there.
+
+    Raises:
+        RemoteError: The node cannot be reached or vanished.
+    """
+    header = {
+        "operation": outgoing.offer.capability.operation,
+        "capability": outgoing.offer.capability.id,
+        "stream": outgoing.stream,
+        "deadline_ms": min(MAX_DEADLINE_MS, max(1, int(outgoing.deadline_s * 1_000))),
+        "request_id": outgoing.request_id,
+        "size": len(outgoing.body),
+    }
+    parts: RemoteParts | None = None
+    try:
+        with trio.CancelScope() as scope:
+            async with mesh.request(outgoing.offer.node, PROTOCOL, header, outgoing.deadline_s) as stream:
+                for start in range(0, len(outgoing.body), PIECE_BYTES):
+                    await stream.send(outgoing.body[start : start + PIECE_BYTES])
+                parts = RemoteParts(stream)
+                yield parts
+                if not parts.ended:
+                    scope.cancel()
+                await trio.lowlevel.checkpoint()
+    except RemoteError:
+        if parts is None or not parts.ended:
+            raise
+        log.debug("%s closed a stream badly after its answer was complete", outgoing.offer.node_name)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Limits for requests of other nodes.
+
+    Attributes:
+        max_calls: Requests that run at once. Source: guess.
+        max_calls_per_node: Of one node. Source: guess.
+        body_s: Seconds within which a body must be here.
+    """
+
+    max_calls: int = 64
+    max_calls_per_node: int = 32
+    body_s: float = 60.0
+
+
+@dataclass(slots=True)
+class ServerStats:
+    """Counters of the requests that other nodes sent us."""
+
+    served: int = 0
+    refused: int = 0
+    failed: int = 0
+    abandoned: int = 0
+
+
+class ExecuteServer:
+    """Answers `atmo/execute/1`: other nodes' requests, run on this machine and nowhere else.
+
+    Args:
+        pool: Who runs them.
+        budget: Bounds the bodies held at once.
+        config: Limits.
+    """
+
+    def __init__(self, pool: Pool, budget: ByteBudget, config: ServerConfig | None = None) -> None:
+        self._pool = pool
+        self._budget = budget
+        self._config = config or ServerConfig()
+        self._running: dict[NodeId, int] = {}
+        self.stats = ServerStats()
+
+    async def serve(self, stream: RequestStream) -> None:
+        """Handles one incoming request; raises `RemoteError` where the asking node broke the protocol or left."""
+        node = stream.node_id
+        size = _size_untrusted(stream.header)
+        mine = self._running.get(node, 0)
+        if mine >= self._config.max_calls_per_node or sum(self._running.values()) >= self._config.max_calls:
+            await self._refuse(stream, size, _busy())
+            return
+        self._running[node] = mine + 1
+        try:
+            with self._budget.holding() as holding:
+                await self._serve(stream, size, holding)
+        finally:
+            self._running[node] -= 1
+            if not self._running[node]:
+                del self._running[node]
+
+    async def _serve(self, stream: RequestStream, size: int, holding: Holding) -> None:
+        try:
+            capability, deadline_s = self._check_untrusted(stream.header)
+            holding.take(size)
+        except RequestError as error:
+            await self._refuse(stream, size, error)
+            return
+        raw = await self._read(stream, size)
+        try:
+            body = parse_object_untrusted(raw)
+            check_body(capability.operation, body)
+        except RequestError as error:
+            await self._refuse(stream, 0, error)
+            return
+        header = stream.header
+        call = Call(capability, body, header["stream"] and capability.operation == "chat", header["request_id"])
+        await self._run(stream, call, deadline_s)
+
+    def _check_untrusted(self, header: Mapping[str, Any]) -> tuple[Capability, float]:
+        wanted = (("operation", str), ("capability", str), ("stream", bool), ("deadline_ms", int), ("request_id", str))
+        for name, kind in wanted:
+            if type(header.get(name)) is not kind:
+                raise RequestError(400, f"The header of {PROTOCOL} has no valid '{name}'.", param=name)
+        request_id = header["request_id"]
+        named = len(request_id) <= limits.NAME_CHARS and request_id.isprintable()
+        if header["operation"] not in OPERATIONS or not named:
+            raise RequestError(400, f"The header of {PROTOCOL} is not valid.")
+        for capability in self._pool.capabilities():
+            if capability.id == header["capability"] and capability.operation == header["operation"]:
+                return capability, min(max(header["deadline_ms"], 1), MAX_DEADLINE_MS) / 1_000
+        raise RequestError(
+            404, "This node does not offer that capability any more.", code="capability_gone", param="model"
+        )
+
+    async def _read(self, stream: RequestStream, size: int) -> bytes:
+        with trio.move_on_after(self._config.body_s):
+            pieces: list[bytes] = []
+            left = size
+            while left and len(pieces) < MAX_PIECES:
+                piece = await stream.receive()
+                if piece is None or len(piece) > left:
+                    raise RemoteError("the body is not as long as its header says")
+                pieces.append(piece)
+                left -= len(piece)
+            if not left:
+                return b"".join(pieces)
+        raise RemoteError("the body came too slowly or in too many pieces")
+
+    async def _refuse(self, stream: RequestStream, unread: int, error: RequestError) -> None:
+        """Answers with an error, then takes what is still under way, so that the asking side gets to read it."""
+        self.stats.refused += 1
+        await stream.send(_error_frame(error))
+        if unread:
+            await self._discard(stream, unread)
+
+    async def _discard(self, stream: RequestStream, unread: int) -> None:
+        with trio.move_on_after(self._config.body_s):
+            for _ in range(MAX_PIECES):
+                piece = await stream.receive()
+                unread -= len(piece or b"")
+                if piece is None or unread <= 0:
+                    return
+
+    async def _run(self, stream: RequestStream, call: Call, deadline_s: float) -> None:
+        finished = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
+            try:
+                with trio.move_on_after(deadline_s) as timer:
+                    await self._answer(stream, call)
+                if timer.cancelled_caught:
+                    self.stats.failed += 1
+                    late = f"{call.capability.model} took longer than {deadline_s:g} s."
+                    await stream.send(_error_frame(RequestError(504, late, kind="api_error", code="timeout")))
+                finished = True
+            except RemoteError as error:
+                log.info("%s left while %s answered it: %s", stream.node_id.short, call.capability.id, error)
+            nursery.cancel_scope.cancel()
+        if not finished:
+            self.stats.abandoned += 1
+            raise RemoteError("the asking node left before the answer was complete")
+
+    async def _answer(self, stream: RequestStream, call: Call) -> None:
+        try:
+            async with aclosing(self._pool.execute(call)) as parts:
+                async for part in parts:
+                    await _send_part(stream, dump(part))
+        except RequestError as error:
+            self.stats.failed += 1
+            await stream.send(_error_frame(error))
+        except RemoteError:
+            raise
+        except Exception:
+            self.stats.failed += 1
+            log.exception("%s failed on request %s", call.capability.id, call.request_id)
+            await stream.send(_error_frame(internal_error(call.capability)))
+        else:
+            self.stats.served += 1
+            await stream.send(codec.encode({"end": True}))
+
+
+def internal_error(capability: Capability) -> RequestError:
+    """Returns the error of a backend that failed in a way nobody foresaw; the log of its node has the details."""
+    message = f"{capability.model} failed unexpectedly; the log of its node has the details."
+    return RequestError(500, message, kind="api_error", code="internal_error")
+
+
+async def _cancel_when_gone(stream: RequestStream, scope: trio.CancelScope) -> None:
+    """Nothing follows the body: whatever comes, an end or a reset, means that the answer is no longer wanted."""
+    try:
+        await stream.receive()
+    except RemoteError as error:
+        log.info("request of %s ends early: %s", stream.node_id.short, error)
+    scope.cancel()
+
+
+async def _send_part(stream: RequestStream, data: bytes) -> None:
+    if len(data) > limits.REQUEST_BYTES:
+        raise RequestError(502, "The answer is too large to be sent over the mesh.", kind="api_error", code="too_large")
+    last = max(0, (len(data) - 1) // PIECE_BYTES * PIECE_BYTES)
+    for start in range(0, last, PIECE_BYTES):
+        await stream.send(codec.encode({"piece": data[start : start + PIECE_BYTES]}))
+    await stream.send(codec.encode({"part": data[last:]}))
+
+
+def _error_frame(error: RequestError) -> bytes:
+    return codec.encode(
+        {
+            "error": {
+                "status": error.status,
+                "message": error.message[:_TEXT_CHARS].encode("utf-8", "replace").decode(),
+                "kind": error.kind,
+                "code": error.code,
+                "param": error.param,
+            }
+        }
+    )
+
+
+def _busy() -> RequestError:
+    message = "This node runs as many requests of others as it may: try again shortly."
+    return RequestError(429, message, kind="rate_limit_error", code="busy")
+
+
+def _size_untrusted(header: Mapping[str, Any]) -> int:
+    size = header.get("size")
+    if type(size) is not int or not 0 <= size <= limits.REQUEST_BYTES:
+        raise RemoteError(f"a body of {limits.REQUEST_BYTES} bytes is the most, the header says {str(size)[:32]}")
+    return size
+
+
+def _answer_untrusted(frame: bytes | None) -> tuple[str, Any]:
+    """Returns the one key of an answer's frame and its value."""
+    if frame is None:
+        raise RemoteError("it ended the stream in the middle of an answer")
+    try:
+        value = codec.decode_untrusted(frame, limits.FRAME_BYTES)
+    except WireError as error:
+        raise RemoteError(f"its answer does not decode: {error}") from error
+    if not isinstance(value, dict) or len(value) != 1:
+        raise RemoteError("its answer is not a map of one key")
+    key, content = next(iter(value.items()))
+    kinds = {"part": bytes, "piece": bytes, "error": dict, "end": bool}
+    if not isinstance(key, str) or not isinstance(content, kinds.get(key, ())):
+        raise RemoteError("its answer is none of part, piece, error and end")
+    return key, content
+
+
+def _part_untrusted(raw: bytes) -> Part:
+    try:
+        return parse_object_untrusted(raw)
+    except RequestError as error:
+        raise RemoteError(f"its answer is not usable JSON: {error.message}") from error
+
+
+def _error_untrusted(value: Mapping[str, Any]) -> RequestError:
+    status, message = value.get("status"), value.get("message")
+    if type(status) is not int or not 400 <= status <= 599 or not isinstance(message, str):
+        raise RemoteError("it failed with an error that does not decode")
+    texts = {name: value.get(name) for name in ("kind", "code", "param")}
+    kind, code, param = (
+        text[: limits.NAME_CHARS] if isinstance(text, str) else None
+        for text in (texts["kind"], texts["code"], texts["param"])
+    )
+    return RequestError(status, message[:_TEXT_CHARS], kind=kind or "api_error", code=code, param=param)
+
+
+Mesh = Callable[[], MeshPort | None]
+"""The running peer, None while this machine belongs to no mesh."""
