@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,9 @@ MAX_CHARS = 16_384
 BATCH_TEXTS = 32
 BATCH_TOKENS = 1_024
 """Padded tokens of one run: about 0.1 s here, which bounds how long a cancellation or another caller waits."""
+
+ENCODED_TEXTS = 256
+"""Texts turned into tokens at once: a second for the longest ones."""
 
 CACHED_TEXTS = 1_024
 CACHED_CHARS = 512
@@ -73,23 +76,31 @@ class Embedder:
             float32[n, 384], rows of length 1 in the order of `texts`.
         """
         out = np.zeros((len(texts), DIMENSIONS), np.float32)
-        missing = self._take_cached(texts, out)
-        if missing:
+        for missing in _slices(self._take_cached(texts, out)):
             rows = await self._in_thread(self._encode_all, [texts[index] for index in missing])
             for batch in _batches(rows):
                 vectors = await self._in_thread(self._run, [rows[place] for place in batch])
                 self._keep(texts, out, [missing[place] for place in batch], vectors)
+        await trio.lowlevel.checkpoint()
         return out
 
     def embed_now(self, texts: Sequence[str]) -> Vectors:
         """Does what `embed` does in the calling thread, which it blocks."""
         out = np.zeros((len(texts), DIMENSIONS), np.float32)
-        missing = self._take_cached(texts, out)
-        rows = self._encode_all([texts[index] for index in missing])
-        for batch in _batches(rows):
-            vectors = self._run([rows[place] for place in batch])
-            self._keep(texts, out, [missing[place] for place in batch], vectors)
+        for missing in _slices(self._take_cached(texts, out)):
+            rows = self._encode_all([texts[index] for index in missing])
+            for batch in _batches(rows):
+                vectors = self._run([rows[place] for place in batch])
+                self._keep(texts, out, [missing[place] for place in batch], vectors)
         return out
+
+    async def tokens_read(self, texts: Sequence[str]) -> int:
+        """Returns how many tokens the model reads of all `texts` together."""
+        total = 0
+        for places in _slices(range(len(texts))):
+            rows = await self._in_thread(self._encode_all, [texts[place] for place in places])
+            total += sum(map(len, rows))
+        return total
 
     def count_tokens(self, text: str) -> int:
         """Returns how many tokens `text` has, with the two that mark its ends and without any limit."""
@@ -176,6 +187,11 @@ class Embedder:
         if not path.is_file():
             raise UserError(f"The embedder's file {path} is missing.", "Install the package again.")
         return path
+
+
+def _slices(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(indices), ENCODED_TEXTS):
+        yield indices[start : start + ENCODED_TEXTS]
 
 
 def _cut(ids: list[int]) -> list[int]:
