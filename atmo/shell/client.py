@@ -22,6 +22,7 @@ GENERATE_S = 600.0
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
+FindNode = Callable[[], Mapping[str, Any] | None]
 OnProgress = Callable[[Mapping[str, Any]], None]
 
 
@@ -168,6 +169,41 @@ class NodeClient:
             raise UserError(
                 f"The connection to the node at {self.url} broke: {error}.", "Is it still running?"
             ) from error
+
+
+class Connector:
+    """Keeps one client of the node that runs now: a node that was restarted has another token and another port.
+
+    Args:
+        find: Returns `run/node.json`, None when no node runs.
+        start_command: How a person starts the node.
+    """
+
+    def __init__(self, find: FindNode, start_command: str) -> None:
+        self._find = find
+        self._start_command = start_command
+        self._client: NodeClient | None = None
+
+    def __call__(self) -> NodeClient:
+        """Returns the client.
+
+        Raises:
+            UserError: No node runs.
+        """
+        info = self._find()
+        if info is None:
+            self.close()
+            raise UserError("No node is running here.", f"Start it with `{self._start_command}`.")
+        if self._client is None or self._client.info != info:
+            self.close()
+            self._client = NodeClient(info)
+        return self._client
+
+    def close(self) -> None:
+        """Closes the client."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
 
 def _bounded_body(response: httpx.Response) -> bytes:

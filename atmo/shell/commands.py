@@ -200,8 +200,13 @@ def _content(chunk: Mapping[str, Any]) -> str:
 
 
 def _signature(headers: Mapping[str, str], model: str) -> str:
-    node = headers.get("x-atmosphere-node-name") or headers.get("x-atmosphere-node")
-    return f"({printable(model)} on {printable(node)})" if node else f"({printable(model)})"
+    parts = [headers.get("x-atmosphere-model") or model or "?"]
+    if node := headers.get("x-atmosphere-node"):
+        path = headers.get("x-atmosphere-path")
+        parts.append(f"on {node}" + (f" ({path})" if path else ""))
+    told = printable(" ".join(parts))
+    reason = headers.get("x-atmosphere-reason")
+    return f"-- {told}: {printable(reason)}" if reason else f"-- {told}"
 
 
 def _reason(decision: Mapping[str, Any]) -> str:

@@ -11,11 +11,13 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from atmo.errors import UserError
-from atmo.shell.client import NodeClient
+from atmo.shell.client import Connector, NodeClient
 from atmo.shell.commands import SCOPES, Shell
 from atmo.shell.text import printable
 
 REFRESH_S = 3.0
+LEAVE_S = 0.5
+"""How long leaving the shell waits for a look that is under way."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Glance:
     """Looks at the mesh in a thread of its own while the prompt waits.
 
     Args:
-        connect: Returns a client of the node that runs now; used from that thread only.
+        connect: Finds the node that runs now; used by that thread only, and closed by it.
         on_change: Called from that thread when something looks different.
     """
 
-    def __init__(self, connect: Callable[[], NodeClient], on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, connect: Connector, on_change: Callable[[], None] = lambda: None) -> None:
         self._connect = connect
         self._on_change = on_change
         self._ended = threading.Event()
@@ -66,18 +68,25 @@ class Glance:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        self._thread.join(LEAVE_S)
 
     def _run(self) -> None:
-        while True:
-            try:
-                state = look(self._connect())
-            except UserError as error:
-                state = State(trouble=error.message)
-            if state != self.state:
-                self.state = state
-                self._on_change()
-            if self._ended.wait(REFRESH_S):
-                return
+        try:
+            while True:
+                self._look()
+                if self._ended.wait(REFRESH_S):
+                    return
+        finally:
+            self._connect.close()
+
+    def _look(self) -> None:
+        try:
+            state = look(self._connect())
+        except UserError as error:
+            state = State(trouble=error.message)
+        if state != self.state:
+            self.state = state
+            self._on_change()
 
     def toolbar(self, model: str) -> str:
         """Returns the line below the prompt."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from atmo.errors import UserError
-from atmo.shell.client import NodeClient
+from atmo.shell.client import Connector, FindNode
 from atmo.shell.commands import Leave, Shell
 from atmo.shell.text import printable
 from atmo.version import __version__
@@ -18,45 +18,8 @@ from atmo.version import __version__
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
-FindNode = Callable[[], Mapping[str, Any] | None]
-
 HISTORY_BYTES = 1 << 20
 """The history file is cut to its newer half when it has outgrown this (guess)."""
-
-
-class Connector:
-    """Keeps one client of the node that runs now: a node that was restarted has another token and another port.
-
-    Args:
-        find: Returns `run/node.json`, None when no node runs.
-        start_command: How a person starts the node.
-    """
-
-    def __init__(self, find: FindNode, start_command: str) -> None:
-        self._find = find
-        self._start_command = start_command
-        self._client: NodeClient | None = None
-
-    def __call__(self) -> NodeClient:
-        """Returns the client.
-
-        Raises:
-            UserError: No node runs.
-        """
-        info = self._find()
-        if info is None:
-            self.close()
-            raise UserError("No node is running here.", f"Start it with `{self._start_command}`.")
-        if self._client is None or self._client.info != info:
-            self.close()
-            self._client = NodeClient(info)
-        return self._client
-
-    def close(self) -> None:
-        """Closes the client."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
 
 
 def run_shell(find: FindNode, home: Path, start_command: str) -> int:
@@ -73,7 +36,7 @@ def run_shell(find: FindNode, home: Path, start_command: str) -> int:
         connect()
         if not sys.stdin.isatty():
             return run_lines(Shell(connect, sys.stdout, sys.stderr), sys.stdin, sys.stderr)
-        _run_prompt(find, connect, home, start_command)
+        run_prompt(find, connect, home, start_command)
         return 0
     finally:
         connect.close()
@@ -114,7 +77,8 @@ def _print_error(error: UserError, err: IO[str]) -> None:
     print(f"error: {printable(str(error))}", file=err, flush=True)
 
 
-def _run_prompt(find: FindNode, connect: Connector, home: Path, start_command: str) -> None:
+def run_prompt(find: FindNode, connect: Connector, home: Path, start_command: str) -> None:
+    """Runs the prompt on a terminal until Ctrl-D or `quit`."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 

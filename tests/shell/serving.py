@@ -60,9 +60,9 @@ class ServedNode:
                 "code": "model_not_found",
             }
             return JSONResponse({"error": error}, 404)
-        return StreamingResponse(
-            self._speak(body["model"]), media_type="text/event-stream", headers={"x-atmosphere-node-name": "attic"}
-        )
+        told = {"node": "attic", "path": "lan", "model": "docs", "reason": "near in meaning"}
+        headers = {} if body["model"] == "silent" else {f"x-atmosphere-{key}": value for key, value in told.items()}
+        return StreamingResponse(self._speak(body["model"]), media_type="text/event-stream", headers=headers)
 
     async def _speak(self, model: str) -> AsyncIterator[str]:
         for piece in self.pieces:

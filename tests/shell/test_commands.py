@@ -10,10 +10,10 @@ import pytest
 
 from atmo.errors import UserError
 from atmo.shell import repl
-from atmo.shell.client import NodeClient
+from atmo.shell.client import Connector, NodeClient
 from atmo.shell.commands import Leave, Shell
 from atmo.shell.glance import Glance, ShellCompleter, State, look
-from atmo.shell.repl import Connector, open_history, run_interruptible, run_lines, run_shell
+from atmo.shell.repl import open_history, run_interruptible, run_lines, run_shell
 from tests.shell.serving import ServedNode, served
 
 
@@ -57,12 +57,18 @@ def test_looking_around(session: Session, node: ServedNode) -> None:
 
 def test_an_answer_streams_without_control_characters(session: Session, node: ServedNode) -> None:
     assert session("ask What is it?") == "It is a code.[2J\n"
-    assert session.err.getvalue() == "(docs on attic)\n"
+    assert session.err.getvalue() == "-- docs on attic (lan): near in meaning\n"
     assert node.asked[-1] == {
         "model": "auto",
         "messages": [{"role": "user", "content": "What is it?"}],
         "stream": True,
     }
+
+
+def test_an_answer_whose_headers_say_nothing(session: Session) -> None:
+    session("use silent")
+    session("why?")
+    assert session.err.getvalue() == "-- docs\n"
 
 
 @pytest.mark.parametrize(
@@ -220,4 +226,21 @@ def test_a_glance_tells_of_changes(node: ServedNode) -> None:
     with Glance(connect, changed.set) as glance:
         assert changed.wait(10)
         assert glance.state.models == ("far",)
-    connect.close()
+
+
+def test_the_prompt(node: ServedNode, session: Session, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("nod\tes\x15mod\tfoo\x03help\rpull gone\r\x04")
+        repl.run_prompt(node.info, session.connect, tmp_path, "atmo node")
+    shown = capsys.readouterr()
+    assert "ask TEXT" in shown.out
+    assert "error: Nobody in the mesh has the model gone." in shown.err
+    assert "+help" in (tmp_path / "shell_history").read_text()
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("quit\rhelp\r")
+        repl.run_prompt(node.info, session.connect, tmp_path, "atmo node")
+    assert "ask TEXT" not in capsys.readouterr().out
