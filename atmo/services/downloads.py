@@ -1,0 +1,244 @@
+"""Downloads: from a choice of the catalog to a model in the store, from all holders at once.
+
+Who pulls first leads: the download lives in that task. Others who pull the same follow; when the leader is cancelled,
+the first of them takes over and continues from what is on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from atmo.engine import FetchChunk
+from atmo.errors import RemoteError, UserError
+from atmo.gossip.records import ModelRecord
+from atmo.identity import NodeId
+from atmo.net.ports import MeshPort
+from atmo.services.catalog import Version, gather
+from atmo.services.fetch import Misled, NotThere, fetch_chunk, fetch_manifest
+from atmo.services.progress import Meter, Report, with_reports
+from atmo.storage.chunks import ModelStorage, WrongContent
+from atmo.storage.partial import PartialDownload
+from atmo.storage.registry import LocalModel
+from atmo.transfer.engine import TransferDone, TransferFailed, TransferProgress
+from atmo.transfer.manifest import Manifest, open_manifest_untrusted
+from atmo.transfer.names import version_key
+
+REFRESH_S = 1.0
+"""How often holders that came or went are looked up. Source: guess."""
+
+_AGAIN = "What has arrived is kept: pull it again to continue."
+
+
+class _Download:
+    """One download under way."""
+
+    def __init__(self, mesh: MeshPort, version: Version) -> None:
+        self.mesh = mesh
+        self.version = version
+        self.meter = Meter("looking")
+        self.finished = trio.Event()
+        self.model: LocalModel | None = None
+        self.error: UserError | None = None
+        self.partial: PartialDownload | None = None
+        self.transfer = ""
+        self.settled = trio.Event()
+        self.problem: UserError | None = None
+        self.told: set[NodeId] = set()
+        self.gone: set[NodeId] = set()
+        self.origin = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.version.record.name} {self.version.record.version}"
+
+    def fail(self, problem: UserError) -> None:
+        if not self.settled.is_set():
+            self.problem = problem
+            self.settled.set()
+
+    def holders(self) -> dict[NodeId, tuple[str, ModelRecord]]:
+        """Returns who is linked and has this content now."""
+        versions = gather((), self.mesh.peer.models(self.mesh.now()))
+        current = next((version for version in versions if version.key == self.version.key), None)
+        linked = set(self.mesh.peer.neighbours())
+        held = current.holders if current else {}
+        return {node: held[node] for node in sorted(held) if node in linked and node not in self.gone}
+
+
+class Downloads:
+    """All downloads of this node.
+
+    Args:
+        storage: Where they go.
+    """
+
+    def __init__(self, storage: ModelStorage) -> None:
+        self._storage = storage
+        self._active: dict[tuple[str, str, bytes], _Download] = {}
+        self._by_transfer: dict[str, _Download] = {}
+        self._writers = trio.CapacityLimiter(4)
+
+    async def pull(self, mesh: MeshPort, version: Version, report: Report | None) -> LocalModel:
+        """Downloads a version, or joins the download of it that is under way.
+
+        Raises:
+            UserError: It cannot be had now; what arrived is kept.
+        """
+        while True:
+            active = self._active.get(version.key)
+            if active is None:
+                return await self._lead(_Download(mesh, version), report)
+            await with_reports(active.meter, report, active.finished.wait)
+            if active.error is not None:
+                raise UserError(active.error.message, active.error.hint)
+            if active.model is not None:
+                return active.model
+
+    def on_event(self, event: Any) -> None:
+        """Takes what the transfer engine tells."""
+        if not isinstance(event, TransferProgress | TransferDone | TransferFailed):
+            return
+        download = self._by_transfer.get(event.transfer)
+        match download, event:
+            case None, _:
+                pass
+            case _Download(), TransferProgress(_, bytes_done, _, sources):
+                download.meter.done = bytes_done
+                download.meter.sources = tuple(download.mesh.peer.name(node) for node in sources)
+            case _Download(), TransferDone():
+                download.settled.set()
+            case _Download(), TransferFailed(_, reason):
+                download.fail(UserError(f"{download.label} could not be downloaded: {reason}.", _AGAIN))
+
+    async def fetch(self, effect: FetchChunk) -> None:
+        """Fetches, verifies and writes one chunk, and tells the engine how it went; cancelled, it tells nothing."""
+        download = self._by_transfer.get(effect.transfer)
+        if download is None or download.partial is None:
+            return
+        mesh, partial = download.mesh, download.partial
+        transfer, source, index = effect.transfer, effect.source, effect.index
+        engine = mesh.peer.transfer
+        try:
+            data = await fetch_chunk(mesh, source, partial.places[index])
+            right = await trio.to_thread.run_sync(partial.write, index, data, limiter=self._writers)
+        except NotThere:
+            download.gone.add(source)
+            engine.source_left(mesh.now(), transfer, source)
+        except RemoteError as error:
+            engine.chunk_failed(mesh.now(), transfer, source, index, str(error), fatal=False)
+        except Misled as error:
+            engine.chunk_failed(mesh.now(), transfer, source, index, str(error), fatal=True)
+        except UserError as error:
+            download.fail(error)
+        else:
+            if right:
+                download.origin = download.origin or mesh.peer.name(source)
+                engine.chunk_done(mesh.now(), transfer, source, index)
+            else:
+                wrong = f"chunk {index} of {download.label} with wrong bytes"
+                engine.chunk_failed(mesh.now(), transfer, source, index, wrong, fatal=True)
+        mesh.kick()
+
+    async def _lead(self, download: _Download, report: Report | None) -> LocalModel:
+        key = download.version.key
+        self._active[key] = download
+        try:
+            download.model = await with_reports(download.meter, report, lambda: self._run(download))
+        except UserError as error:
+            download.error = error
+            raise
+        finally:
+            del self._active[key]
+            download.finished.set()
+        return download.model
+
+    async def _run(self, download: _Download) -> LocalModel:
+        sealed, manifest = await self._find_manifest(download)
+        meter, check = download.meter, checker(download.meter)
+        meter.begin("checking", manifest.size_bytes)
+        partial = await trio.to_thread.run_sync(self._storage.open_partial, sealed, check)
+        try:
+            download.partial = partial
+            download.transfer = partial.folder.name
+            meter.begin("downloading", manifest.size_bytes, partial.bytes_done)
+            await self._transfer(download, partial)
+            meter.begin("verifying", manifest.size_bytes)
+            return await trio.to_thread.run_sync(self._storage.finish, partial, download.origin or "mesh", check)
+        except WrongContent as error:
+            _, publisher = open_manifest_untrusted(sealed)
+            download.mesh.peer.transfer.accuse(publisher, f"a manifest of {download.label} that lies: {error}")
+            download.mesh.kick()
+            raise UserError(
+                f"{download.label} is not what its manifest says: {error}.", "Nothing was kept; tell its publisher."
+            ) from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._storage.close_partial, partial)
+
+    async def _find_manifest(self, download: _Download) -> tuple[bytes, Manifest]:
+        """Takes the manifest of a download that was stopped, else asks the holders one after the other."""
+        record = download.version.record
+        for sealed, manifest in (await trio.to_thread.run_sync(self._storage.partials)).values():
+            if (manifest.name, version_key(manifest.version), manifest.checksum_sha256) == download.version.key:
+                return sealed, manifest
+        reasons = []
+        for node, (name, announced) in download.holders().items():
+            try:
+                found = await fetch_manifest(download.mesh, node, announced)
+            except (RemoteError, NotThere) as error:
+                reasons.append(f"{name}: {error}")
+            except Misled as error:
+                reasons.append(f"{name} sent {error}")
+                download.gone.add(node)
+                download.mesh.peer.transfer.accuse(node, str(error))
+                download.mesh.kick()
+            else:
+                download.origin = name
+                return found
+        why = "; ".join(reasons[:3]) or "none of its holders is connected"
+        raise UserError(
+            f"{record.name} {record.version} could not be asked for: {why}.", "See `atmo mesh nodes`, and try again."
+        )
+
+    async def _transfer(self, download: _Download, partial: PartialDownload) -> None:
+        mesh, transfer = download.mesh, download.transfer
+        self._by_transfer[transfer] = download
+        try:
+            download.told = set(download.holders())
+            sizes = [place.size for place in partial.places]
+            mesh.peer.transfer.want(mesh.now(), transfer, sizes, set(partial.have), sorted(download.told))
+            mesh.kick()
+            while not download.settled.is_set():
+                with trio.move_on_after(REFRESH_S):
+                    await download.settled.wait()
+                self._refresh(download)
+        finally:
+            mesh.peer.transfer.cancel(mesh.now(), transfer)
+            mesh.kick()
+            del self._by_transfer[transfer]
+        if download.problem is not None:
+            raise download.problem
+
+    def _refresh(self, download: _Download) -> None:
+        """Tells the engine who has the model now."""
+        mesh, transfer = download.mesh, download.transfer
+        held = set(download.holders())
+        for node in sorted(held - download.told):
+            mesh.peer.transfer.source_up(mesh.now(), transfer, node)
+        for node in sorted(download.told - held):
+            mesh.peer.transfer.source_left(mesh.now(), transfer, node)
+        download.told = held
+        mesh.kick()
+
+
+def checker(meter: Meter) -> Callable[[int], None]:
+    """Returns what a worker thread calls as it goes: it counts, and stops the thread when its task is cancelled."""
+
+    def check(done: int) -> None:
+        meter.done = done
+        trio.from_thread.check_cancelled()
+
+    return check

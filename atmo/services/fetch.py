@@ -1,0 +1,80 @@
+"""The downloader's side of `atmo/manifest/1` and `atmo/chunks/1`: one request each, nothing believed."""
+
+from __future__ import annotations
+
+from atmo.errors import AtmoError, RemoteError, WireError
+from atmo.gossip.records import ModelRecord
+from atmo.identity import NodeId
+from atmo.net.ports import MeshPort, RequestStream
+from atmo.services.serve import CHUNK_PROTOCOL, MANIFEST_PROTOCOL, MISSING
+from atmo.transfer.manifest import ChunkPlace, Manifest, manifest_id, open_manifest_untrusted
+from atmo.wire import codec, limits
+
+MANIFEST_S = 30.0
+"""For a whole manifest. Source: guess."""
+
+CHUNK_S = 600.0
+"""Only a net: the transfer engine's deadlines are shorter."""
+
+
+class NotThere(AtmoError):
+    """The holder has it no more."""
+
+
+class Misled(AtmoError):
+    """The holder sent something that cannot be what it promised."""
+
+
+async def fetch_manifest(mesh: MeshPort, node: NodeId, record: ModelRecord) -> tuple[bytes, Manifest]:
+    """Gets the sealed manifest that `node` announced with `record`, and holds it against the record.
+
+    Raises:
+        RemoteError: The node vanished, refused or was late.
+        NotThere: It has the model no more.
+        Misled: What came is not what was announced.
+    """
+    async with mesh.request(node, MANIFEST_PROTOCOL, {"manifest": record.manifest}, MANIFEST_S) as stream:
+        size = await _size_untrusted(stream, limits.MANIFEST_BYTES)
+        sealed = await stream.receive_raw(size)
+    if manifest_id(sealed) != record.manifest:
+        raise Misled("a manifest that is not the one it announced")
+    try:
+        manifest, _ = open_manifest_untrusted(sealed)
+    except WireError as error:
+        raise Misled(f"a manifest that is not sound: {error}") from error
+    said = (record.name, record.version, record.size_bytes, record.sha256)
+    if said != (manifest.name, manifest.version, manifest.size_bytes, manifest.checksum_sha256):
+        raise Misled("an announcement that its manifest contradicts")
+    return sealed, manifest
+
+
+async def fetch_chunk(mesh: MeshPort, node: NodeId, place: ChunkPlace) -> bytes:
+    """Gets the bytes that `node` says are a chunk; they still have to be verified.
+
+    Raises:
+        RemoteError: The node vanished, refused or was late.
+        NotThere: It has the chunk no more.
+        Misled: It announces another size than the chunk's.
+    """
+    async with mesh.request(node, CHUNK_PROTOCOL, {"chunk": place.hash}, CHUNK_S) as stream:
+        size = await _size_untrusted(stream, limits.CHUNK_BYTES)
+        if size != place.size:
+            raise Misled(f"a chunk of {size} bytes instead of {place.size}")
+        return await stream.receive_raw(size)
+
+
+async def _size_untrusted(stream: RequestStream, most: int) -> int:
+    answer = await stream.receive()
+    if answer is None:
+        raise RemoteError("the node ended the request without an answer")
+    try:
+        match codec.decode_untrusted(answer, limits.MESSAGE_BYTES):
+            case {"size": int() as size} if type(size) is int and 0 <= size <= most:
+                return size
+            case {"error": str() as reason} if reason == MISSING:
+                raise NotThere("it has this no more")
+            case {"error": str() as reason}:
+                raise RemoteError(f"the node refuses: {reason[:100]}")
+    except WireError as error:
+        raise Misled(f"an answer that is no CBOR: {error}") from error
+    raise Misled("an answer that is neither a size nor an error")

@@ -1,0 +1,114 @@
+"""GGUF files, versions 2 and 3. Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from atmo.storage.formats.reader import Detected, FormatError, Reader
+
+MAGIC = b"GGUF"
+_ITEMS_MOST = 1_000_000
+_STRING, _ARRAY = 8, 9
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "?", 10: "Q", 11: "q"}
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_BLOCKS = {  # tensor type: (elements, bytes) of a block. Source: ggml/src/ggml-common.h
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
+    11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
+    28: (1, 8), 30: (1, 2),
+}  # fmt: skip
+_EMBEDDERS = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
+
+
+def read(reader: Reader) -> Detected:
+    """Reads keys and tensor heads, and checks that every tensor lies within the file.
+
+    Raises:
+        FormatError: It is cut short or damaged.
+    """
+    version = reader.number(4, "I")
+    if version not in (2, 3):
+        raise FormatError(f"is GGUF version {version}, which is not known here")
+    tensors, pairs = reader.number(8, "Q"), reader.number(16, "Q")
+    if tensors > _ITEMS_MOST or pairs > _ITEMS_MOST:
+        raise FormatError("has a damaged GGUF head: its counts are absurd")
+    keys, at = _keys(reader, 24, pairs)
+    alignment = keys.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
+        raise FormatError("has a damaged GGUF head: its alignment is not a multiple of 8")
+    ends, at = _tensor_ends(reader, at, tensors)
+    data_at = -(-at // alignment) * alignment
+    if ends and data_at + max(ends) > reader.size:
+        raise FormatError(f"is cut short: its tensors need {data_at + max(ends)} bytes and {reader.size} are there")
+    config = {name: keys[f"general.{name}"] for name in ("architecture", "name") if _is_text(keys, f"general.{name}")}
+    architecture = config.get("architecture", "")
+    context = keys.get(f"{architecture}.context_length")
+    config |= {"context_length": context} if isinstance(context, int) and context < 2**32 else {}
+    embeds = architecture in _EMBEDDERS
+    kind, capability = ("embedder", "embeddings") if embeds else ("llm", "chat")
+    return Detected("gguf", ".gguf", kind, config, (capability,))
+
+
+def _is_text(keys: dict[str, Any], key: str) -> bool:
+    return isinstance(keys.get(key), str)
+
+
+def _keys(reader: Reader, at: int, count: int) -> tuple[dict[str, Any], int]:
+    found: dict[str, Any] = {}
+    for _ in range(count):
+        key, at = _text(reader, at, 65_535)
+        kind = reader.number(at, "I")
+        value, at = _value(reader, at + 4, kind)
+        if key.startswith("general.") or key.endswith(".context_length"):
+            found[key] = value
+    return found, at
+
+
+def _value(reader: Reader, at: int, kind: int, depth: int = 0) -> tuple[Any, int]:
+    """Returns a value (None for what we do not keep) and where the next thing begins."""
+    if kind == _STRING:
+        return _text(reader, at, reader.size)
+    if kind == _ARRAY and depth < 4:
+        inner, count, at = reader.number(at, "I"), reader.number(at + 4, "Q"), at + 12
+        if inner in _SIZES:
+            return None, _within(reader, at + count * _SIZES[inner])
+        if count > reader.size:
+            raise FormatError("is cut short in the middle of its keys")
+        for _ in range(count):
+            _, at = _value(reader, at, inner, depth + 1)
+        return None, at
+    if kind not in _SIZES:
+        raise FormatError(f"has a damaged GGUF head: value type {kind}")
+    value = reader.number(at, _NUMBERS[kind]) if kind in _NUMBERS else None
+    return value, _within(reader, at + _SIZES[kind])
+
+
+def _text(reader: Reader, at: int, most: int) -> tuple[str, int]:
+    length = reader.number(at, "Q")
+    if length > most:
+        raise FormatError("is cut short or has a damaged GGUF head: a text is longer than the file")
+    text = reader.at(at + 8, min(length, 1_024)).decode(errors="replace")
+    return text, _within(reader, at + 8 + length)
+
+
+def _within(reader: Reader, at: int) -> int:
+    if at > reader.size:
+        raise FormatError(f"is cut short: it has {reader.size} bytes and its head goes on to {at}")
+    return at
+
+
+def _tensor_ends(reader: Reader, at: int, count: int) -> tuple[list[int], int]:
+    """Returns where each tensor ends, from the start of the data, and where the heads end."""
+    ends = []
+    for _ in range(count):
+        name, at = _text(reader, at, 65_535)
+        dimensions = reader.number(at, "I")
+        if dimensions > 8:
+            raise FormatError(f"has a damaged GGUF head: the tensor {name[:80]!r} has {dimensions} dimensions")
+        elements = math.prod(reader.number(at + 4 + 8 * index, "Q") for index in range(dimensions))
+        at += 4 + 8 * dimensions
+        kind, offset = reader.number(at, "I"), reader.number(at + 4, "Q")
+        at += 12
+        block, size = _BLOCKS.get(kind, (1, 0))
+        ends.append(offset + -(-elements // block) * size)
+    return ends, at

@@ -1,0 +1,95 @@
+"""Pickles: joblib and pickle files of scikit-learn, and PyTorch's. Looked at, never loaded."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from atmo.storage.formats.reader import Detected, FormatError, Reader
+
+_PROTOCOLS = range(2, 6)
+_TORCH_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # Source: torch/serialization.py, MAGIC_NUMBER
+_STOP = b"."
+_OPENED_MOST_BYTES = 64 * 1024**3
+_BLOCK_BYTES = 1024 * 1024
+_DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {  # Source: joblib/compressor.py
+    b"\x1f\x8b": lambda: zlib.decompressobj(31),
+    b"BZ": bz2.BZ2Decompressor,
+    b"\xfd7zXZ": lzma.LZMADecompressor,
+    b"]\x00": lzma.LZMADecompressor,
+    **{b"x" + level: zlib.decompressobj for level in (b"\x01", b"\x5e", b"\x9c", b"\xda", b"3")},
+}
+
+
+def looks_like_pickle(start: bytes) -> bool:
+    """Says whether bytes begin a pickle of protocol 2 to 5."""
+    return len(start) > 2 and start[0] == 0x80 and start[1] in _PROTOCOLS
+
+
+def decompressor_for(start: bytes) -> Any:
+    """Returns a new decompressor for compressed bytes, None where they are none that joblib writes."""
+    return next((make() for magic, make in _DECOMPRESSORS.items() if start.startswith(magic)), None)
+
+
+def read_pickle(reader: Reader) -> Detected:
+    """Tells PyTorch's pickles from others, and checks the end.
+
+    Raises:
+        FormatError: It is cut short.
+    """
+    if reader.start(64)[2:].startswith(_TORCH_MAGIC):
+        return Detected("pytorch", ".pt", runs_code=True)
+    if reader.end(1) != _STOP:
+        raise FormatError("is cut short: a pickle ends with a stop mark and this does not")
+    return Detected("sklearn", ".joblib", runs_code=True)
+
+
+def read_compressed(reader: Reader, path: Path) -> Detected:
+    """Decompresses all of it, keeping nothing, and checks that a whole pickle is inside.
+
+    Raises:
+        FormatError: It is cut short or damaged, or something else is inside.
+    """
+    unpack = decompressor_for(reader.start(8))
+    first, last, total = b"", b"", 0
+    with path.open("rb") as file:
+        while not unpack.eof and (block := file.read(_BLOCK_BYTES)):
+            try:
+                opened = unpack.decompress(block)
+            except (zlib.error, lzma.LZMAError, OSError, EOFError):
+                raise FormatError("is damaged: it does not decompress") from None
+            total += len(opened)
+            if total > _OPENED_MOST_BYTES:
+                raise FormatError("decompresses to more than 64 GiB")
+            first = (first + opened)[:64] if len(first) < 64 else first
+            last = opened[-1:] or last
+    if not looks_like_pickle(first):
+        raise FormatError("is compressed and no pickle is inside")
+    if not unpack.eof or last != _STOP:
+        raise FormatError("is cut short: its compressed stream has no end")
+    return Detected("sklearn", ".joblib", runs_code=True)
+
+
+def read_zip(path: Path) -> Detected:
+    """Checks the archive that PyTorch writes: a folder with `data.pkl`, and every entry within the file.
+
+    Raises:
+        FormatError: It is cut short, damaged, or another kind of archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            wrong = [entry.filename for entry in archive.infolist() if entry.header_offset >= archive.start_dir]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise FormatError("is cut short: it begins as a zip archive and has no directory at its end") from None
+    if wrong:
+        raise FormatError("is damaged: entries of its archive lie outside of it")
+    if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        raise FormatError("is a zip archive, but not one that PyTorch saved")
+    kind = "TorchScript" if any("/code/" in f"/{name}" for name in names) else "state"
+    return Detected("pytorch", ".pt", config={"saved_as": kind}, runs_code=True)

@@ -1,0 +1,199 @@
+"""From a file of the user's to a model of the store.
+
+What a manifest says comes, in this order, from what the caller says, from a sidecar (`<file>.yaml` or
+`model-manifest.yaml` beside the file), and from the file itself. Files that run code when they are loaded are only
+stored converted to ONNX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from atmo.errors import UserError, WireError
+from atmo.identity import Signer
+from atmo.storage import files
+from atmo.storage.chunks import ModelStorage
+from atmo.storage.files import Check, nothing
+from atmo.storage.formats import Detected, detect
+from atmo.storage.registry import LocalModel
+from atmo.transfer.document import fields_from_document_untrusted
+from atmo.transfer.manifest import Manifest, ModelFile, seal_manifest
+from atmo.transfer.names import check_version, name_from, next_version
+
+SIDECAR = "model-manifest.yaml"
+_SIDECAR_MOST_BYTES = 1024 * 1024
+_CLAIMS = ("size_bytes", "checksum_sha256")
+
+
+class Converted(Protocol):
+    """What a conversion to ONNX learnt about the model."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def capabilities(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that can become a model.
+
+    Attributes:
+        source: The user's file.
+        detected: What it is.
+        fields: What caller and sidecar say, as arguments of `Manifest`.
+        claims: `size_bytes` and `checksum_sha256` of the sidecar, to be held against the file.
+    """
+
+    source: Path
+    detected: Detected
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+def look_at(source: Path, said: Mapping[str, Any]) -> Candidate:
+    """Detects the format and reads the sidecar.
+
+    Args:
+        source: The user's file.
+        said: What the caller says, as arguments of `Manifest`; None and empty values say nothing.
+
+    Raises:
+        UserError: The file is no whole model that is known here, or its sidecar is not sound.
+    """
+    detected = detect(source)
+    fields = _read_sidecar(source)
+    claims: dict[str, Any] = {name: fields.pop(name) for name in _CLAIMS if name in fields}
+    fields |= {name: value for name, value in said.items() if value}
+    fields.pop("file", None)
+    fields.pop("format", None)
+    if "version" in fields:
+        try:
+            fields["version"] = check_version(fields["version"])
+        except ValueError as error:
+            raise UserError(f"{error}.", "Give one with --version.") from error
+    return Candidate(source, detected, fields, claims)
+
+
+def check_claims(candidate: Candidate, size_bytes: int, sha256: bytes) -> None:
+    """Holds the sidecar's size and checksum against the file's.
+
+    Raises:
+        UserError: One of them is another's.
+    """
+    claims = candidate.claims
+    if claims.get("size_bytes", size_bytes) != size_bytes:
+        raise UserError(
+            f"The manifest beside {candidate.source} says {claims['size_bytes']} bytes and the file has {size_bytes}.",
+            "Correct the manifest, or get the right file.",
+        )
+    if claims.get("checksum_sha256", sha256) != sha256:
+        raise UserError(
+            f"The manifest beside {candidate.source} has another SHA-256 than the file, which has {sha256.hex()}.",
+            "Correct the manifest, or get the right file.",
+        )
+
+
+def store(
+    storage: ModelStorage,
+    signer: Signer,
+    node_name: str,
+    candidate: Candidate,
+    converted: tuple[Path, Converted] | None = None,
+    check: Check = nothing,
+) -> LocalModel:
+    """Copies the file (or what it was converted to) into the store, hashing it, and registers it.
+
+    The very same content under the same name and version is not stored again. A version that nobody named is the next
+    free one.
+
+    Raises:
+        UserError: There is not enough room, the disk fails, the sidecar lies, or the version is taken.
+    """
+    source = converted[0] if converted else candidate.source
+    try:
+        if converted and candidate.claims:
+            check_claims(candidate, candidate.source.stat().st_size, files.sha256_of(candidate.source, check))
+        with storage.incoming(source.stat().st_size) as target:
+            suffix = ".onnx" if converted else candidate.detected.suffix
+            file = files.copy_hashed(source, target, f"model{suffix}", check)
+            if not converted:
+                check_claims(candidate, file.size_bytes, file.sha256)
+            return _register(storage, signer, node_name, candidate, converted[1] if converted else None, file, target)
+    except OSError as error:
+        raise files.as_user_error(error, f"Importing {candidate.source}") from error
+
+
+def _register(
+    storage: ModelStorage,
+    signer: Signer,
+    node_name: str,
+    candidate: Candidate,
+    converted: Converted | None,
+    file: ModelFile,
+    target: Path,
+) -> LocalModel:
+    fields = dict(candidate.fields)
+    detected = candidate.detected
+    name = fields.pop("name", None) or name_from(candidate.source.stem)
+    with storage.lock:
+        same = storage.find_same(name, file.sha256)
+        if same is not None and fields.get("version", same.version) == same.version:
+            return same
+        held = [model.version for model in storage.models() if model.name == name]
+        version = fields.pop("version", None) or next_version(held)
+        about: Detected | Converted = converted or detected
+        try:
+            manifest = Manifest(
+                name=name,
+                version=version,
+                type=fields.pop("type", about.type),
+                file=file.path,
+                format="onnx" if converted else detected.format,
+                size_bytes=file.size_bytes,
+                checksum_sha256=file.sha256,
+                files=(file,),
+                capabilities=tuple(fields.pop("capabilities", ()) or about.capabilities),
+                config={**about.config, **fields.pop("config", {})},
+                **fields,
+            )
+            sealed = seal_manifest(signer, manifest)
+        except ValueError as error:
+            raise UserError(
+                f"{candidate.source} cannot be imported: {error}.", "Correct the option or the manifest."
+            ) from error
+        return storage.register(target, sealed, node_name)
+
+
+def _read_sidecar(source: Path) -> dict[str, Any]:
+    own = source.with_name(source.name + ".yaml")
+    shared = source.with_name(SIDECAR)
+    if own.is_file():
+        return _parse_sidecar(own)
+    if shared.is_file() and shared != source:
+        fields = _parse_sidecar(shared)
+        if fields.get("file", source.name) == source.name:
+            return fields
+    return {}
+
+
+def _parse_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _SIDECAR_MOST_BYTES:
+            raise UserError(f"The manifest {path} is larger than 1 MiB.", "Move it away, or correct it.")
+        return fields_from_document_untrusted(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"Cannot read the manifest {path}: {error.strerror}.", "Check its permissions.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise UserError(f"The manifest {path} is not YAML{line}.", "Correct it, or move it away.") from error
+    except WireError as error:
+        raise UserError(f"The manifest {path} is not sound: {error}.", "Correct it, or move it away.") from error

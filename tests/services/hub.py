@@ -1,0 +1,185 @@
+"""A mesh in memory: real model services and transfer engines, linked by channels instead of sockets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import trio
+
+from atmo.clock import Now
+from atmo.engine import CancelFetch, Emit, FetchChunk, Misbehaved
+from atmo.errors import RemoteError
+from atmo.gossip.records import ModelOffer, ModelRecord
+from atmo.identity import NodeId, Signer
+from atmo.net.ports import Handler, MeshPort
+from atmo.services.models import ModelService
+from atmo.storage.chunks import ModelStorage
+from atmo.storage.database import Database
+from atmo.transfer.config import TransferConfig
+from atmo.transfer.engine import TransferEngine
+
+
+class MemoryStream:
+    """One end of a request; frames and raw bytes share one channel in each direction."""
+
+    def __init__(self, node_id: NodeId, protocol: str, header: Mapping[str, Any], send: Any, receive: Any) -> None:
+        self.node_id, self.protocol, self.header = node_id, protocol, header
+        self._send, self._receive = send, receive
+
+    async def send(self, body: bytes) -> None:
+        await self._put(bytes(body))
+
+    async def send_raw(self, data: bytes | bytearray | memoryview) -> None:
+        await self._put(bytes(data))
+
+    async def _put(self, data: bytes) -> None:
+        try:
+            await self._send.send(data)
+        except trio.BrokenResourceError:
+            raise RemoteError("the stream was reset") from None
+
+    async def receive(self) -> bytes | None:
+        try:
+            return bytes(await self._receive.receive())
+        except trio.EndOfChannel:
+            return None
+
+    async def receive_raw(self, count: int) -> bytes:
+        data = await self.receive()
+        if data is None or len(data) != count:
+            raise RemoteError("the stream ended before")
+        return data
+
+    async def finish(self) -> None:
+        await self._send.aclose()
+
+
+class Hub:
+    """Carries requests and records between nodes."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.nodes: dict[NodeId, Node] = {}
+        self.requests: list[tuple[str, str, str]] = []
+        self.before_answer: Callable[[Node, str], Awaitable[None]] | None = None
+
+    def records(self) -> list[ModelOffer]:
+        return [
+            ModelOffer(node.id, node.name, record, False)
+            for node in self.nodes.values()
+            if node.up
+            for record in node.published
+        ]
+
+
+class Node:
+    """A node of the hub: a home, a model service, and the port it sees. Implements `MeshPort`."""
+
+    def __init__(self, hub: Hub, folder: Path, name: str, **service: Any) -> None:
+        self.hub = hub
+        self.name = name
+        self.signer = Signer(name.encode().ljust(32, b"."))
+        self.id = self.signer.node_id
+        self.up = True
+        self.published: tuple[ModelRecord, ...] = ()
+        self.misbehaved: list[tuple[str, str]] = []
+        self.handlers: dict[str, Handler] = {}
+        self.database = Database(folder / name / "atmosphere.db")
+        self.storage = ModelStorage(folder / name, self.database)
+        self.transfer = TransferEngine(Random(name), TransferConfig())
+        self.peer: Any = SimpleNamespace(
+            transfer=self.transfer,
+            models=lambda now: [self._own(offer) for offer in hub.records()],
+            publish_models=self._publish,
+            neighbours=lambda: [node.id for node in hub.nodes.values() if node.up and node is not self],
+            name=lambda node: hub.nodes[node].name if node in hub.nodes else node.short,
+        )
+        port: MeshPort = self
+        self.service = ModelService(self.storage, self.signer, name, lambda: port, **service)
+        self._fetches: dict[tuple[str, NodeId, int], trio.CancelScope] = {}
+        self._wake = trio.Event()
+        hub.nodes[self.id] = self
+        self.service.attach(port)
+        hub.nursery.start_soon(self._keep_time)
+
+    def _own(self, offer: ModelOffer) -> ModelOffer:
+        return ModelOffer(offer.node, offer.node_name, offer.record, offer.node == self.id)
+
+    def _publish(self, now: Now, records: tuple[ModelRecord, ...]) -> None:
+        self.published = tuple(records)
+
+    def now(self) -> Now:
+        return Now(trio.current_time(), 0.0)
+
+    def kick(self) -> None:
+        while effects := self.transfer.drain():
+            for effect in effects:
+                match effect:
+                    case FetchChunk():
+                        self.hub.nursery.start_soon(self._fetch, effect)
+                    case CancelFetch(transfer, source, index):
+                        if scope := self._fetches.get((transfer, source, index)):
+                            scope.cancel()
+                    case Emit(event):
+                        self.service.on_event(event)
+                    case Misbehaved(peer, reason):
+                        self.misbehaved.append((self.peer.name(peer), reason))
+        self._wake.set()
+
+    async def _fetch(self, effect: FetchChunk) -> None:
+        with trio.CancelScope() as scope:
+            self._fetches[effect.transfer, effect.source, effect.index] = scope
+            await self.service.fetch(effect)
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._wake = trio.Event()
+            with trio.move_on_at(self.transfer.next_timer()):
+                await self._wake.wait()
+                continue
+            self.transfer.handle_timer(self.now())
+            self.kick()
+
+    def handle(self, protocol: str, handler: Handler, *, members_only: bool = True) -> None:
+        self.handlers[protocol] = handler
+
+    def vanish(self) -> None:
+        """The node dies: links break, its records expire."""
+        self.up = False
+        for node in self.hub.nodes.values():
+            if node is not self:
+                node.transfer.source_down(node.now(), self.id)
+                node.kick()
+
+    @asynccontextmanager
+    async def request(
+        self, node: NodeId, protocol: str, header: Mapping[str, Any], deadline_s: float
+    ) -> AsyncIterator[MemoryStream]:
+        other = self.hub.nodes[node]
+        if not other.up:
+            raise RemoteError(f"there is no link to {other.name}")
+        self.hub.requests.append((self.name, other.name, protocol))
+        there, here_in = trio.open_memory_channel[bytes](math.inf)
+        back, answers = trio.open_memory_channel[bytes](2)
+        scope = trio.CancelScope()
+        served = MemoryStream(self.id, protocol, header, back, here_in)
+        self.hub.nursery.start_soon(self._serve, other, served, scope, back)
+        try:
+            yield MemoryStream(node, protocol, header, there, answers)
+        finally:
+            scope.cancel()
+            answers.close()
+
+    async def _serve(self, other: Node, stream: MemoryStream, scope: trio.CancelScope, back: Any) -> None:
+        with scope, back:
+            if self.hub.before_answer:
+                await self.hub.before_answer(other, stream.protocol)
+            if other.up:
+                with suppress(RemoteError):
+                    await other.handlers[stream.protocol](stream)
