@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from atmo.shell.progress import OnProgress
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atmo.node import Services
 
 Result = TypeVar("Result")
+Scope = Literal["local", "mesh", "available"]
 
 
 class Access(Protocol):
@@ -28,7 +29,7 @@ class Access(Protocol):
     def invite(self, role: str, expires_s: float) -> dict[str, Any]: ...
     def join(self, code: str) -> dict[str, Any]: ...
     def revoke(self, node: str) -> dict[str, Any]: ...
-    def models(self, scope: str) -> list[dict[str, Any]]: ...
+    def models(self, scope: Scope) -> list[dict[str, Any]]: ...
     def info_of(self, name: str) -> dict[str, Any]: ...
     def import_model(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]: ...
     def pull(self, spec: str, on_progress: OnProgress) -> dict[str, Any]: ...
@@ -90,7 +91,7 @@ class Offline:
     def revoke(self, node: str) -> dict[str, Any]:
         return self._call(lambda services: services.mesh.revoke(node))
 
-    def models(self, scope: str) -> list[dict[str, Any]]:
+    def models(self, scope: Scope) -> list[dict[str, Any]]:
         return self._call(lambda services: _later(lambda: [row.to_json() for row in services.models.rows(scope)]))
 
     def info_of(self, name: str) -> dict[str, Any]:

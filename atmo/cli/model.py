@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from atmo.cli.client import open_access
+from atmo.cli.client import Scope, open_access
 from atmo.cli.common import (
     HomeOption,
     JsonOption,
@@ -23,7 +23,7 @@ from atmo.cli.common import (
 from atmo.errors import UserError
 from atmo.shell.progress import shown_progress
 from atmo.shell.text import printable, size_text
-from atmo.shell.views import MODEL_HEADERS, model_rows, names_text
+from atmo.shell.views import MODEL_HEADERS, holder_rows, info_lines, model_rows
 
 app = new_group("Import, find, pull and remove models.")
 
@@ -85,7 +85,7 @@ def list_models(
     """
     if mesh and available:
         raise typer.BadParameter("--mesh and --available exclude each other.")
-    scope = "mesh" if mesh else "available" if available else "local"
+    scope: Scope = "mesh" if mesh else "available" if available else "local"
     with open_access(home_of(context, home)) as access:
         models = access.models(scope)
     if as_json:
@@ -96,7 +96,7 @@ def list_models(
         say(_NO_MODELS[scope])
 
 
-_NO_MODELS = {
+_NO_MODELS: dict[Scope, str] = {
     "local": "There are no models on this machine. Import one with `atmo model import PATH`, "
     "or see those of the mesh with `atmo model list --mesh`.",
     "mesh": "There are no models in the mesh. Import one with `atmo model import PATH`.",
@@ -125,13 +125,20 @@ def info(
         raise typer.BadParameter("--versions and --nodes exclude each other.")
     with open_access(home_of(context, home)) as access:
         found = access.info_of(name)
-    only = "versions" if versions else "nodes" if nodes else None
+    same_name = found.get("versions") or []
+    holders = holder_rows(same_name)
     if as_json:
-        print_json(found if only is None else found.get(only) or [])
-    elif only is None:
-        _print_fields(found)
+        print_json(same_name if versions else holders if nodes else found)
+    elif versions:
+        print_table(MODEL_HEADERS, model_rows(same_name))
+    elif nodes:
+        print_table(("NODE", "VERSIONS"), [[row["name"], ", ".join(row["versions"])] for row in holders])
     else:
-        _print_items(found.get(only) or [])
+        for line in info_lines(found):
+            print(line)
+        if len(same_name) > 1:
+            print()
+            print_table(MODEL_HEADERS, model_rows(same_name))
 
 
 @app.command()
@@ -175,6 +182,8 @@ def remove(
     if as_json:
         print_json(removed)
         return
+    if not removed:
+        print(f"Removed what had arrived of {printable(spec)}; no whole version of it was here.")
     for row in removed:
         print(f"Removed {printable(row['name'])} {printable(row['version'])}, {size_text(row['size_bytes'])}.")
 
@@ -187,27 +196,3 @@ def _print_result(verb: str, row: Mapping[str, Any], as_json: bool) -> None:
     print(
         f"{verb} {name} {version}: {printable(row['format'])}, {size_text(row['size_bytes'])}, sha256 {row['sha256']}"
     )
-
-
-def _print_fields(fields: Mapping[str, Any], indent: str = "") -> None:
-    width = max((len(str(key)) for key in fields), default=0)
-    for key, value in fields.items():
-        label = indent + printable(key)
-        if isinstance(value, Mapping) and value:
-            print(label)
-            _print_fields(value, indent + "  ")
-        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            print(label)
-            _print_items(value, indent + "  ")
-        elif value not in (None, "", [], {}):
-            shown = ", ".join(str(item) for item in value) if isinstance(value, list) else value
-            print(f"{label.ljust(len(indent) + width)}  {printable(shown)}")
-
-
-def _print_items(items: list[Any], indent: str = "") -> None:
-    for item in items:
-        if not isinstance(item, Mapping):
-            print(indent + printable(item))
-            continue
-        parts = [names_text(value) if isinstance(value, list) else printable(value) for value in item.values()]
-        print(indent + "  ".join(part for part in parts if part))

@@ -101,15 +101,18 @@ def _serve(home: Path, settings: Settings) -> None:
     from atmo.node import run_node
 
     async def run() -> None:
-        with trio.CancelScope() as scope, _stopped_by_signals(scope):
+        with trio.CancelScope() as scope, stopped_by_signals(scope):
             await run_node(home, settings, on_ready=lambda info: print(ready_line(info), flush=True))
 
     trio.run(run)
 
 
 @contextmanager
-def _stopped_by_signals(scope: trio.CancelScope) -> Iterator[None]:
-    """SIGINT and SIGTERM cancel `scope`; a second one, or `STOP_S` without an end, ends the process at once."""
+def stopped_by_signals(scope: trio.CancelScope) -> Iterator[None]:
+    """Has SIGINT and SIGTERM cancel `scope`; a second one, or `STOP_S` without an end, ends the process at once.
+
+    To be entered in the main thread, inside trio.
+    """
     import trio
 
     token = trio.lowlevel.current_trio_token()

@@ -9,6 +9,7 @@ from atmo.shell.text import printable, size_text, time_text
 
 NODE_HEADERS = ("NAME", "ROLES", "PATH", ">RTT", ">SEEN", "ID")
 MODEL_HEADERS = ("NAME", "VERSION", "TYPE", "FORMAT", ">SIZE", "HERE", "NODES")
+ROUTE_HEADERS = ("", "MODEL", "NODE", "PATH", ">RTT", ">LIKE", ">LOAD", "REASON")
 SHORT_ID_CHARS = 10
 SHOWN_NODES = 4
 
@@ -42,6 +43,42 @@ def model_rows(models: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for model in models
     ]
+
+
+def holder_rows(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns who has which of the versions of one model."""
+    holders: dict[str, list[str]] = {}
+    for version in versions:
+        for name in version.get("nodes") or []:
+            holders.setdefault(str(name), []).append(str(version["version"]))
+    return [{"name": name, "versions": held} for name, held in holders.items()]
+
+
+_INFO_ELSEWHERE = ("name", "version", "versions", "manifest", "local", "loaded", "checksum_sha256", "file", "files")
+
+
+def info_lines(info: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of `atmo model info`: what the row says, then what only the manifest knows."""
+    fields = {key: value for key, value in info.items() if key not in _INFO_ELSEWHERE}
+    for key, value in (info.get("manifest") or {}).items():
+        if key not in _INFO_ELSEWHERE:
+            fields.setdefault(key, value)
+    shown = [(key.replace("_", " "), _info_value(key, value)) for key, value in fields.items()]
+    shown = [(title, value) for title, value in shown if value]
+    width = max((len(title) for title, _ in shown), default=0)
+    here = "on this machine" if info.get("local") else "not on this machine"
+    first = f"{printable(info['name'])} {printable(info['version'])}, {here}"
+    return [first, *(f"  {title.ljust(width)}  {value}" for title, value in shown)]
+
+
+def _info_value(key: str, value: Any) -> str:
+    if key.endswith("_bytes"):
+        return f"{size_text(value)} ({value} bytes)"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{printable(name)}: {printable(item)}" for name, item in value.items() if item)
+    if isinstance(value, list | tuple):
+        return ", ".join(printable(item) for item in value)
+    return "" if value is None else printable(value)
 
 
 def names_text(names: Sequence[str]) -> str:
@@ -91,9 +128,6 @@ def _status_value(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(printable(item) for item in value)
     return "" if value is None else printable(value)
-
-
-ROUTE_HEADERS = ("", "MODEL", "NODE", "PATH", ">RTT", ">LIKE", ">LOAD", "REASON")
 
 
 def route_rows(candidates: Sequence[Mapping[str, Any]]) -> list[list[str]]:

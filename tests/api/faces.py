@@ -135,7 +135,9 @@ class MemoryModels:
         row = self.local.get(name) or self.remote.get(name)
         if row is None:
             raise UserError(f"Nobody in the mesh has the model {name}.", "See `atmo model list --mesh`.")
-        return {"manifest": {"name": name}, "versions": [row.to_json()], "nodes": ["kitchen"]}
+        older = Row(name, "0.9.0", row.local)
+        manifest = {"name": name, "trained_on": "2026-01-02", "config": {"depth": 3, "x": None}, "requirements": []}
+        return {**row.to_json(), "manifest": manifest, "versions": [row.to_json(), older.to_json()]}
 
     async def pull(self, spec: str, progress: Callable[[Progress], None] | None = None) -> Row:
         name = spec.partition("@")[0]

@@ -132,7 +132,7 @@ async def test_models_from_import_to_removal(api: Api, tmp_path: Path) -> None:
     for scope in ("local", "mesh", "available"):
         names[scope] = [m["name"] for m in (await api.client.get(f"/models?scope={scope}")).json()["models"]]
     assert names == {"local": ["iris"], "mesh": ["iris", "far"], "available": ["far"]}
-    assert (await api.client.get("/models/iris")).json()["manifest"] == {"name": "iris"}
+    assert (await api.client.get("/models/iris")).json()["manifest"]["name"] == "iris"
     assert (await api.post("/models/remove", {"spec": "iris"})).json()["removed"][0]["name"] == "iris"
 
 

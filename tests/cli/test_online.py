@@ -74,13 +74,28 @@ def test_models_from_import_to_removal(
 
 
 def test_info(atmo: Atmo, node: ServedNode) -> None:
-    shown = atmo("model", "info", "far").out
-    assert shown.splitlines()[:3] == ["manifest", "  name  far", "versions"]
-    assert shown.splitlines()[-1] == "nodes     kitchen"
-    assert atmo("model", "info", "far", "--nodes").out == "kitchen\n"
-    assert atmo("model", "info", "far", "--versions").out.startswith("far  1.0.0")
-    assert json.loads(atmo("model", "info", "far", "--json").out)["manifest"] == {"name": "far"}
-    assert json.loads(atmo("model", "info", "far", "--nodes", "--json").out) == ["kitchen"]
+    first, *fields, empty, header, newest, older = atmo("model", "info", "far").out.splitlines()
+    assert first == "far 1.0.0, not on this machine"
+    assert [line.split(maxsplit=1)[0] for line in fields] == [
+        "sha256",
+        "size",
+        "format",
+        "nodes",
+        "type",
+        "capabilities",
+        "trained",
+        "config",
+    ]
+    assert fields[1].endswith("1.5 MB (1500000 bytes)")
+    assert fields[-1].endswith("depth: 3")
+    assert (empty, header.split()[0], newest.split()[1], older.split()[1]) == ("", "NAME", "1.0.0", "0.9.0")
+    assert atmo("model", "info", "far", "--nodes").out.splitlines()[1].split() == ["kitchen", "1.0.0,", "0.9.0"]
+    assert len(atmo("model", "info", "far", "--versions").out.splitlines()) == 3
+    assert json.loads(atmo("model", "info", "far", "--json").out)["manifest"]["name"] == "far"
+    assert json.loads(atmo("model", "info", "far", "--nodes", "--json").out) == [
+        {"name": "kitchen", "versions": ["1.0.0", "0.9.0"]}
+    ]
+    assert len(json.loads(atmo("model", "info", "far", "--versions", "--json").out)) == 2
     assert atmo("model", "info", "gone").err == (
         "error: Nobody in the mesh has the model gone. See `atmo model list --mesh`.\n"
     )
