@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -82,8 +84,8 @@ def print_json(value: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Prints columns; cut to the terminal where there is one, whole in a pipe."""
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
-    header, *lines = table(headers, rows, width or None)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    header, *lines = table(headers, rows, width)
     print(f"\x1b[1m{header}\x1b[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else header)
     for line in lines:
         print(line)
@@ -124,6 +126,13 @@ def _run(command: Callable[[], object]) -> int:
 def print_error(error: UserError) -> None:
     """Prints `error: what` and, where there is one, the next step, as one line."""
     print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+
+
+def tolerate_any_text() -> None:
+    """Has characters that the terminal's encoding lacks replaced instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def silence_stdout() -> None:

@@ -9,7 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from atmo.cli import mesh, model
-from atmo.cli.common import EXIT_BROKEN_PIPE, HomeOption, home_of, new_group, run_guarded, silence_stdout
+from atmo.cli.common import (
+    EXIT_BROKEN_PIPE,
+    HomeOption,
+    home_of,
+    new_group,
+    run_guarded,
+    silence_stdout,
+    tolerate_any_text,
+)
 from atmo.cli.node import node
 from atmo.cli.status import status
 from atmo.version import __version__
@@ -84,4 +92,5 @@ app.add_typer(model.app, name="model")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
+    tolerate_any_text()
     raise SystemExit(run_guarded(lambda: app(args=argv, prog_name="atmo")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
@@ -20,6 +21,9 @@ from atmo.cli.common import (
 )
 from atmo.shell.text import printable
 from atmo.shell.views import NODE_HEADERS, node_rows
+
+MAX_CODE_CHARS = 16_384
+"""What is read of a code from a pipe: several times what the longest one has."""
 
 app = new_group("Create a mesh, let machines in and out, see who is there.")
 
@@ -83,16 +87,19 @@ def invite(
 @app.command()
 def join(
     context: typer.Context,
-    code: Annotated[str, typer.Argument(help="What `atmo mesh invite` printed on a machine of the mesh.")],
+    code: Annotated[str, typer.Argument(help="What `atmo mesh invite` printed on a machine of the mesh; - reads it.")],
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join the mesh of a code.
 
     \b
-    Example:
+    Examples:
       atmo mesh join atmo1mfrgg...
+      ssh kitchen atmo mesh invite | atmo mesh join -
     """
+    if code == "-":
+        code = sys.stdin.read(MAX_CODE_CHARS)
     with open_access(home_of(context, home)) as access:
         mesh = access.join(code)
         online = access.online
@@ -118,11 +125,11 @@ def nodes(context: typer.Context, home: HomeOption = None, as_json: JsonOption =
     if as_json:
         print_json(members)
         return
-    if not members:
+    if members:
+        print_table(NODE_HEADERS, node_rows(members))
+    if not any(member.get("roles") for member in members):
         say("This machine is in no mesh. Create one (`atmo mesh create NAME`) or join one (`atmo mesh join CODE`).")
-        return
-    print_table(NODE_HEADERS, node_rows(members))
-    if not online:
+    elif not online:
         say("This machine's node is not running: this is what it last knew.")
 
 

@@ -158,6 +158,8 @@ def pull(
       atmo model pull 'iris@>=1.2,<2'
     """
     with open_access(home_of(context, home)) as access:
+        if not access.online and not as_json:
+            say("No node is running here: taking part in the mesh for as long as this takes.")
         with shown_progress(f"Pulling {printable(spec)}", sys.stderr, quiet=as_json) as show:
             row = access.pull(spec, show)
     _print_result("Pulled", row, as_json)

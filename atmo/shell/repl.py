@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -84,7 +85,7 @@ def run_prompt(find: FindNode, connect: Connector, home: Path, start_command: st
 
     from atmo.shell.glance import Glance, ShellCompleter
 
-    shell = Shell(connect, sys.stdout, sys.stderr, lambda: os.get_terminal_size().columns)
+    shell = Shell(connect, sys.stdout, sys.stderr, lambda: shutil.get_terminal_size().columns)
     behind = Connector(find, start_command)
     glance = Glance(behind, lambda: session.app.invalidate())
     session: PromptSession[str] = PromptSession(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from tests.cli.conftest import Atmo
 from tests.shell.serving import NODE_ID, ServedNode
 
 
-def test_a_mesh_from_its_creation_to_a_revocation(atmo: Atmo, node: ServedNode) -> None:
+def test_a_mesh_from_its_creation_to_a_revocation(
+    atmo: Atmo, node: ServedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     created = atmo("mesh", "create", "home")
     assert created.out == f"Created the mesh home, id {'m' * 52}.\n"
     assert "atmo mesh invite" in created.err
@@ -26,6 +29,8 @@ def test_a_mesh_from_its_creation_to_a_revocation(atmo: Atmo, node: ServedNode) 
     assert made == {"code": "atmo1-edge", "role": "edge", "expires_at": 2_800.0}
 
     assert atmo("mesh", "join", "atmo1-x").out == "Joined the mesh home.\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO("atmo1-y\n"))
+    assert atmo("mesh", "join", "-").out == "Joined the mesh home.\n"
     assert json.loads(atmo("mesh", "join", "atmo1-x", "--json").out)["name"] == "home"
 
     shown = atmo("mesh", "nodes")
