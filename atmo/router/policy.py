@@ -18,7 +18,7 @@ from atmo.router.choice import THRESHOLD, Choice, Scores, choose_model, ruled_ou
 from atmo.router.decision import Candidate, Decision, RouteRequest
 from atmo.router.offer import Offer
 from atmo.router.semantic import key_of
-from atmo.router.table import CLOSED, OPEN, NodeTable, Seen, queue_factor
+from atmo.router.table import HALF_OPEN, OPEN, NodeTable, Seen, queue_factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,12 @@ class _Rated:
     finish_s: float
 
     @property
-    def order(self) -> tuple[bool, int, bool, float, float, bytes]:
+    def order(self) -> tuple[bool, int, float, float, bytes]:
         """Sorts best first; an open breaker comes after everything else, ties are broken by use, then by id."""
         busy = self.load / max(1, self.offer.capability.concurrency)
         return (
             self.seen.breaker == OPEN,
             self.tier,
-            self.seen.breaker != CLOSED,
             self.finish_s,
             busy,
             self.offer.node,
@@ -147,7 +146,8 @@ def _rate(choice: Choice, table: NodeTable, now: float, config: PolicyConfig) ->
                 service += (one.service_s - prior) * 0.5 ** (one.age_s / config.forget_s)
             load = max(offer.load, one.in_flight)
             rtt = 0.0 if offer.local else config.unknown_rtt_s if offer.rtt_s is None else offer.rtt_s
-            finish = rtt + queue_factor(load, offer.capability.concurrency) * service * (1 + one.failures)
+            doubt = 1 if one.breaker == HALF_OPEN else 1 + one.failures
+            finish = rtt + queue_factor(load, offer.capability.concurrency) * service * doubt
             rated.append(_Rated(offer, tier, one, load, service, finish))
     return rated
 
@@ -171,9 +171,7 @@ def _rank(request: RouteRequest, rated: list[_Rated], config: PolicyConfig) -> l
 
 
 def _near(here: _Rated, best: _Rated, config: PolicyConfig) -> bool:
-    return (
-        here.seen.breaker == best.seen.breaker and here.finish_s <= best.finish_s * config.near_factor + config.near_s
-    )
+    return here.finish_s <= best.finish_s * config.near_factor + config.near_s
 
 
 def _explain(
@@ -207,6 +205,8 @@ def _why_chosen(best: _Rated, ranked: Sequence[_Rated]) -> str:
     where = "this machine" if best.offer.local else best.offer.node_name
     if best.seen.breaker == OPEN:
         return f"{where} failed {best.seen.failures} times in a row, but nobody else is left"
+    if best.seen.breaker == HALF_OPEN:
+        return f"{where} is on trial after {best.seen.failures} failures in a row"
     rivals = [one for one in ranked[1:] if one.group == best.group]
     if not rivals:
         return f"{where} is the only node that can run it now"
@@ -220,8 +220,6 @@ def _why_not(one: _Rated, best: _Rated) -> str:
         return f"failed {one.seen.failures} times in a row, asked again after a pause"
     if one.tier != best.tier:
         return "stands in when the better model cannot"
-    if one.seen.breaker != CLOSED:
-        return f"on trial after {one.seen.failures} failures in a row"
     if one.finish_s < best.finish_s:
         return (
             "hardly faster than this machine"
