@@ -36,6 +36,9 @@ FILES = 1_024
 SIZE_BYTES = 2**53
 """Sizes stay exact in every language's numbers."""
 
+CONFIG_DEPTH = 8
+CONFIG_ITEMS = 8_192
+
 PRIORITIES = ("critical", "high", "normal", "low")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]
@@ -192,7 +195,7 @@ class Manifest:
             _check_word(label, word)
         _check_trained_on(self.trained_on)
         _check_requirements(self.requirements)
-        _check_plain(self.config, "config", [limits.ITEMS // 2])
+        _check_plain(self.config, "config", [CONFIG_ITEMS])
         self._check_files()
 
     def _check_files(self) -> None:
@@ -231,8 +234,8 @@ def seal_manifest(signer: Signer, manifest: Manifest) -> bytes:
     Raises:
         ValueError: A field is over its limit, so that nobody would accept the manifest.
     """
-    payload = schema.pack(manifest)
     try:
+        payload = schema.pack(manifest)
         schema.unpack_untrusted(Manifest, payload, limits.MANIFEST_BYTES - ENVELOPE_BYTES)
     except WireError as error:
         raise ValueError(str(error)) from error
@@ -283,7 +286,7 @@ def _check_requirements(requirements: tuple[str, ...]) -> None:
 def _check_plain(value: Any, where: str, budget: list[int], depth: int = 0) -> None:
     """Checks that `value` is made of what CBOR and JSON both know, within a budget of items."""
     budget[0] -= 1
-    if budget[0] < 0 or depth > limits.DEPTH - 4:
+    if budget[0] < 0 or depth > CONFIG_DEPTH:
         raise ValueError("config is too large or nested too deep")
     if isinstance(value, dict):
         for key, item in value.items():
