@@ -1,7 +1,7 @@
 """Broadcast, first version: flood to every neighbour, forget duplicates.
 
-Right for meshes of tens of nodes. Plumtree takes this place behind the same methods: what is new is told by
-`first_time`, and only what was accepted is passed on with `forward`.
+Right for meshes of tens of nodes. Plumtree takes this place behind the same methods: what `knows` says yes to is
+dropped unread, what was judged is remembered, and only what was accepted is passed on with `forward`.
 """
 
 from __future__ import annotations
@@ -55,17 +55,23 @@ class Broadcast:
         """A neighbour is gone."""
         self._neighbours.pop(node, None)
 
-    def first_time(self, envelope: bytes) -> bool:
-        """Says whether this envelope was never seen before, and remembers it."""
-        name = blake3(envelope).digest(16)
-        if name in self._seen:
-            self._seen.move_to_end(name)
-            self.stats.duplicates += 1
+    def knows(self, envelope: bytes) -> bool:
+        """Says whether this envelope was remembered: there is no need to look at it again."""
+        name = _name(envelope)
+        if name not in self._seen:
             return False
-        self._seen[name] = None
+        self._seen.move_to_end(name)
+        self.stats.duplicates += 1
+        return True
+
+    def remember(self, envelope: bytes) -> None:
+        """Remembers an envelope that was judged for good.
+
+        One that was refused for the moment, because its author or its time is not known yet, may come again.
+        """
+        self._seen[_name(envelope)] = None
         if len(self._seen) > self._config.seen_entries:
             self._seen.popitem(last=False)
-        return True
 
     def forward(self, envelope: bytes, source: NodeId | None) -> None:
         """Sends an accepted envelope to all neighbours but the one it came from."""
@@ -83,3 +89,7 @@ class Broadcast:
 
     def drain(self) -> list[Effect]:
         return self._out.drain()
+
+
+def _name(envelope: bytes) -> bytes:
+    return blake3(envelope).digest(16)

@@ -7,9 +7,11 @@ expired.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.wire import limits
 from atmo.wire.address import Address
@@ -21,6 +23,8 @@ NODE, MODELS, CAPABILITIES, REVOCATION = "node", "models", "capabilities", "revo
 
 MOST_LIFETIME_S = 20 * 365 * 86_400
 """Only revocations live long; the bound keeps arithmetic sane."""
+
+_KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]
 
@@ -51,6 +55,18 @@ class Record:
     def version(self) -> tuple[int, int]:
         """What orders the records of one slot."""
         return (self.epoch, self.sequence)
+
+
+def check_record_untrusted(record: Record) -> None:
+    """Checks what holds for records of every kind, known or not.
+
+    Raises:
+        WireError: A name or a number is one that no honest author writes.
+    """
+    if not _KIND.fullmatch(record.kind) or not (record.key.isascii() and record.key.isprintable()):
+        raise WireError("a record's kind or key is no plain name")
+    if min(record.epoch, record.sequence, record.issued_s, record.lifetime_s) < 0:
+        raise WireError("a record has a negative number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +133,18 @@ class ModelsBody:
 
 @dataclass(frozen=True, slots=True)
 class RevocationBody:
-    """The body of a `revocation` record, whose author is a founder or an admin."""
+    """The body of a `revocation` record, whose author is a founder or an admin.
+
+    Attributes:
+        node: Who is out; the record's key is its text form.
+        reason: For people.
+        certificate: The author's own, sealed, where it is not a founder: so a revocation proves itself to whoever joins
+            long after its author has left.
+    """
 
     node: NodeId
     reason: Annotated[str, Most(200)] = ""
+    certificate: Annotated[bytes, Most(2_048)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

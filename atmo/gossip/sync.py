@@ -3,6 +3,9 @@
 A record comes by flood or in a `Records` message; either way `accept_untrusted` decides. On each new link and then
 once in a while, a node sends a `Summary` of its slots; the neighbour answers with what is newer or missing there. So a
 late joiner or a healed partition learns what it lacks, and lost floods do not matter.
+
+A neighbour is only to blame for what no honest node would pass on: bytes that do not decode, a wrong signature, a body
+that is not what its kind promises. What depends on clocks, room or on who was heard of first is refused in silence.
 """
 
 from __future__ import annotations
@@ -10,51 +13,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
 
 from atmo.clock import Now
 from atmo.engine import Effect, Emit, Misbehaved, Outbox, Send, Store
 from atmo.errors import WireError
-from atmo.gossip.messages import SUMMARY_ENTRIES, Records, Summary, SummaryEntry
-from atmo.gossip.records import DOMAIN, NODE, REVOCATION, Record
+from atmo.gossip.messages import Records, Summary
+from atmo.gossip.records import DOMAIN, NODE, REVOCATION, Record, check_record_untrusted
+from atmo.gossip.summaries import SummaryPace, batches, lacking, rank, summary_pages
+from atmo.gossip.sync_config import SyncConfig, SyncStats
+from atmo.gossip.table import Entry, RecordTable, Slot, TableLimits
 from atmo.identity import NodeId, Signer
 from atmo.wire import limits
 from atmo.wire.envelope import open_untrusted, seal
 from atmo.wire.schema import pack, unpack_untrusted
 
-Slot = tuple[NodeId, str, str]
 STORE_PREFIX = "record/"
-
-
-@dataclass(frozen=True, slots=True)
-class SyncConfig:
-    """Periods and bounds.
-
-    Attributes:
-        lifetime_s: Of own records. Source: seed 000, entries expire after five minutes without news.
-        renew_s: Own records are signed again after this, a third of the lifetime, so that two losses do no harm.
-        round_s: Between two summaries to a random neighbour. Source: guess.
-        skew_s: Tolerated difference of clocks. Source: the protocol's design.
-        records_bytes: Of envelopes in one `Records` message.
-    """
-
-    lifetime_s: int = 300
-    renew_s: float = 100.0
-    round_s: float = 30.0
-    skew_s: float = 60.0
-    records_bytes: int = 48 * 1024
-
-
-@dataclass(slots=True)
-class SyncStats:
-    """Counters since start."""
-
-    accepted: int = 0
-    replayed: int = 0
-    refused: int = 0
-    expired: int = 0
-    unknown_author: int = 0
-    sent: int = 0
+_OWN_MARGIN_BYTES = 8 * 1024  # own records grow a little with each renewal, as their numbers do
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +43,31 @@ class RecordChanged:
     record: Record | None
 
 
+class Verdict(Enum):
+    """What became of a record: news to pass on, known already, or refused."""
+
+    NEWS = 1
+    KNOWN = 2
+    REFUSED = 3
+
+
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    record: Record
-    envelope: bytes
+class Refusal:
+    """Why an author may not write a record.
+
+    Attributes:
+        reason: For people.
+        fault: No honest node passes it on, so whoever did is to blame.
+        unknown: Only because the author is not known yet.
+    """
+
+    reason: str
+    fault: bool = False
+    unknown: bool = False
 
 
-Authorise = Callable[[Now, NodeId, Record], str | None]
-"""Says why this author may not write this record; None when it may. An unknown author is `UNKNOWN_AUTHOR`."""
-
-UNKNOWN_AUTHOR = "unknown author"
-
-
-def sort_key(slot: Slot) -> bytes:
-    """Returns the bytes that order slots in summaries."""
-    return b"%b%b\0%b" % (bytes(slot[0]), slot[1].encode(), slot[2].encode())
+Authorise = Callable[[Now, NodeId, Record], Refusal | None]
+"""Says why this author may not write this record; None when it may."""
 
 
 class RecordSync:
@@ -101,15 +87,21 @@ class RecordSync:
     ) -> None:
         self._config = config
         self._signer = signer
+        self._own = signer.node_id
         self._mesh = mesh
-        self._epoch = epoch
+        self._version = (epoch, 0)
         self._rng = rng
         self._authorise = authorise
-        self._table: dict[Slot, _Entry] = {}
-        self._count: dict[NodeId, int] = {}
+        self._table = RecordTable(
+            TableLimits(limits.AUTHORS, limits.RECORDS_PER_AUTHOR, config.author_bytes, config.table_bytes)
+        )
         self._renew_at: dict[Slot, float] = {}
-        self._neighbours: list[NodeId] = []
-        self._sequence = 0
+        self._neighbours: dict[NodeId, SummaryPace] = {}
+        self._stale: dict[Slot, None] = {}  # own slots that the mesh holds and this run has not written
+        self._outbid = False
+        self._reclaimed_at = -math.inf
+        self._next_reclaim = math.inf
+        self._next_renew = math.inf
         self._next_round = math.inf
         self._next_sweep = math.inf
         self._out = Outbox()
@@ -120,115 +112,157 @@ class RecordSync:
     def publish(self, now: Now, kind: str, key: str, body: bytes, lifetime_s: int | None = None) -> bytes:
         """Signs a record into our own slot; returns the envelope for the broadcast.
 
+        Args:
+            now: The clocks.
+            kind, key: The slot.
+            body: What it says.
+            lifetime_s: It lives so long and is not renewed; None for a record that is renewed until it is withdrawn.
+
         Raises:
-            WireError: The body makes the record too large to travel. Nothing has changed then.
+            WireError: The record is too large to travel, or this node says too much. Nothing has changed then.
         """
-        lifetime = lifetime_s or self._config.lifetime_s
-        record = Record(kind, key, self._epoch, self._sequence + 1, int(now.wall), lifetime, body)
-        envelope = seal(self._signer, DOMAIN, self._mesh, pack(record))
+        slot = (self._own, kind, key)
+        record, envelope = self._sealed(now, kind, key, body, lifetime_s or self._config.lifetime_s)
         if len(envelope) > limits.MESSAGE_BYTES - 1_024:
             raise WireError(f"a record of {len(envelope)} bytes does not fit a message of {limits.MESSAGE_BYTES}")
-        self._sequence += 1
-        slot = (self._signer.node_id, kind, key)
-        self._put(slot, record, envelope)
+        if not self._table.has_room(slot, len(envelope) + _OWN_MARGIN_BYTES):
+            raise WireError(f"a node tells the mesh at most {limits.RECORDS_PER_AUTHOR} records")
+        self._put_own(now, slot, record, envelope)
+        self._stale.pop(slot, None)
         if lifetime_s is None:
             self._renew_at[slot] = now.mono + self._config.renew_s
+            self._next_renew = min(self._next_renew, self._renew_at[slot])
         return envelope
 
     def withdraw(self, now: Now, kind: str, key: str) -> bytes:
         """Empties our own slot everywhere; returns the envelope for the broadcast."""
-        envelope = self.publish(now, kind, key, b"", self._config.lifetime_s)
-        self._renew_at.pop((self._signer.node_id, kind, key), None)
+        slot = (self._own, kind, key)
+        record, envelope = self._sealed(now, kind, key, b"", self._config.lifetime_s)
+        self._put_own(now, slot, record, envelope)
+        self._renew_at.pop(slot, None)
         return envelope
 
-    def accept_untrusted(self, now: Now, source: NodeId, envelope: bytes) -> bool:
-        """Takes a record from a neighbour into the table.
+    def _sealed(self, now: Now, kind: str, key: str, body: bytes, lifetime_s: int) -> tuple[Record, bytes]:
+        epoch, sequence = self._version
+        record = Record(kind, key, epoch, sequence + 1, int(now.wall), lifetime_s, body)
+        return record, seal(self._signer, DOMAIN, self._mesh, pack(record))
 
-        Returns:
-            Whether it was news: worth passing on.
-        """
+    def _put_own(self, now: Now, slot: Slot, record: Record, envelope: bytes) -> None:
+        self._version = record.version
+        self._put(now, slot, record, envelope)
+
+    def drop_author(self, author: NodeId) -> None:
+        """Forgets the records of a node that is no member any more, save whom it put out itself."""
+        for slot in self._table.slots_of(author):
+            if slot[1] != REVOCATION:
+                self._remove(slot)
+        self.forget(author)
+
+    def forget(self, author: NodeId) -> None:
+        """Forgets where a node was last seen."""
+        self._out.put(Store(store_key((author, NODE, "")), None))
+
+    # --- acceptance -----------------------------------------------------------------------------------------------
+
+    def accept_untrusted(self, now: Now, source: NodeId, envelope: bytes) -> Verdict:
+        """Takes a record from a neighbour into the table where it is news."""
         try:
             opened = open_untrusted(envelope, DOMAIN, self._mesh)
             record = unpack_untrusted(Record, opened.payload)
+            check_record_untrusted(record)
         except WireError as error:
-            self.stats.refused += 1
-            self._out.put(Misbehaved(source, f"record: {error}"))
-            return False
+            self._refuse(source, f"record: {error}")
+            return Verdict.REFUSED
         return self._accept(now, source, opened.author, record, envelope)
 
-    def _accept(self, now: Now, source: NodeId, author: NodeId, record: Record, envelope: bytes) -> bool:
+    def _accept(self, now: Now, source: NodeId | None, author: NodeId, record: Record, envelope: bytes) -> Verdict:
         slot = (author, record.kind, record.key)
         held = self._table.get(slot)
         if held and held.record.version >= record.version:
             self.stats.replayed += held.envelope != envelope
-            return False
-        if self._expiry(record) < now.wall or record.issued_s > now.wall + self._config.skew_s:
+            return Verdict.KNOWN
+        if self._expiry(record) < now.wall:
             self.stats.expired += 1
-            return False
-        if author == self._signer.node_id:
-            return self._outbid(record)
-        refusal = self._authorise(now, author, record)
-        if refusal == UNKNOWN_AUTHOR:
-            self.stats.unknown_author += 1
-            return False
-        if refusal or (not held and self._full(author)):
-            self.stats.refused += 1
-            self._out.put(Misbehaved(source, f"record of {author.short}: {refusal or 'too many records'}"))
-            return False
+            return Verdict.REFUSED
+        if record.issued_s > now.wall + self._config.skew_s:
+            self.stats.early += 1
+            return Verdict.REFUSED
+        if author == self._own:
+            self._reclaim(now, slot, record)
+            if record.kind != REVOCATION:
+                return Verdict.KNOWN
+        if refusal := self._authorise(now, author, record):
+            self.stats.unknown_author += refusal.unknown
+            if refusal.fault:
+                self._refuse(source, f"record of {author.short}: {refusal.reason}")
+            return Verdict.REFUSED
+        if not self._table.has_room(slot, len(envelope)):
+            self.stats.no_room += 1
+            return Verdict.REFUSED
         self.stats.accepted += 1
-        self._put(slot, record, envelope)
-        return True
+        self._put(now, slot, record, envelope)
+        return Verdict.NEWS
 
-    def _outbid(self, record: Record) -> bool:
-        """Somebody holds a record of ours that is newer than we know: our epoch was lost. Go past it."""
-        self._epoch = max(self._epoch, record.epoch)
-        if record.epoch == self._epoch:
-            self._sequence = max(self._sequence, record.sequence)
-        for slot in self._renew_at:
-            self._renew_at[slot] = 0.0
-        return False
+    def _refuse(self, source: NodeId | None, reason: str) -> None:
+        self.stats.refused += 1
+        if source is not None:
+            self._out.put(Misbehaved(source, reason))
 
-    def _full(self, author: NodeId) -> bool:
-        if author not in self._count:
-            return len(self._count) >= limits.AUTHORS
-        return self._count[author] >= limits.RECORDS_PER_AUTHOR
+    def _reclaim(self, now: Now, slot: Slot, record: Record) -> None:
+        """The mesh holds a record of ours from another run: go past it, or take it back where this run has none."""
+        self._outbid |= record.version > self._version or slot in self._renew_at
+        self._version = max(self._version, record.version)
+        self.stats.reclaimed += 1
+        if record.kind != REVOCATION and slot not in self._renew_at and len(self._stale) < limits.RECORDS_PER_AUTHOR:
+            self._stale[slot] = None
+        self._next_reclaim = max(now.mono, self._reclaimed_at + self._config.reclaim_s)
 
-    def _put(self, slot: Slot, record: Record, envelope: bytes) -> None:
-        if slot not in self._table:
-            self._count[slot[0]] = self._count.get(slot[0], 0) + 1
-        self._table[slot] = _Entry(record, envelope)
-        self._next_sweep = min(self._next_sweep, 0.0)
-        if slot[0] != self._signer.node_id or record.kind == REVOCATION:
+    def _put(self, now: Now, slot: Slot, record: Record, envelope: bytes) -> None:
+        self._table.put(slot, Entry(record, envelope, self._expiry(record)))
+        self._next_sweep = min(self._next_sweep, self._sweep_at(now))
+        if slot[0] != self._own or record.kind == REVOCATION:
             self._out.put(Store(store_key(slot), envelope))
         self._out.put(Emit(RecordChanged(*slot, record)))
 
-    def load(self, now: Now, envelopes: Iterable[bytes]) -> None:
-        """Takes records kept from an earlier run; what has expired or is wrong is left out in silence.
+    def load(self, now: Now, envelopes: Iterable[bytes]) -> list[tuple[NodeId, Record]]:
+        """Takes records kept from an earlier run or handed over at joining; what is wrong is left out in silence.
 
         Of our own records only revocations come back: everything else is published anew.
+
+        Returns:
+            Node records that have expired: no news, but where their authors were last.
         """
+        opened = []
         for envelope in envelopes:
             try:
-                opened = open_untrusted(envelope, DOMAIN, self._mesh)
-                record = unpack_untrusted(Record, opened.payload)
+                sealed = open_untrusted(envelope, DOMAIN, self._mesh)
+                record = unpack_untrusted(Record, sealed.payload)
+                check_record_untrusted(record)
             except WireError:
                 continue
-            if opened.author != self._signer.node_id:
-                self._accept(now, opened.author, opened.author, record, envelope)
-            elif record.kind == REVOCATION and self._authorise(now, opened.author, record) is None:
-                self._put((opened.author, record.kind, record.key), record, envelope)
+            opened.append((sealed.author, record, envelope))
+        opened.sort(key=lambda row: rank(row[1]))
+        remembered: dict[NodeId, Record] = {}
+        for author, record, envelope in opened:
+            slot = (author, record.kind, record.key)
+            if author != self._own or record.kind == REVOCATION:
+                self._accept(now, None, author, record, envelope)
+            if self._table.get(slot) is None:
+                if author != self._own and record.kind == NODE and self._is_remembered(now, record):
+                    remembered[author] = record
+                else:
+                    self._out.put(Store(store_key(slot), None))
+        return list(remembered.items())
 
-    def drop_author(self, author: NodeId) -> None:
-        """Forgets the records of a node that was put out of the mesh, save whom it put out itself."""
-        for slot in [slot for slot in self._table if slot[0] == author and slot[1] != REVOCATION]:
-            self._remove(slot)
+    def _is_remembered(self, now: Now, record: Record) -> bool:
+        return now.wall - self._config.remember_s < self._expiry(record) < now.wall
 
     # --- queries --------------------------------------------------------------------------------------------------
 
     def records(self, now: Now, kind: str) -> Iterator[tuple[NodeId, Record]]:
         """Yields the live, non-empty records of one kind, in the order in which their slots first came."""
         for (author, slot_kind, _), entry in self._table.items():
-            if slot_kind == kind and entry.record.body and self._expiry(entry.record) >= now.wall:
+            if slot_kind == kind and entry.record.body and entry.expires_s >= now.wall:
                 yield author, entry.record
 
     def record(self, author: NodeId, kind: str, key: str = "") -> Record | None:
@@ -242,6 +276,14 @@ class RecordSync:
             if slot[1] == kind:
                 yield entry.envelope
 
+    def authors(self) -> list[NodeId]:
+        """Returns everyone of whom there is a record."""
+        return self._table.authors()
+
+    def versions(self) -> dict[Slot, tuple[int, int]]:
+        """Returns the version of each slot: two nodes that agree have equal ones."""
+        return {slot: entry.record.version for slot, entry in self._table.items()}
+
     def _expiry(self, record: Record) -> float:
         return record.issued_s + record.lifetime_s + self._config.skew_s
 
@@ -249,75 +291,87 @@ class RecordSync:
 
     def link_up(self, now: Now, node: NodeId) -> None:
         """A verified neighbour is there: tell it what we hold."""
-        if node not in self._neighbours:
-            self._neighbours.append(node)
+        self._neighbours[node] = SummaryPace(self._config.summary_gap_s)
         self._send_summary(node)
         self._next_round = min(self._next_round, now.mono + self._config.round_s)
 
     def link_down(self, node: NodeId) -> None:
         """A neighbour is gone."""
-        if node in self._neighbours:
-            self._neighbours.remove(node)
+        self._neighbours.pop(node, None)
 
-    def receive_summary(self, source: NodeId, summary: Summary) -> None:
+    def receive_summary(self, now: Now, source: NodeId, summary: Summary) -> None:
         """Sends a neighbour what it lacks in the range of its summary."""
-        theirs = {(entry.author, entry.kind, entry.key): (entry.epoch, entry.sequence) for entry in summary.entries}
-        lacking = [
-            entry
-            for slot, entry in self._sorted(summary.after, summary.until)
-            if theirs.get(slot, (-1, -1)) < entry.record.version
-        ]
-        lacking.sort(key=lambda entry: entry.record.kind != NODE)  # who the author is comes before what it says
-        for batch in _batches([entry.envelope for entry in lacking], self._config.records_bytes):
+        if not self._neighbours[source].admits(now, summary):
+            self.stats.summaries_ignored += 1
+            return
+        for batch in batches(lacking(self._table, summary, now.wall), self._config.message_bytes):
             self.stats.sent += len(batch)
             self._out.put(Send(source, Records(batch)))
 
-    def _sorted(self, after: bytes, until: bytes) -> list[tuple[Slot, _Entry]]:
-        """Returns the slots of a range in the order of their sort keys."""
-        keyed = ((sort_key(slot), slot, entry) for slot, entry in self._table.items())
-        inside = [row for row in keyed if row[0] > after and (not until or row[0] <= until)]
-        return [(slot, entry) for _, slot, entry in sorted(inside, key=lambda row: row[0])]
-
     def _send_summary(self, node: NodeId) -> None:
-        rows = self._sorted(b"", b"")
-        after = b""
-        for start in range(0, max(len(rows), 1), SUMMARY_ENTRIES):
-            page = rows[start : start + SUMMARY_ENTRIES]
-            until = sort_key(page[-1][0]) if start + SUMMARY_ENTRIES < len(rows) else b""
-            entries = tuple(SummaryEntry(*slot, *entry.record.version) for slot, entry in page)
-            self._out.put(Send(node, Summary(entries, after, until)))
-            after = until
+        for page in summary_pages(self._table.between(b"", b""), self._config.message_bytes):
+            self._out.put(Send(node, page))
 
     # --- time -----------------------------------------------------------------------------------------------------
 
     def handle_timer(self, now: Now) -> list[bytes]:
-        """Sweeps what expired, renews own records, starts a round; returns renewed envelopes for the broadcast."""
+        """Sweeps what expired, renews own records, starts a round; returns new envelopes for the broadcast."""
         if now.mono >= self._next_sweep:
             self._sweep(now)
         if now.mono >= self._next_round:
             self._next_round = now.mono + self._config.round_s if self._neighbours else math.inf
             if self._neighbours:
-                self._send_summary(self._rng.choice(self._neighbours))
-        due = [slot for slot, at in self._renew_at.items() if now.mono >= at]
-        return [self.publish(now, kind, key, self._table[slot].record.body) for slot in due for _, kind, key in [slot]]
+                self._send_summary(self._rng.choice(list(self._neighbours)))
+        envelopes: list[bytes] = []
+        if now.mono >= self._next_reclaim:
+            envelopes += self._take_back(now)
+        if now.mono >= self._next_renew:
+            envelopes += self._renew(now)
+        return envelopes
 
     def _sweep(self, now: Now) -> None:
-        for slot in [slot for slot, entry in self._table.items() if self._expiry(entry.record) < now.wall]:
-            self._remove(slot)
-        soonest = min((self._expiry(entry.record) for entry in self._table.values()), default=math.inf)
-        self._next_sweep = now.mono + max(1.0, soonest - now.wall)
+        for slot in self._table.expired(now.wall):
+            if slot in self._renew_at:  # the wall clock jumped, as after a machine slept
+                self._renew_at[slot] = self._next_renew = now.mono
+            else:
+                self._remove(slot)
+        self._next_sweep = self._sweep_at(now)
+
+    def _sweep_at(self, now: Now) -> float:
+        if not len(self._table):
+            return math.inf
+        return now.mono + min(max(1.0, self._table.soonest() - now.wall), self._config.sweep_s)
+
+    def _take_back(self, now: Now) -> list[bytes]:
+        self._reclaimed_at, self._next_reclaim = now.mono, math.inf
+        if self._outbid:
+            self._outbid = False
+            for slot in self._renew_at:
+                self._renew_at[slot] = self._next_renew = now.mono
+        stale, self._stale = self._stale, {}
+        return [self.withdraw(now, kind, key) for _, kind, key in stale]
+
+    def _renew(self, now: Now) -> list[bytes]:
+        envelopes = []
+        for slot in [slot for slot, at in self._renew_at.items() if now.mono >= at]:
+            held = self._table.get(slot)
+            assert held is not None, "what is renewed is in the table"
+            record, envelope = self._sealed(now, slot[1], slot[2], held.record.body, self._config.lifetime_s)
+            self._put_own(now, slot, record, envelope)
+            self._renew_at[slot] = now.mono + self._config.renew_s
+            envelopes.append(envelope)
+        self._next_renew = min(self._renew_at.values(), default=math.inf)
+        return envelopes
 
     def _remove(self, slot: Slot) -> None:
-        del self._table[slot]
+        self._table.remove(slot)
         self._renew_at.pop(slot, None)
-        self._count[slot[0]] -= 1
-        if not self._count[slot[0]]:
-            del self._count[slot[0]]
-        self._out.put(Store(store_key(slot), None))
+        if slot[1] != NODE:  # where a node was last is worth knowing after a long sleep or split
+            self._out.put(Store(store_key(slot), None))
         self._out.put(Emit(RecordChanged(*slot, None)))
 
     def next_timer(self) -> float:
-        return min(self._next_round, self._next_sweep, min(self._renew_at.values(), default=math.inf))
+        return min(self._next_round, self._next_sweep, self._next_renew, self._next_reclaim)
 
     def drain(self) -> list[Effect]:
         return self._out.drain()
@@ -326,16 +380,3 @@ class RecordSync:
 def store_key(slot: Slot) -> str:
     """Returns the key under which a record is kept over restarts."""
     return f"{STORE_PREFIX}{slot[0]}/{slot[1]}/{slot[2]}"
-
-
-def _batches(envelopes: list[bytes], most_bytes: int) -> Iterator[tuple[bytes, ...]]:
-    batch: list[bytes] = []
-    size = 0
-    for envelope in envelopes:
-        if batch and (size + len(envelope) > most_bytes or len(batch) == 64):
-            yield tuple(batch)
-            batch, size = [], 0
-        batch.append(envelope)
-        size += len(envelope)
-    if batch:
-        yield tuple(batch)

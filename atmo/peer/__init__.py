@@ -3,8 +3,10 @@
 May import from the engines' rooms and everything below. `atmo.peer` exports what the shells need.
 """
 
-from atmo.peer.directory import CapabilitiesBody, NodeView
+from atmo.peer.config import PeerConfig, PeerStats
+from atmo.peer.directory import CapabilitiesBody
 from atmo.peer.events import LinkLost, LinkReady, Revoked
-from atmo.peer.peer import Peer, PeerConfig, PeerStats
+from atmo.peer.peer import Peer
+from atmo.peer.views import NodeView
 
 __all__ = ["CapabilitiesBody", "LinkLost", "LinkReady", "NodeView", "Peer", "PeerConfig", "PeerStats", "Revoked"]

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from atmo.errors import WireError
 from atmo.gossip import records as kinds
 from atmo.gossip.records import ModelRecord, ModelsBody, NodeRecord, Record
 from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
 from atmo.router.capability import Capability
-from atmo.wire.address import Address
 from atmo.wire.schema import Most, pack, unpack_untrusted
 
 _PAGE_BYTES = 40 * 1024
+_ITEM_BYTES = 56 * 1024  # with the record around it under the message limit
+_PAGES = 24  # of models and of capabilities each: together under `SyncConfig.author_bytes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,31 +26,19 @@ class CapabilitiesBody:
     capabilities: Annotated[tuple[Capability, ...], Most(512)]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """What is known of one member, for people.
+class Directory:
+    """The decoded bodies of live records, kept in step by `changed`.
 
     Attributes:
-        path: `self`, `lan`, `direct`, `relay`, or empty without a link.
-        rtt_s: Smoothed round trip, None without a link.
-        last_seen_s: Seconds since it was heard, directly or by its record.
+        nodes: Members whose record is alive.
+        gone: Members nobody has heard of for a record's lifetime, as they were last.
+        issued_s: Unix seconds of the last record of each of both.
     """
-
-    node: NodeId
-    name: str
-    roles: tuple[str, ...]
-    path: str
-    rtt_s: float | None
-    last_seen_s: float
-    version: str
-    addresses: tuple[Address, ...]
-
-
-class Directory:
-    """The decoded bodies of live records, kept in step by `changed`."""
 
     def __init__(self) -> None:
         self.nodes: dict[NodeId, NodeRecord] = {}
+        self.gone: dict[NodeId, NodeRecord] = {}
+        self.issued_s: dict[NodeId, int] = {}
         self._models: dict[tuple[NodeId, str], tuple[ModelRecord, ...]] = {}
         self._capabilities: dict[tuple[NodeId, str], tuple[Capability, ...]] = {}
 
@@ -58,9 +48,7 @@ class Directory:
         body = change.record.body if change.record else b""
         match change.kind:
             case kinds.NODE:
-                self.nodes.pop(change.author, None)
-                if body:
-                    self.nodes[change.author] = unpack_untrusted(NodeRecord, body)
+                self._changed_node(change)
             case kinds.MODELS:
                 self._models.pop(page, None)
                 if body:
@@ -70,9 +58,22 @@ class Directory:
                 if body:
                     self._capabilities[page] = unpack_untrusted(CapabilitiesBody, body).capabilities
 
+    def _changed_node(self, change: RecordChanged) -> None:
+        node = change.author
+        if change.record:
+            self.remember(node, change.record)
+            self.nodes[node] = self.gone.pop(node)
+        elif node in self.nodes:
+            self.gone[node] = self.nodes.pop(node)
+
+    def remember(self, node: NodeId, record: Record) -> None:
+        """Takes over a node record that has expired: who is gone may come back."""
+        self.gone[node] = unpack_untrusted(NodeRecord, record.body)
+        self.issued_s[node] = record.issued_s
+
     def name(self, node: NodeId) -> str:
         """Returns what a node calls itself, else the start of its id."""
-        record = self.nodes.get(node)
+        record = self.nodes.get(node) or self.gone.get(node)
         return record.name if record else node.short
 
     def models(self) -> Iterator[tuple[NodeId, ModelRecord]]:
@@ -101,14 +102,22 @@ def check_body_untrusted(record: Record) -> None:
 
 
 def pages(items: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Cuts adverts into pages that fit a record."""
+    """Cuts adverts into pages that fit a record.
+
+    Raises:
+        WireError: One of them is too large for any record, or all together for any node.
+    """
     cut: list[list[Any]] = []
     size = _PAGE_BYTES
     for item in items:
         item_size = len(pack(item))
+        if item_size > _ITEM_BYTES:
+            raise WireError(f"an advert of {item_size} bytes is over the limit of {_ITEM_BYTES}: shorten its texts")
         if size + item_size > _PAGE_BYTES or len(cut[-1]) >= 512:
             cut.append([])
             size = 0
         cut[-1].append(item)
         size += item_size
+    if len(cut) > _PAGES:
+        raise WireError(f"{len(items)} adverts are more than one node may tell the mesh")
     return [tuple(page) for page in cut]

@@ -3,68 +3,43 @@
 What happens across engines lives here, because what lives here is simulated.
 
 A link is new (the transport authenticated the other node's key), then verified (its `Hello` showed a valid certificate
-of this mesh). Before that nothing but a Hello counts. Every input ends in `_settle`, which moves effects of the inner
-engines outwards and acts on what they told: a revoked node is hung up on, an expired one is no longer dialled, a dead
-one frees its chunks.
+of this mesh), then closing (it was asked to be hung up). Before it is verified nothing but a Hello counts, and while it
+closes nothing at all. Every input ends in `_settle`, which moves effects of the inner engines outwards and acts on what
+they told: a revoked node is hung up on, one that is no member any more is not dialled, a dead one frees its chunks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 from atmo.clock import Now
-from atmo.engine import Effect, Emit, Hangup, Message, Misbehaved, Outbox, Send
+from atmo.engine import Dial, Effect, Emit, Hangup, Message, Misbehaved, Outbox, Send
 from atmo.errors import WireError
 from atmo.gossip import records as kinds
-from atmo.gossip.broadcast import Broadcast, BroadcastConfig
-from atmo.gossip.membership import Membership, MembershipConfig
+from atmo.gossip.broadcast import Broadcast
+from atmo.gossip.membership import Membership
 from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Records, Summary
-from atmo.gossip.records import ModelOffer, ModelRecord, ModelsBody, NodeRecord, Record, RevocationBody
-from atmo.gossip.sync import UNKNOWN_AUTHOR, RecordChanged, RecordSync, SyncConfig
+from atmo.gossip.records import Hardware, ModelOffer, ModelRecord, ModelsBody, NodeRecord, Record, RevocationBody
+from atmo.gossip.sync import RecordChanged, RecordSync, Refusal, Verdict
 from atmo.identity import NodeId, Signer
-from atmo.peer.directory import CapabilitiesBody, Directory, NodeView, check_body_untrusted, pages
+from atmo.peer.config import PeerConfig, PeerStats
+from atmo.peer.directory import CapabilitiesBody, Directory, pages
 from atmo.peer.events import LinkLost, LinkReady, Revoked
+from atmo.peer.rules import judge_untrusted
+from atmo.peer.strikes import Strikes
+from atmo.peer.views import NodeView, Views
 from atmo.router.capability import Capability
 from atmo.router.offer import Offer
-from atmo.transfer.config import TransferConfig
 from atmo.transfer.engine import TransferEngine
 from atmo.trust.mesh import Member, MeshTrust
 from atmo.wire import limits
 from atmo.wire.address import Address
 from atmo.wire.schema import pack, unpack_untrusted
 
+REASON_CHARS = 200
 REVOCATION_LIFETIME_S = 10 * 365 * 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class PeerConfig:
-    """Configuration of the composition and of each engine.
-
-    Attributes:
-        hello_s: A link whose other end has not proved its membership by then is closed. Source: guess.
-        strikes: Broken messages of one neighbour that end its link. Source: guess.
-    """
-
-    hello_s: float = 5.0
-    strikes: int = 16
-    membership: MembershipConfig = field(default_factory=MembershipConfig)
-    broadcast: BroadcastConfig = field(default_factory=BroadcastConfig)
-    sync: SyncConfig = field(default_factory=SyncConfig)
-    transfer: TransferConfig = field(default_factory=TransferConfig)
-
-
-@dataclass(slots=True)
-class PeerStats:
-    """Counters since start, of what no inner engine counts."""
-
-    hellos_refused: int = 0
-    misbehaved: int = 0
-    dropped_unverified: int = 0
-    revocations: int = 0
 
 
 class Peer:
@@ -97,27 +72,40 @@ class Peer:
         )
         self.transfer = TransferEngine(Random(f"{seed}/transfer"), config.transfer)
         self.stats = PeerStats()
-        self._pending: dict[NodeId, float] = {}
-        self._paths: dict[NodeId, str] = {}
-        self._strikes: dict[NodeId, int] = {}
+        self._paths: dict[NodeId, str] = {}  # of all links
+        self._pending: dict[NodeId, float] = {}  # of new links: when the Hello is overdue
+        self._closing: dict[NodeId, None] = {}
+        self._strikes = Strikes(config.strikes, config.forgive_s, config.ban_s)
         self._directory = Directory()
+        self._views = Views(member, trust, self.membership, self._directory, self._paths, self._closing)
+        self._next_check = math.inf
+        self._now = Now(0.0, 0.0)
         self._out = Outbox()
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
     def link_up(self, now: Now, node: NodeId, path: str) -> None:
         """The transport has a connection to `node`, authenticated by its key; `path` is `lan`, `direct` or `relay`."""
-        self._pending[node] = now.mono + self._config.hello_s
+        if node in self._paths:
+            self.link_down(now, node, "replaced by a newer link")
         self._paths[node] = path
-        member = self._member
-        self._out.put(Send(node, Hello(self.trust.mesh_id, member.sealed, member.issuer_sealed)))
+        self.membership.link_pending(node)
+        if self.trust.is_revoked(node) or self._strikes.is_banned(now.mono, node):
+            self._hangup(node, "it was revoked" if self.trust.is_revoked(node) else "it broke the protocol")
+        elif len(self._pending) >= self._config.unverified:
+            self._hangup(node, "too many links at once")
+        else:
+            self._pending[node] = now.mono + self._config.hello_s
+            member = self._member
+            self._out.put(Send(node, Hello(self.trust.mesh_id, member.sealed, member.issuer_sealed)))
+        self._settle(now)
 
     def link_down(self, now: Now, node: NodeId, reason: str) -> None:
         """The connection to `node` is gone."""
         verified = node in self.membership.links
-        self._pending.pop(node, None)
         self._paths.pop(node, None)
-        self._strikes.pop(node, None)
+        self._pending.pop(node, None)
+        self._closing.pop(node, None)
         self.membership.link_down(now, node)
         self.broadcast.link_down(node)
         self.sync.link_down(node)
@@ -132,12 +120,14 @@ class Peer:
 
     def receive(self, now: Now, source: NodeId, message: Message) -> None:
         """Takes a message of a connected node; see `atmo.engine.Engine`."""
-        if isinstance(message, Hello):
+        if source in self._closing or source not in self._paths:
+            self.stats.dropped_closing += 1
+        elif isinstance(message, Hello):
             self._hello(now, source, message)
-        elif source not in self.membership.links:
+        elif source in self._pending:
             self.stats.dropped_unverified += 1
             self._out.put(Misbehaved(source, "a message before its Hello", fatal=True))
-            self._out.put(Hangup(source, "say Hello first"))
+            self._hangup(source, "say Hello first")
         else:
             self.membership.heard(now, source)
             self._dispatch(now, source, message)
@@ -153,17 +143,22 @@ class Peer:
                 for envelope in envelopes:
                     self._take(now, source, envelope)
             case Summary():
-                self.sync.receive_summary(source, message)
+                self.sync.receive_summary(now, source, message)
             case Goodbye(reason):
-                self._out.put(Hangup(source, f"it left: {reason}"))
+                self._hangup(source, f"it left: {reason}")
 
     def _take(self, now: Now, source: NodeId, envelope: bytes) -> None:
-        if self.broadcast.first_time(envelope) and self.sync.accept_untrusted(now, source, envelope):
+        if self.broadcast.knows(envelope):
+            return
+        verdict = self.sync.accept_untrusted(now, source, envelope)
+        if verdict != Verdict.REFUSED:
+            self.broadcast.remember(envelope)
+        if verdict == Verdict.NEWS:
             self.broadcast.forward(envelope, source)
 
     def _hello(self, now: Now, source: NodeId, hello: Hello) -> None:
         if source not in self._pending:
-            self._out.put(Misbehaved(source, "a second Hello"))
+            self._move(now, Misbehaved(source, "a second Hello"))
             return
         try:
             if hello.mesh != self.trust.mesh_id:
@@ -172,20 +167,27 @@ class Peer:
         except WireError as error:
             self.stats.hellos_refused += 1
             self._out.put(Misbehaved(source, f"Hello: {error}", fatal=True))
-            self._out.put(Hangup(source, str(error)))
+            self._hangup(source, str(error))
             return
         if self.membership.link_up(now, source):
             del self._pending[source]
             self.broadcast.link_up(source)
             self.sync.link_up(now, source)
+            self._next_check = min(self._next_check, now.mono + self._config.members_s)
             self._out.put(Emit(LinkReady(source)))
 
     def malformed(self, now: Now, source: NodeId, reason: str) -> None:
-        """Bytes from `source` did not decode; before its Hello that is the end of the link."""
-        self._out.put(Misbehaved(source, reason))
-        if source not in self.membership.links:
-            self._out.put(Hangup(source, reason))
+        """Bytes from `source` did not decode."""
+        if source not in self._closing:
+            self._move(now, Misbehaved(source, reason))
         self._settle(now)
+
+    def _hangup(self, node: NodeId, reason: str) -> None:
+        """Asks for the end of a link; nothing that still comes over it counts."""
+        self._pending.pop(node, None)
+        if node in self._paths:
+            self._closing[node] = None
+            self._out.put(Hangup(node, reason))
 
     def handle_timer(self, now: Now) -> None:
         """Does what is due in all engines."""
@@ -195,23 +197,42 @@ class Peer:
         for envelope in self.sync.handle_timer(now):
             self._spread(envelope)
         for node in [node for node, deadline in self._pending.items() if now.mono >= deadline]:
-            self._pending[node] = math.inf
-            self._out.put(Hangup(node, "no Hello in time"))
+            self._hangup(node, "no Hello in time")
+        if now.mono >= self._next_check:
+            self._check_members(now)
         self._settle(now)
 
+    def _check_members(self, now: Now) -> None:
+        for node in self.membership.links:
+            if not self.trust.is_member(now.wall, node):
+                self._hangup(node, "its certificate has expired")
+        self._next_check = now.mono + self._config.members_s if self.membership.links else math.inf
+
     def next_timer(self) -> float:
-        engines = (self.membership, self.broadcast, self.sync, self.transfer)
-        return min(*(engine.next_timer() for engine in engines), min(self._pending.values(), default=math.inf))
+        return min(
+            self.membership.next_timer(),
+            self.broadcast.next_timer(),
+            self.sync.next_timer(),
+            self.transfer.next_timer(),
+            self._next_check,
+            min(self._pending.values(), default=math.inf),
+        )
 
     def drain(self) -> list[Effect]:
         for effect in self.transfer.drain():  # commands go to the transfer engine directly
-            self._move(effect)
+            self._move(self._now, effect)
         return self._out.drain()
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def publish_node(self, now: Now, name: str, addresses: Sequence[Address], version: str, hardware: Any) -> None:
-        """Tells the mesh who this node is and where it listens; `hardware` is a `gossip.records.Hardware`."""
+    def publish_node(self, now: Now, name: str, addresses: Sequence[Address], version: str, hardware: Hardware) -> None:
+        """Tells the mesh who this node is and where it listens.
+
+        Raises:
+            WireError: The name is one that every reader would refuse.
+        """
+        if not name.isprintable() or len(name) > limits.NAME_CHARS:
+            raise WireError(f"a node's name has at most {limits.NAME_CHARS} printable characters")
         member = self._member
         node = NodeRecord(
             name, tuple(addresses[: limits.ADDRESSES]), member.sealed, member.issuer_sealed, version, hardware
@@ -219,11 +240,19 @@ class Peer:
         self._publish(now, kinds.NODE, "", pack(node))
 
     def publish_models(self, now: Now, models: Sequence[ModelRecord]) -> None:
-        """Tells the mesh which models this node holds, in place of what it said before."""
+        """Tells the mesh which models this node holds, in place of what it said before.
+
+        Raises:
+            WireError: They are more, or one is larger, than a node may tell; what it said before stands.
+        """
         self._publish_pages(now, kinds.MODELS, [pack(ModelsBody(page)) for page in pages(models)])
 
     def publish_capabilities(self, now: Now, capabilities: Sequence[Capability]) -> None:
-        """Tells the mesh what this node can run, in place of what it said before."""
+        """Tells the mesh what this node can run, in place of what it said before.
+
+        Raises:
+            WireError: They are more, or one is larger, than a node may tell; what it said before stands.
+        """
         bodies = [pack(CapabilitiesBody(page)) for page in pages(capabilities)]
         self._publish_pages(now, kinds.CAPABILITIES, bodies)
 
@@ -243,28 +272,39 @@ class Peer:
         """Puts a member out of the mesh, for good; every node that hears of it cuts its links.
 
         Raises:
-            WireError: This node is no admin, or the other is a founder.
+            WireError: This node is no admin, the other is a founder, or this node revoked too many.
         """
         if not self.trust.is_admin(now.wall, self.node_id):
             raise WireError("only a founder or an admin can revoke a member")
         if node in self.trust.genesis.founders:
             raise WireError("a founder cannot be revoked")
-        body = pack(RevocationBody(node, reason))
+        proof = None if self.node_id in self.trust.genesis.founders else self._member.sealed
+        body = pack(RevocationBody(node, reason[:REASON_CHARS], proof))
         envelope = self.sync.publish(now, kinds.REVOCATION, str(node), body, REVOCATION_LIFETIME_S)
         self._spread(envelope)
         self._settle(now)
 
     def leave(self, now: Now, reason: str = "shutting down") -> None:
         """Says goodbye to all neighbours."""
-        for node in self.membership.links:
-            self._out.put(Send(node, Goodbye(reason)))
+        for node in self.neighbours():
+            self._out.put(Send(node, Goodbye(reason[:REASON_CHARS])))
 
     def load_records(self, now: Now, envelopes: Iterable[bytes]) -> None:
-        """Takes the records kept from an earlier run or handed over at joining: who is where comes first."""
-        envelopes = list(envelopes)
-        self.sync.load(now, envelopes)
+        """Takes the records kept from an earlier run or handed over at joining.
+
+        Node records that have expired tell where to look for their authors.
+        """
+        expired = self.sync.load(now, envelopes)
         self._settle(now)
-        self.sync.load(now, envelopes)
+        for author, record in expired:
+            try:
+                node = unpack_untrusted(NodeRecord, record.body)
+                self.trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
+            except WireError:
+                self.sync.forget(author)
+                continue
+            self._directory.remember(author, record)
+            self.membership.learn(now, author, node.addresses, stale=True)
         self._settle(now)
 
     def _publish(self, now: Now, kind: str, key: str, body: bytes) -> None:
@@ -272,81 +312,86 @@ class Peer:
         self._settle(now)
 
     def _spread(self, envelope: bytes) -> None:
-        self.broadcast.first_time(envelope)
+        self.broadcast.remember(envelope)
         self.broadcast.forward(envelope, None)
 
     # --- across engines -------------------------------------------------------------------------------------------
 
-    def _authorise(self, now: Now, author: NodeId, record: Record) -> str | None:
-        """The rules of who may write what; see `gossip.sync.Authorise`."""
-        if self.trust.is_revoked(author):
-            return "its author was revoked"
-        try:
-            if record.kind == kinds.NODE:
-                node = unpack_untrusted(NodeRecord, record.body)
-                self.trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
-            elif not self.trust.is_member(now.wall, author):
-                return UNKNOWN_AUTHOR
-            elif record.kind == kinds.REVOCATION:
-                unpack_untrusted(RevocationBody, record.body)
-                return None if self.trust.is_admin(now.wall, author) else "only admins revoke"
-            elif record.body:
-                check_body_untrusted(record)
-        except WireError as error:
-            return str(error)
-        return "its lifetime is too long" if record.lifetime_s > 2 * self._config.sync.lifetime_s else None
+    def _authorise(self, now: Now, author: NodeId, record: Record) -> Refusal | None:
+        return judge_untrusted(self.trust, now, author, record, 2 * self._config.sync.lifetime_s)
 
     def _settle(self, now: Now) -> None:
         """Moves effects outwards until the inner engines are silent."""
+        self._now = now
         while effects := [*self.sync.drain(), *self.membership.drain(), *self.broadcast.drain()]:
             for effect in effects:
-                if isinstance(effect, Emit) and isinstance(effect.event, RecordChanged):
-                    self._record_changed(now, effect.event)
-                self._move(effect)
+                self._move(now, effect)
 
-    def _move(self, effect: Effect) -> None:
-        if isinstance(effect, Misbehaved):
-            self._strike(effect.peer)
+    def _move(self, now: Now, effect: Effect) -> None:
+        match effect:
+            case Hangup(node, reason):
+                self._hangup(node, reason)
+                return
+            case Dial(node) if not self._may_dial(now, node):
+                self.membership.dial_failed(now, node)
+                return
+            case Emit(RecordChanged() as change):
+                self._record_changed(now, change)
+            case Misbehaved(node):
+                self._strike(now, node)
         self._out.put(effect)
 
-    def _strike(self, node: NodeId) -> None:
+    def _may_dial(self, now: Now, node: NodeId) -> bool:
+        """Says whether a dial could succeed; who is not known yet shows its certificate on the link."""
+        other = self.trust.member(node) is None or self.trust.is_member(now.wall, node)
+        return other and self.trust.is_member(now.wall, self.node_id) and not self._strikes.is_banned(now.mono, node)
+
+    def _strike(self, now: Now, node: NodeId) -> None:
         self.stats.misbehaved += 1
-        if node not in self.membership.links:
-            return
-        self._strikes[node] = self._strikes.get(node, 0) + 1
-        if self._strikes[node] == self._config.strikes:
-            self._out.put(Hangup(node, f"{self._config.strikes} broken messages"))
+        if node in self.membership.links and self._strikes.strike(now.mono, node):
+            self.stats.bans += 1
+            self._hangup(node, f"{self._config.strikes} broken messages")
 
     def _record_changed(self, now: Now, change: RecordChanged) -> None:
         self._directory.changed(change)
         if change.kind == kinds.NODE:
-            node = self._directory.nodes.get(change.author)
-            if node:
-                self.membership.learn(now, change.author, node.addresses)
+            if change.record:
+                self.membership.learn(now, change.author, self._directory.nodes[change.author].addresses)
             else:
-                self.membership.forget(change.author)
+                self.membership.mark_stale(change.author)
         elif change.kind == kinds.REVOCATION and change.record:
-            self._revoked(unpack_untrusted(RevocationBody, change.record.body).node)
+            self._revoked(now, unpack_untrusted(RevocationBody, change.record.body).node, change.author)
 
-    def _revoked(self, node: NodeId) -> None:
-        if not self.trust.revoke(node):
+    def _revoked(self, now: Now, node: NodeId, by: NodeId) -> None:
+        """Someone was put out: so are all whom it let in, and what it did as an admin is undone."""
+        was_out = self.trust.is_revoked(node)
+        if not self.trust.revoke(node, by):
             return
-        self.stats.revocations += 1
-        self.sync.drop_author(node)
-        self.membership.forget(node)
-        if node in self.membership.links or node in self._pending:
-            self._out.put(Hangup(node, "it was revoked"))
-        self._out.put(Emit(Revoked(node)))
+        if self.trust.is_revoked(node) and not was_out:
+            self.stats.revocations += 1
+            self._out.put(Emit(Revoked(node)))
+        alone = not self.trust.is_member(now.wall, self.node_id)
+        for link in list(self._paths):
+            if (
+                alone
+                or self.trust.is_revoked(link)
+                or (self.is_ready(link) and not self.trust.is_member(now.wall, link))
+            ):
+                self._hangup(link, "it was revoked")
+        for author in self.sync.authors():
+            if author != self.node_id and not self.trust.is_member(now.wall, author):
+                self.sync.drop_author(author)
+                self.membership.forget(author)
 
     # --- queries --------------------------------------------------------------------------------------------------
 
     def neighbours(self) -> list[NodeId]:
         """Returns the verified neighbours."""
-        return list(self.membership.links)
+        return [node for node in self.membership.links if self._views.is_ready(node)]
 
     def is_ready(self, node: NodeId) -> bool:
         """Says whether `node` is linked and proved its membership: its requests may be served."""
-        return node in self.membership.links
+        return self._views.is_ready(node)
 
     def member(self, node: NodeId) -> Member | None:
         """Returns a member's certificate."""
@@ -356,40 +401,14 @@ class Peer:
         """Returns what a node calls itself, else the start of its id."""
         return self._directory.name(node)
 
-    def _alive(self, node: NodeId) -> bool:
-        return node == self.node_id or node in self.membership.links
-
     def models(self, now: Now) -> list[ModelOffer]:
         """Returns the models of this node and of every neighbour."""
-        return [
-            ModelOffer(node, self.name(node), model, node == self.node_id)
-            for node, model in self._directory.models()
-            if self._alive(node)
-        ]
+        return self._views.models()
 
     def offers(self, now: Now) -> list[Offer]:
         """Returns the capabilities of this node and of every neighbour."""
-        offers = []
-        for node, capability in self._directory.capabilities():
-            if node == self.node_id:
-                offers.append(Offer(node, self.name(node), capability, True, 0.0, self.membership.load, "local"))
-            elif link := self.membership.links.get(node):
-                path = self._paths[node]
-                offers.append(Offer(node, self.name(node), capability, False, link.rtt_s, link.load, path))
-        return offers
+        return self._views.offers()
 
     def nodes(self, now: Now) -> list[NodeView]:
-        """Returns every member that is known to be there: this node first, then by name."""
-        rows = [self._view(now, node, record) for node, record in self._directory.nodes.items()]
-        return sorted(rows, key=lambda row: (row.path != "self", row.name, row.node))
-
-    def _view(self, now: Now, node: NodeId, record: NodeRecord) -> NodeView:
-        roles = self.trust.roles(node)
-        if node == self.node_id:
-            return NodeView(node, record.name, roles, "self", 0.0, 0.0, record.version, record.addresses)
-        if link := self.membership.links.get(node):
-            path, rtt_s, seen_s = self._paths[node], link.rtt_s, now.mono - link.heard
-        else:
-            issued_s = max(slot.issued_s for author, slot in self.sync.records(now, kinds.NODE) if author == node)
-            path, rtt_s, seen_s = "", None, max(0.0, now.wall - issued_s)
-        return NodeView(node, record.name, roles, path, rtt_s, seen_s, record.version, record.addresses)
+        """Returns every member that is known: this node first, then by name; those who are away as they were last."""
+        return self._views.nodes(now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,13 @@ def valid_role(role: str) -> bool:
 
 
 def issue(signer: Signer, mesh: bytes, certificate: Certificate) -> bytes:
-    """Returns the sealed certificate; `certificate.issuer` is the signer."""
+    """Returns the sealed certificate; `certificate.issuer` is the signer.
+
+    Raises:
+        WireError: A name or a role is one that every reader would refuse.
+    """
+    assert certificate.issuer == signer.node_id, "an issuer signs for itself"
+    _check(certificate.name, certificate.roles)
     claims = {
         _ISS: str(certificate.issuer),
         _SUB: str(certificate.subject),
@@ -82,15 +89,21 @@ def open_certificate_untrusted(sealed: bytes, mesh: bytes) -> Certificate:
             7: bytes() as serial,
             -70_001: list() as roles,
             -70_002: str() as name,
-        } if len(name) <= limits.NAME_CHARS and len(roles) <= MOST_ROLES:
+        } if type(expires_s) is int and type(issued_s) is int:
             pass
         case _:
             raise WireError("a certificate lacks a claim or has one of the wrong kind")
-    if not all(isinstance(role, str) and valid_role(role) for role in roles):
-        raise WireError("a certificate has a role that is no role's name")
+    _check(name, roles)
     certificate = Certificate(
         NodeId.parse(subject), NodeId.parse(issuer), tuple(roles), name, issued_s, expires_s, serial
     )
     if certificate.issuer != opened.author:
         raise WireError("a certificate was not signed by the issuer it names")
     return certificate
+
+
+def _check(name: str, roles: Sequence[Any]) -> None:
+    if len(name) > limits.NAME_CHARS or not name.isprintable():
+        raise WireError(f"the name in a certificate is not at most {limits.NAME_CHARS} printable characters")
+    if len(roles) > MOST_ROLES or not all(isinstance(role, str) and valid_role(role) for role in roles):
+        raise WireError("a certificate has too many roles or one that is no role's name")

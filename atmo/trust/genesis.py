@@ -35,7 +35,12 @@ class Genesis:
 
 
 def found(signer: Signer, name: str, created_s: int, nonce: bytes) -> bytes:
-    """Returns the signed genesis of a new mesh with one founder."""
+    """Returns the signed genesis of a new mesh with one founder.
+
+    Raises:
+        WireError: The name is one that every reader would refuse.
+    """
+    _check_name(name)
     return seal(signer, DOMAIN, NO_MESH, pack(Genesis(name, (signer.node_id,), created_s, nonce)))
 
 
@@ -54,4 +59,10 @@ def open_genesis_untrusted(sealed: bytes) -> Genesis:
     genesis = unpack_untrusted(Genesis, opened.payload)
     if not genesis.founders or genesis.founders[0] != opened.author:
         raise WireError("a genesis must be signed by its first founder")
+    _check_name(genesis.name)
     return genesis
+
+
+def _check_name(name: str) -> None:
+    if len(name) > limits.NAME_CHARS or not name.isprintable():
+        raise WireError(f"the name of a mesh is not at most {limits.NAME_CHARS} printable characters")

@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from atmo.errors import WireError
 from atmo.identity import NodeId
+from atmo.trust.genesis import MESH_ID_BYTES
 from atmo.wire import limits
 from atmo.wire.address import Address
 from atmo.wire.schema import Most, pack, unpack_untrusted
@@ -46,7 +47,7 @@ class JoinCode:
     def text(self) -> str:
         """Returns the code as a person copies it."""
         body = pack(self)
-        return PREFIX + base64.b32encode(body + blake3(body).digest(_CHECK_BYTES)).decode().rstrip("=").lower()
+        return _text(body + blake3(body).digest(_CHECK_BYTES))
 
 
 def parse_join_code(text: str) -> JoinCode:
@@ -56,17 +57,26 @@ def parse_join_code(text: str) -> JoinCode:
         WireError: It is not a join code, or characters are missing or wrong.
     """
     code = "".join(text.split()).lower()
-    if not code.startswith(PREFIX) or len(code) > _MOST_CHARS:
+    if not code.startswith(PREFIX):
         raise WireError(f"a join code begins with {PREFIX}")
+    if len(code) > _MOST_CHARS:
+        raise WireError(f"a join code has at most {_MOST_CHARS} characters")
     digits = code[len(PREFIX) :].upper()
     try:
         data = base64.b32decode(digits + "=" * (-len(digits) % 8))
     except (binascii.Error, ValueError) as error:
         raise WireError("the join code has characters missing or wrong: copy it again, whole") from error
     body, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-    if blake3(body).digest(_CHECK_BYTES) != check:
+    if blake3(body).digest(_CHECK_BYTES) != check or _text(data) != code:
         raise WireError("the join code has characters missing or wrong: copy it again, whole")
-    return unpack_untrusted(JoinCode, body)
+    parsed = unpack_untrusted(JoinCode, body)
+    if len(parsed.mesh) != MESH_ID_BYTES or len(parsed.secret) != SECRET_BYTES:
+        raise WireError("the join code has a mesh id or a secret of the wrong length")
+    return parsed
+
+
+def _text(data: bytes) -> str:
+    return PREFIX + base64.b32encode(data).decode().rstrip("=").lower()
 
 
 def secret_hash(secret: bytes) -> bytes:

@@ -1,4 +1,8 @@
-"""The rules of one mesh: whose certificates count, and who has been put out."""
+"""The rules of one mesh: whose certificates count, and who has been put out.
+
+Revocations are a set that only grows, and what follows from it does not depend on the order in which it was learnt: a
+founder's word always counts; an admin's word counts unless a founder put that admin out, which undoes what it did.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,15 @@ from atmo.wire import limits
 SKEW_S = 60.0
 """Clocks of members may differ by this much. Source: the protocol's design."""
 
+_REVOKERS = 64  # admins whose word against one node is kept
+
+
+class NotCounting(WireError):
+    """A sound certificate that does not count here and now: expired, from the future, revoked, no room.
+
+    Another member may see it otherwise, so nobody is to blame for passing it on.
+    """
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -22,11 +35,13 @@ class Member:
         certificate: What it says.
         sealed: The certificate as signed.
         issuer_sealed: The issuing admin's own certificate; None when a founder issued.
+        expires_s: Unix seconds: the end of its certificate or its issuer's, whichever is first.
     """
 
     certificate: Certificate
     sealed: bytes
     issuer_sealed: bytes | None
+    expires_s: int
 
 
 class MeshTrust:
@@ -34,20 +49,26 @@ class MeshTrust:
 
     Args:
         genesis: The sealed genesis.
+        members_most: Bound of the table; expired members make room.
 
     Raises:
         WireError: The genesis is not one.
     """
 
-    def __init__(self, genesis: bytes) -> None:
+    def __init__(self, genesis: bytes, members_most: int = limits.AUTHORS) -> None:
         self.genesis_sealed = genesis
         self.genesis = open_genesis_untrusted(genesis)
         self.mesh_id = mesh_id(genesis)
+        self._members_most = members_most
         self._members: dict[NodeId, Member] = {}
-        self._revoked: set[NodeId] = set()
+        self._revokers: dict[NodeId, dict[NodeId, None]] = {}
+
+    # --- members --------------------------------------------------------------------------------------------------
 
     def admit_untrusted(self, wall: float, node: NodeId, sealed: bytes, issuer_sealed: bytes | None) -> Member:
         """Checks a node's certificate and remembers the node as a member.
+
+        Of two certificates of one node the later issued one counts.
 
         Args:
             wall: Unix seconds now.
@@ -56,48 +77,56 @@ class MeshTrust:
             issuer_sealed: The issuer's certificate, where the issuer is not a founder.
 
         Raises:
-            WireError: Why this node is no member.
+            NotCounting: It is sound, but expired, from the future, revoked or one too many.
+            WireError: It is no certificate of this node in this mesh.
         """
         known = self._members.get(node)
-        if known and known.sealed == sealed and self.is_member(wall, node):
+        if known and known.sealed == sealed and known.issuer_sealed == issuer_sealed and self.is_member(wall, node):
             return known
-        certificate = open_certificate_untrusted(sealed, self.mesh_id)
-        if certificate.subject != node:
-            raise WireError("the certificate is another node's")
-        self._check_dates(wall, certificate)
-        if node in self._revoked:
-            raise WireError("the node was revoked")
-        if certificate.issuer not in self.genesis.founders:
-            self._check_issuer_untrusted(wall, certificate.issuer, issuer_sealed)
-        if node not in self._members and len(self._members) >= limits.AUTHORS:
-            raise WireError(f"the table of {limits.AUTHORS} members is full")
-        member = Member(certificate, sealed, issuer_sealed)
+        member = self._check_untrusted(node, sealed, issuer_sealed)
+        _check_dates(wall, member.certificate.issued_s, member.expires_s)
+        if self.is_revoked(node) or self.is_revoked(member.certificate.issuer):
+            raise NotCounting("the node was revoked" if self.is_revoked(node) else "the node's issuer was revoked")
+        if known and self.is_member(wall, node) and _age(known) > _age(member):
+            return known
+        if known is None:
+            self._make_room(wall)
         self._members[node] = member
         return member
 
-    def _check_issuer_untrusted(self, wall: float, issuer: NodeId, issuer_sealed: bytes | None) -> None:
+    def _check_untrusted(self, node: NodeId, sealed: bytes, issuer_sealed: bytes | None) -> Member:
+        certificate = open_certificate_untrusted(sealed, self.mesh_id)
+        if certificate.subject != node:
+            raise WireError("the certificate is another node's")
+        if certificate.issuer in self.genesis.founders:
+            return Member(certificate, sealed, None, certificate.expires_s)
         if issuer_sealed is None:
             raise WireError("the certificate's issuer is no founder and shows no certificate of its own")
-        delegated = open_certificate_untrusted(issuer_sealed, self.mesh_id)
-        self._check_dates(wall, delegated)
-        if delegated.subject != issuer or delegated.issuer not in self.genesis.founders:
-            raise WireError("the issuer's certificate is not a founder's word for it")
-        if ADMIN not in delegated.roles or issuer in self._revoked:
-            raise WireError("the certificate's issuer is no admin")
+        issuer = self._admin_untrusted(certificate.issuer, issuer_sealed)
+        return Member(certificate, sealed, issuer_sealed, min(certificate.expires_s, issuer.expires_s))
 
-    @staticmethod
-    def _check_dates(wall: float, certificate: Certificate) -> None:
-        if wall > certificate.expires_s + SKEW_S:
-            raise WireError("a certificate has expired")
-        if wall < certificate.issued_s - SKEW_S:
-            raise WireError("a certificate is from the future: check this machine's clock")
+    def _admin_untrusted(self, node: NodeId, sealed: bytes) -> Certificate:
+        certificate = open_certificate_untrusted(sealed, self.mesh_id)
+        if certificate.subject != node or certificate.issuer not in self.genesis.founders:
+            raise WireError("an admin's certificate is not a founder's word for it")
+        if ADMIN not in certificate.roles:
+            raise WireError(f"the certificate of {node.short} does not make it an admin")
+        return certificate
+
+    def _make_room(self, wall: float) -> None:
+        if len(self._members) < self._members_most:
+            return
+        for node in [node for node, member in self._members.items() if wall > member.expires_s + SKEW_S]:
+            del self._members[node]
+        if len(self._members) >= self._members_most:
+            raise NotCounting(f"the table of {self._members_most} members is full")
 
     def is_member(self, wall: float, node: NodeId) -> bool:
         """Says whether what `node` signs or asks may be acted on now."""
         member = self._members.get(node)
-        if member is None or node in self._revoked or member.certificate.issuer in self._revoked:
+        if member is None or self.is_revoked(node) or self.is_revoked(member.certificate.issuer):
             return False
-        return wall <= member.certificate.expires_s + SKEW_S
+        return wall <= member.expires_s + SKEW_S
 
     def is_admin(self, wall: float, node: NodeId) -> bool:
         """Says whether `node` may invite and revoke."""
@@ -113,20 +142,71 @@ class MeshTrust:
         return self._members.get(node)
 
     def members(self) -> list[NodeId]:
-        """Returns everyone admitted and not revoked, in the order of admission."""
-        return [node for node in self._members if node not in self._revoked]
+        """Returns everyone admitted and not put out, in the order of admission."""
+        return [
+            node
+            for node, member in self._members.items()
+            if not self.is_revoked(node) and not self.is_revoked(member.certificate.issuer)
+        ]
 
-    def revoke(self, node: NodeId) -> bool:
-        """Puts a node out for good, with all whom it issued certificates to; founders stay.
+    # --- revocation -----------------------------------------------------------------------------------------------
+
+    def check_revoker_untrusted(self, at_s: float, node: NodeId, sealed: bytes | None) -> None:
+        """Checks that `node` is a founder, or was an admin at `at_s`.
+
+        The answer is the same on every node at any time: whether that admin was put out itself does not matter here.
+
+        Args:
+            at_s: Unix seconds at which it revoked someone.
+            node: Who signed the revocation.
+            sealed: Its certificate, where it is not a founder.
+
+        Raises:
+            WireError: It may not revoke anybody.
+        """
+        if node in self.genesis.founders:
+            return
+        if sealed is None:
+            raise WireError("only founders and admins revoke, and this one shows no certificate")
+        certificate = self._admin_untrusted(node, sealed)
+        _check_dates(at_s, certificate.issued_s, certificate.expires_s)
+
+    def revoke(self, node: NodeId, by: NodeId | None = None) -> bool:
+        """Puts a node out, with all whom it issued certificates to; founders stay.
+
+        Args:
+            node: Who is out.
+            by: The founder or admin who said so; None for the first founder.
 
         Returns:
             Whether this was news.
         """
-        if node in self.genesis.founders or node in self._revoked or len(self._revoked) >= limits.AUTHORS:
+        by = by or self.genesis.founders[0]
+        if node in self.genesis.founders:
             return False
-        self._revoked.add(node)
+        if node not in self._revokers and len(self._revokers) >= limits.AUTHORS:
+            return False
+        revokers = self._revokers.setdefault(node, {})
+        if by in revokers or (len(revokers) >= _REVOKERS and by not in self.genesis.founders):
+            return False
+        revokers[by] = None
         return True
 
     def is_revoked(self, node: NodeId) -> bool:
-        """Says whether a founder or an admin put this node out."""
-        return node in self._revoked
+        """Says whether a founder, or an admin whom no founder put out, put this node out."""
+        revokers = self._revokers.get(node)
+        return revokers is not None and any(not self._put_out_by_founder(by) for by in revokers)
+
+    def _put_out_by_founder(self, node: NodeId) -> bool:
+        return any(by in self.genesis.founders for by in self._revokers.get(node, ()))
+
+
+def _age(member: Member) -> tuple[int, int]:
+    return (member.certificate.issued_s, member.expires_s)
+
+
+def _check_dates(wall: float, issued_s: int, expires_s: int) -> None:
+    if wall > expires_s + SKEW_S:
+        raise NotCounting("a certificate has expired")
+    if wall < issued_s - SKEW_S:
+        raise NotCounting("a certificate is from the future: check this machine's clock")

@@ -1,0 +1,64 @@
+"""Periods, bounds and counters of the replicated records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SyncConfig:
+    """Periods and bounds.
+
+    Attributes:
+        lifetime_s: Of own records. Source: seed 000, entries expire after five minutes without news.
+        renew_s: Own records are signed again after this, a third of the lifetime, so that two losses do no harm.
+        round_s: Between two summaries to a random neighbour. Source: guess.
+        skew_s: Tolerated difference of clocks. Source: the protocol's design.
+        message_bytes: Of envelopes in one `Records` message, of entries in one `Summary`; under the message limit.
+        summary_gap_s: A neighbour's summary sooner after its last one is not answered. Source: guess.
+        reclaim_s: Between two times that this node takes back what is said in its name. Source: guess.
+        sweep_s: Longest wait between two looks at the wall clock for what expired, as it may be set or jump.
+        remember_s: An expired node record is still good for dialling this long. Source: guess.
+        author_bytes, table_bytes: Of envelopes kept. Source: guess.
+    """
+
+    lifetime_s: int = 300
+    renew_s: float = 100.0
+    round_s: float = 30.0
+    skew_s: float = 60.0
+    message_bytes: int = 48 * 1024
+    summary_gap_s: float = 5.0
+    reclaim_s: float = 10.0
+    sweep_s: float = 30.0
+    remember_s: float = 30 * 86_400
+    author_bytes: int = 2 * 1024 * 1024
+    table_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class SyncStats:
+    """Counters since start.
+
+    Attributes:
+        accepted: Records that were news.
+        replayed: Records not newer than what was known, and not the same.
+        refused: Records that broke a rule.
+        expired: Records past their lifetime.
+        early: Records from the future: some clock is wrong.
+        unknown_author: Records of nodes whose certificate is not known yet.
+        no_room: Records beyond a bound of the table.
+        sent: Records that a neighbour lacked.
+        summaries_ignored: Summaries that came too soon or out of order.
+        reclaimed: Times that a newer record of ours came back from the mesh.
+    """
+
+    accepted: int = 0
+    replayed: int = 0
+    refused: int = 0
+    expired: int = 0
+    early: int = 0
+    unknown_author: int = 0
+    no_room: int = 0
+    sent: int = 0
+    summaries_ignored: int = 0
+    reclaimed: int = 0

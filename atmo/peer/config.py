@@ -1,0 +1,56 @@
+"""Configuration and counters of the composed peer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from atmo.gossip.broadcast import BroadcastConfig
+from atmo.gossip.membership import MembershipConfig
+from atmo.gossip.sync_config import SyncConfig
+from atmo.transfer.config import TransferConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """Configuration of the composition and of each engine.
+
+    Attributes:
+        hello_s: A link whose other end has not proved its membership by then is closed. Source: guess.
+        unverified: Links at once whose other end has not proved its membership. Source: guess.
+        members_s: How often the certificates of neighbours are looked at again.
+        strikes: Broken messages of one neighbour that end its link. Source: guess.
+        forgive_s: Each such time forgives one of them. Source: guess.
+        ban_s: How long a neighbour that broke too many is kept out. Source: guess.
+    """
+
+    hello_s: float = 5.0
+    unverified: int = 256
+    members_s: float = 5.0
+    strikes: int = 16
+    forgive_s: float = 30.0
+    ban_s: float = 300.0
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
+    broadcast: BroadcastConfig = field(default_factory=BroadcastConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+
+
+@dataclass(slots=True)
+class PeerStats:
+    """Counters since start, of what no inner engine counts.
+
+    Attributes:
+        hellos_refused: Nodes that did not prove their membership.
+        misbehaved: Broken messages and other faults of other nodes.
+        dropped_unverified: Messages before a Hello.
+        dropped_closing: Messages on links that were being hung up.
+        bans: Neighbours kept out for a while.
+        revocations: Nodes put out of the mesh.
+    """
+
+    hellos_refused: int = 0
+    misbehaved: int = 0
+    dropped_unverified: int = 0
+    dropped_closing: int = 0
+    bans: int = 0
+    revocations: int = 0

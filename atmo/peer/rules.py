@@ -1,0 +1,56 @@
+"""Who may write what: the trust rules applied to records."""
+
+from __future__ import annotations
+
+from atmo.clock import Now
+from atmo.errors import WireError
+from atmo.gossip import records as kinds
+from atmo.gossip.records import NodeRecord, Record, RevocationBody
+from atmo.gossip.sync import Refusal
+from atmo.identity import NodeId
+from atmo.peer.directory import check_body_untrusted
+from atmo.trust.mesh import MeshTrust, NotCounting
+from atmo.wire.schema import unpack_untrusted
+
+
+def judge_untrusted(
+    trust: MeshTrust, now: Now, author: NodeId, record: Record, lifetime_most_s: float
+) -> Refusal | None:
+    """Says why `author` may not write `record`; see `gossip.sync.Authorise`.
+
+    A node record introduces its author: its certificate is checked and remembered.
+    """
+    try:
+        if record.kind == kinds.REVOCATION:
+            _check_revocation_untrusted(trust, author, record)
+            return None
+        if record.kind == kinds.NODE:
+            _introduce_untrusted(trust, now, author, record)
+        elif not trust.is_member(now.wall, author):
+            return Refusal("its author is no member", unknown=trust.member(author) is None)
+        elif record.body:
+            check_body_untrusted(record)
+    except NotCounting as error:
+        return Refusal(str(error))
+    except WireError as error:
+        return Refusal(str(error), fault=True)
+    return Refusal("its lifetime is too long") if record.lifetime_s > lifetime_most_s else None
+
+
+def _introduce_untrusted(trust: MeshTrust, now: Now, author: NodeId, record: Record) -> None:
+    node = unpack_untrusted(NodeRecord, record.body)
+    if record.key or not node.name.isprintable():
+        raise WireError("a node record has a key or an unprintable name")
+    trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
+
+
+def _check_revocation_untrusted(trust: MeshTrust, author: NodeId, record: Record) -> None:
+    body = unpack_untrusted(RevocationBody, record.body)
+    if record.key != str(body.node):
+        raise WireError("a revocation's key is not the node it puts out")
+    if body.node in trust.genesis.founders:
+        raise WireError("a founder cannot be revoked")
+    try:
+        trust.check_revoker_untrusted(record.issued_s, author, body.certificate)
+    except NotCounting as error:
+        raise WireError(f"{error}, as of the revocation") from error

@@ -1,0 +1,62 @@
+"""Patience with neighbours: broken messages add up, time forgives, and who breaks too many is kept out for a while."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from atmo.identity import NodeId
+
+_ENTRIES = 1_024
+
+
+@dataclass(slots=True)
+class _Score:
+    strikes: float
+    at: float
+    banned_until: float = -math.inf
+
+
+class Strikes:
+    """Counts what neighbours broke.
+
+    Args:
+        most: Strikes that ban.
+        forgive_s: After each such time one strike is forgotten.
+        ban_s: How long a banned node is kept out.
+    """
+
+    def __init__(self, most: int, forgive_s: float, ban_s: float) -> None:
+        self._most = most
+        self._forgive_s = forgive_s
+        self._ban_s = ban_s
+        self._scores: dict[NodeId, _Score] = {}
+
+    def strike(self, mono: float, node: NodeId) -> bool:
+        """Counts a broken message; returns whether the node is banned from now on."""
+        score = self._scores.get(node)
+        if score is None:
+            self._prune(mono)
+            score = self._scores[node] = _Score(0.0, mono)
+        score.strikes = max(0.0, score.strikes - (mono - score.at) / self._forgive_s) + 1.0
+        score.at = mono
+        if score.strikes < self._most:
+            return False
+        score.strikes, score.banned_until = 0.0, mono + self._ban_s
+        return True
+
+    def is_banned(self, mono: float, node: NodeId) -> bool:
+        """Says whether a node is kept out now."""
+        score = self._scores.get(node)
+        return score is not None and mono < score.banned_until
+
+    def _prune(self, mono: float) -> None:
+        """Makes room: who has been forgiven goes, else who was struck longest ago."""
+        if len(self._scores) < _ENTRIES:
+            return
+        forgiven = self._most * self._forgive_s
+        self._scores = {
+            node: score for node, score in self._scores.items() if mono < max(score.at + forgiven, score.banned_until)
+        }
+        if len(self._scores) >= _ENTRIES:
+            del self._scores[min(self._scores, key=lambda node: self._scores[node].at)]
