@@ -56,7 +56,7 @@ async def serve(
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = 1_000_000
     config.backlog = BACKLOG
-    stop = shutdown or trio.Event()
+    stop = trio.Event() if shutdown is None else shutdown
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(hypercorn_serve, cast(Any, app), config, shutdown_trigger=stop.wait))
         task_status.started(bound)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STOP_S = 5.0
 """A node that was told to end and has not by then is cut off; its store survives that as it survives a power cut."""
 
-_QUIET_LOGGERS = ("httpx", "httpcore", "hypercorn", "quic", "asyncio")
+_QUIET_LOGGERS = ("atmo.api.http", "httpx", "httpcore", "hypercorn", "quic", "asyncio")
 
 
 def node(

@@ -25,6 +25,7 @@ from atmo.version import __version__
 from atmo.wire.address import Address
 
 _CONNECT_S = 5.0
+_CATALOG_S = 2.0  # a neighbour without models tells none
 
 
 class MeshHost:
@@ -125,26 +126,32 @@ class MeshHost:
         elif self.port:
             await self._keep(self.port.stores)
 
-    async def wait_for_links(self, wanted: int, timeout_s: float) -> None:
-        """Waits until there are links, for commands that need the mesh at once.
+    async def wait_for_mesh(self, timeout_s: float) -> None:
+        """Waits until there is a link and a neighbour has told its models, for commands that need the mesh at once.
 
         Raises:
             RemoteError: There is no mesh, or nobody answered in time.
         """
         if not isinstance(self.port, PeerDriver):
             raise RemoteError("this node belongs to no mesh: join one with `atmo mesh join CODE`")
-        ready = trio.Event()
-        peer = self.port.peer
+        driver = self.port
+        changed = trio.Event()
 
         def look(_: object) -> None:
-            if len(peer.neighbours()) >= wanted:
-                ready.set()
+            changed.set()
 
-        self.port.observers.append(look)
-        look(None)
-        with trio.move_on_after(timeout_s):
-            await ready.wait()
-        if not peer.neighbours():
+        driver.observers.append(look)
+        deadline = trio.current_time() + timeout_s
+        while not any(not model.local for model in driver.peer.models(driver.now())):
+            with trio.move_on_at(deadline) as scope:
+                await changed.wait()
+            if scope.cancelled_caught:
+                break
+            if driver.peer.neighbours():
+                deadline = min(deadline, trio.current_time() + _CATALOG_S)
+            changed = trio.Event()
+        driver.observers.remove(look)
+        if not driver.peer.neighbours():
             raise RemoteError("no other node of the mesh answers: check that one runs and that UDP reaches it")
 
 

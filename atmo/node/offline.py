@@ -1,0 +1,166 @@
+"""What every node has, running or not: the opened home and the services on it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from atmo.config.settings import Settings, load_settings
+from atmo.errors import UserError
+from atmo.identity import Signer
+from atmo.net.driver import PeerDriver
+from atmo.net.quic import Endpoint, open_endpoint
+from atmo.services.host import MeshHost
+from atmo.services.joining import PROTOCOL as JOIN
+from atmo.services.mesh import MeshService
+from atmo.services.models import ModelService
+from atmo.storage.chunks import ModelStorage
+from atmo.storage.database import Database
+from atmo.storage.home import Home
+from atmo.storage.meshstate import MeshState
+from atmo.version import __version__
+from atmo.wire.address import Address
+
+_OFFLINE_LOCK_S = 5.0
+_OFFLINE_LINKS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a person can ask of a node, whether or not it runs."""
+
+    mesh: MeshService
+    models: ModelService
+    status: Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What a home holds, opened."""
+
+    home: Home
+    signer: Signer
+    database: Database
+    state: MeshState
+    storage: ModelStorage
+
+
+def open_store(stack: ExitStack, path: Path, wait_s: float) -> Store:
+    """Opens and locks a home until `stack` unwinds; blocks the thread.
+
+    Raises:
+        UserError: Another process holds it for longer than `wait_s`, or it is damaged.
+    """
+    home = Home(path)
+    home.prepare()
+    stack.enter_context(home.lock(wait_s))
+    signer = home.load_signer()
+    database = Database(home.database_path)
+    stack.callback(database.close)
+    return Store(home, signer, database, MeshState(database), ModelStorage(path, database))
+
+
+@asynccontextmanager
+async def open_offline(home: Path, *, network: bool = False) -> AsyncIterator[Services]:
+    """Opens a home whose node does not run.
+
+    Args:
+        home: The folder.
+        network: The command needs other nodes: take part in the mesh until it is done.
+
+    Raises:
+        UserError: The home is in use or damaged.
+    """
+    settings = load_settings(home)
+    with ExitStack() as stack:
+        store = await trio.to_thread.run_sync(open_store, stack, home, _OFFLINE_LOCK_S)
+        member = await trio.to_thread.run_sync(store.state.credentials) is not None
+        if network and member:
+            async with open_endpoint(store.signer, "0.0.0.0", 0) as endpoint, trio.open_nursery() as nursery:
+                host = build_host(store, settings, endpoint, nursery)
+                async with open_services(store, settings, host) as services:
+                    await host.wait_for_mesh(_OFFLINE_LINKS_S)
+                    yield services
+                nursery.cancel_scope.cancel()
+        else:
+            port = settings.listen.port
+            listen = Address(await trio.to_thread.run_sync(listen_host, settings), port) if port else None
+            host = MeshHost(store.signer, settings.name, store.state, listen)
+            async with open_services(store, settings, host) as services:
+                yield services
+
+
+def build_host(
+    store: Store,
+    settings: Settings,
+    endpoint: Endpoint,
+    nursery: trio.Nursery,
+    load: Callable[[], int] = lambda: 0,
+) -> MeshHost:
+    """Returns the place of a peer that is connected through `endpoint`."""
+    return MeshHost(
+        store.signer,
+        settings.name,
+        store.state,
+        endpoint.local_address,
+        endpoint=endpoint,
+        nursery=nursery,
+        load=load,
+    )
+
+
+@asynccontextmanager
+async def open_services(store: Store, settings: Settings, host: MeshHost) -> AsyncIterator[Services]:
+    """Builds the services of a node and resumes its mesh."""
+    models = ModelService(store.storage, store.signer, settings.name, host.mesh, convert=_convert)
+    mesh = MeshService(store.signer, settings.name, store.state, store.database, host, host.mesh)
+
+    def attach(driver: PeerDriver) -> None:
+        driver.handle(JOIN, mesh.serve_join, members_only=False)
+        driver.fetch = models.fetch
+        driver.observers.append(models.on_event)
+        models.attach(driver)
+
+    host.on_attach.append(attach)
+    await host.resume()
+
+    def status() -> dict[str, Any]:
+        return {
+            "node_id": str(store.signer.node_id),
+            "name": settings.name,
+            "version": __version__,
+            "mesh": mesh.mesh(),
+            "models": len(models.rows("local")),
+        }
+
+    try:
+        yield Services(mesh, models, status)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+            await host.aclose()
+
+
+async def _convert(source: Path, target: Path) -> Any:
+    from atmo.backends.convert import convert
+
+    return await convert(source, target)
+
+
+def listen_host(settings: Settings) -> str:
+    """Resolves the host of `--listen`, which may be a name.
+
+    Raises:
+        UserError: It is no name or address of this machine.
+    """
+    host, port = settings.listen
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise UserError(f"{host}: no such host: {error.strerror}.", "Give another --listen HOST:PORT.") from error
+    return str(info[4][0])

@@ -1,0 +1,255 @@
+"""The running node: backends, gateway, mesh and endpoint, started in order and ended within two seconds."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from atmo.api.app import create_app
+from atmo.api.control import control_router
+from atmo.api.server import serve
+from atmo.api.services import ApiServices
+from atmo.backends.base import Part
+from atmo.backends.embedder import Embedder
+from atmo.backends.pool import BackendPool
+from atmo.backends.training import TrainedModel, Trainer
+from atmo.config.settings import Settings
+from atmo.config.values import Endpoint as HostPort
+from atmo.gateway.gateway import Gateway
+from atmo.gossip.records import CAPABILITIES
+from atmo.gossip.sync import RecordChanged
+from atmo.net.driver import PeerDriver
+from atmo.net.quic import Endpoint, open_endpoint
+from atmo.node.backends import build_backends
+from atmo.node.offline import Services, Store, build_host, listen_host, open_services, open_store
+from atmo.peer import LinkLost, LinkReady
+from atmo.services.host import MeshHost
+from atmo.services.models import ModelService
+from atmo.version import __version__
+
+GRACE_S = 1.2
+"""Answers under way may take this long to finish; the whole node ends within two seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What `run/node.json` says of a running node.
+
+    Attributes:
+        pid: Of the process.
+        node_id: In base32.
+        name: For people.
+        http: URL of the endpoint, without a path.
+        listen: `HOST:PORT` under which other machines reach it.
+        token: Opens the control API; the file is readable by its owner only.
+        version: Of the software.
+    """
+
+    pid: int
+    node_id: str
+    name: str
+    http: str
+    listen: list[str]
+    token: str
+    version: str
+
+
+async def run_node(home: Path, settings: Settings, *, on_ready: Callable[[NodeInfo], None]) -> None:
+    """Runs a node until cancelled; then lets answers under way finish for a second and tells its neighbours.
+
+    Raises:
+        UserError: The home is in use or damaged, or a port is taken.
+    """
+    stop = trio.Event()
+
+    async def stop_when_cancelled(scope: trio.CancelScope, ready: trio.Event) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            stop.set()
+            if not ready.is_set():
+                scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope(shield=True) as scope:
+            ready = trio.Event()
+            nursery.start_soon(stop_when_cancelled, scope, ready)
+
+            def tell(info: NodeInfo) -> None:
+                ready.set()
+                on_ready(info)
+
+            await _run(home, settings, tell, stop)
+        nursery.cancel_scope.cancel()
+
+
+async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], None], stop: trio.Event) -> None:
+    with ExitStack() as stack:
+        store = await trio.to_thread.run_sync(open_store, stack, path, 0.0)
+        host_name = await trio.to_thread.run_sync(listen_host, settings)
+        async with (
+            open_endpoint(store.signer, host_name, settings.listen.port) as endpoint,
+            trio.open_nursery() as nursery,
+        ):
+            running = _Running(store, settings, endpoint, nursery)
+            host = build_host(store, settings, endpoint, nursery, lambda: running.pool.in_flight)
+            async with open_services(store, settings, host) as services:
+                info = await running.start(services, host, stop)
+                stack.callback(store.home.remove_node_info)
+                await trio.to_thread.run_sync(store.home.write_node_info, asdict(info))
+                on_ready(info)
+                await stop.wait()
+                with trio.move_on_after(GRACE_S):
+                    await running.served.wait()
+            nursery.cancel_scope.cancel()
+
+
+class _Running:
+    """The parts of a running node that commands on a resting home do not need: backends, gateway and the endpoint."""
+
+    def __init__(self, store: Store, settings: Settings, endpoint: Endpoint, nursery: trio.Nursery) -> None:
+        self._store = store
+        self._settings = settings
+        self._endpoint = endpoint
+        self._nursery = nursery
+        self._started = time.monotonic()
+        self._training = store.home.run / "training"
+        self.served = trio.Event()
+        self.embedder = Embedder()
+        self.pool = BackendPool(())
+
+    async def start(self, services: Services, host: MeshHost, stop: trio.Event) -> NodeInfo:
+        """Starts everything and returns when requests are answered."""
+        store, settings, nursery = self._store, self._settings, self._nursery
+        models = services.models
+        backends = build_backends(settings, store.home, self.embedder, models.local_models, self._generate)
+        self.pool = BackendPool(backends)
+        self.gateway = Gateway(
+            store.signer.node_id,
+            settings.name,
+            self.pool,
+            self.embedder.embed,
+            host.mesh,
+            stored=partial(models.rows, "mesh"),
+        )
+        self.pool.on_change(partial(self._publish, host))
+        models.on_change(partial(self.pool.refresh, "onnx"))
+        await nursery.start(self.gateway.run)
+        await nursery.start(self.pool.run)
+        host.on_attach.append(self._attach)
+        if isinstance(host.port, PeerDriver):
+            self._attach(host.port)
+        self._training.mkdir(exist_ok=True)
+        token = secrets.token_urlsafe(32)
+        app = create_app(self._api(services, host, token))
+        port = await nursery.start(self._serve, app, stop)
+        self.info = NodeInfo(
+            os.getpid(),
+            str(store.signer.node_id),
+            settings.name,
+            f"http://{HostPort(settings.http.host, port)}",
+            [str(address) for address in host.addresses()],
+            token,
+            __version__,
+        )
+        return self.info
+
+    def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
+        save = partial(_save_trained, services.models)
+        return ApiServices(
+            str(self._store.signer.node_id),
+            self._settings.name,
+            self.gateway,
+            services.mesh,
+            Trainer(self.embedder.embed, save, self._training),
+            control_router(token, services.mesh, services.models, partial(self._status, services, host)),
+            self._settings.http.host,
+            partial(self._stats, host),
+        )
+
+    async def _serve(
+        self, app: Any, stop: trio.Event, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        host, port = self._settings.http
+        try:
+            await serve(app, host, port, shutdown=stop, task_status=task_status)
+        finally:
+            self.served.set()
+
+    # --- the mesh, when there is one ------------------------------------------------------------------------------
+
+    def _attach(self, driver: PeerDriver) -> None:
+        self.gateway.attach(driver)
+        driver.observers.append(self._mesh_changed)
+        driver.peer.publish_capabilities(driver.now(), self.pool.capabilities())
+        driver.kick()
+        self.gateway.offers_changed()
+
+    def _publish(self, host: MeshHost) -> None:
+        if isinstance(host.port, PeerDriver):
+            host.port.peer.publish_capabilities(host.port.now(), self.pool.capabilities())
+            host.port.kick()
+        self.gateway.offers_changed()
+
+    def _mesh_changed(self, event: object) -> None:
+        if isinstance(event, LinkReady | LinkLost) or (isinstance(event, RecordChanged) and event.kind == CAPABILITIES):
+            self.gateway.offers_changed()
+
+    def _generate(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[Part, None] | None:
+        return self.gateway.generate(body, stream=stream)
+
+    # --- what it tells --------------------------------------------------------------------------------------------
+
+    def _status(self, services: Services, host: MeshHost) -> dict[str, Any]:
+        return {
+            "running": True,
+            "pid": os.getpid(),
+            "http": self.info.http,
+            "listen": self.info.listen,
+            **services.status(),
+            "peers": self.gateway.neighbours(),
+            "capabilities": [capability.id for capability in self.pool.capabilities()],
+            "requests_running": self.pool.in_flight,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "counters": {
+                f"{group}.{name}": value
+                for group, stats in self._stats(host).items()
+                for name, value in asdict(stats).items()  # type: ignore[call-overload]
+                if value
+            },
+        }
+
+    def _stats(self, host: MeshHost) -> Mapping[str, object]:
+        groups: dict[str, object] = {"gateway": self.gateway.stats, "quic": self._endpoint.stats}
+        if isinstance(host.port, PeerDriver):
+            peer = host.port.peer
+            groups |= {
+                "driver": host.port.stats,
+                "peer": peer.stats,
+                "membership": peer.membership.stats,
+                "broadcast": peer.broadcast.stats,
+                "sync": peer.sync.stats,
+            }
+        return groups
+
+
+async def _save_trained(models: ModelService, model: TrainedModel) -> Mapping[str, Any]:
+    """Puts a fitted model into the store, as the next version of its name."""
+    row = await models.import_model(
+        model.onnx_path,
+        name=model.name,
+        kind=model.type,
+        capabilities=model.capabilities,
+        description=model.description,
+        config=model.config,
+    )
+    return row.to_json()
