@@ -18,6 +18,8 @@ from atmo.router.table import NodeTable, Ticket
 NOT_RETRIED = frozenset({400, 413, 415, 422})
 """Statuses that are the request's own fault: another node would say the same."""
 
+_ODD = "bad_answer"
+
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +66,7 @@ class Attempt:
 
     def failed(self, error: Exception) -> RequestError:
         """Notes the failure; returns it in the terms of the client."""
-        told = self._told(leaf_error(error))
+        told = told_as(leaf_error(error), self.offer)
         if told.status in NOT_RETRIED:
             self.cancel()
         else:
@@ -80,21 +82,23 @@ class Attempt:
         if ticket is not None:
             note(ticket)
 
-    def _told(self, error: BaseException) -> RequestError:
-        name, model = self.offer.node_name, self.offer.capability.model
-        if isinstance(error, RequestError):
-            if self.offer.local or error.status in NOT_RETRIED or error.code == "bad_answer":
-                return error
-            message = f"{name}: {error.message}"
-            return RequestError(error.status, message, kind=error.kind, code=error.code, param=error.param)
-        if isinstance(error, RemoteError):
-            message = f"{name} failed while it ran {model}: {error}. Send the request again."
-            return RequestError(502, message, kind="api_error", code="node_failed")
-        if isinstance(error, trio.TooSlowError):
-            message = f"{model} on {name} did not answer in time. Ask for less, or try another model."
-            return RequestError(504, message, kind="api_error", code="timeout")
-        log.error("%s failed on this machine", self.offer.capability.id, exc_info=error)
-        return internal_error(self.offer.capability)
+
+def told_as(error: BaseException, offer: Offer) -> RequestError:
+    """Returns why `offer` failed in the terms of the client; what nobody foresaw goes into the log."""
+    name, model = offer.node_name, offer.capability.model
+    if isinstance(error, RequestError):
+        if offer.local or error.status in NOT_RETRIED or error.code == _ODD:
+            return error
+        message = f"{name}: {error.message}"
+        return RequestError(error.status, message, kind=error.kind, code=error.code, param=error.param)
+    if isinstance(error, RemoteError):
+        message = f"{name} failed while it ran {model}: {error}. Send the request again."
+        return RequestError(502, message, kind="api_error", code="node_failed")
+    if isinstance(error, trio.TooSlowError):
+        message = f"{model} on {name} did not answer in time. Ask for less, or try another model."
+        return RequestError(504, message, kind="api_error", code="timeout")
+    log.error("%s failed on this machine", offer.capability.id, exc_info=error)
+    return internal_error(offer.capability)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,4 +162,4 @@ class Execution:
 
 def _odd(offer: Offer, what: str) -> RequestError:
     message = f"{offer.node_name} sent {what} when it ran {offer.capability.model}."
-    return RequestError(502, message, kind="api_error", code="bad_answer")
+    return RequestError(502, message, kind="api_error", code=_ODD)

@@ -13,10 +13,10 @@ from typing import Any
 import trio
 
 from atmo.backends.base import Call, Part
-from atmo.errors import AtmoError, RequestError
+from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
-from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried
+from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, told_as
 from atmo.gateway.jsontext import dump
 from atmo.gateway.listing import StoredModel, list_models
 from atmo.gateway.meaning import Embed, Meaning
@@ -29,6 +29,9 @@ from atmo.router.decision import Decision, RouteRequest
 from atmo.router.offer import Offer
 from atmo.router.policy import decide
 from atmo.router.table import NodeTable
+
+_DEADLINE_MARGIN_S = 1.0
+"""The other node and the stream to it get this much longer than we wait, so that who is late is told by us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +226,22 @@ class Gateway:
         deadline = trio.current_time() + self._config.answer_s
         tried: list[Tried] = []
         for offer in offers:
-            async with AsyncExitStack() as stack:
-                try:
-                    attempt, first = await self._attempt(stack, offer, body, stream, deadline, request_id)
-                except RequestError as error:
-                    tried.append(Tried(offer, error))
-                else:
-                    yield Execution(decision, attempt, first, tuple(tried), request_id)
-                    return
+            began = False
+            try:
+                async with AsyncExitStack() as stack:
+                    try:
+                        attempt, first = await self._attempt(stack, offer, body, stream, deadline, request_id)
+                    except RequestError as error:
+                        tried.append(Tried(offer, error))
+                    else:
+                        began = True
+                        yield Execution(decision, attempt, first, tuple(tried), request_id)
+                        return
+            except RemoteError as error:  # told only when the stream to the node was closed
+                told = told_as(error, offer)
+                if began:
+                    raise told from error
+                tried.append(Tried(offer, told))
             if tried[-1].error.status in NOT_RETRIED:
                 break
             self.stats.failovers += 1
@@ -283,7 +294,7 @@ class Gateway:
             message = "This node has just left the mesh: send the request again."
             raise RequestError(503, message, kind="api_error", code="no_mesh")
         self.stats.sent_away += 1
-        outgoing = Outgoing(offer, dump(body), stream, max(0.001, seconds), request_id)
+        outgoing = Outgoing(offer, dump(body), stream, seconds + _DEADLINE_MARGIN_S, request_id)
         return await stack.enter_async_context(open_remote(mesh, outgoing))
 
     def generate(self, body: Mapping[str, Any], *, stream: bool = False) -> AsyncGenerator[Part, None] | None:

@@ -138,14 +138,11 @@ def _unknown(
             "model_not_supported",
             "model",
         )
-    versions = sorted({offer.capability.version for offer in offers_named(name, able) if offer.capability.version})
-    if versions:
-        return Failure(
-            404,
-            f"No version of '{name[:128]}' fits '{shown}': the mesh has {_list(versions)}.",
-            "model_not_found",
-            "model",
-        )
+    same_name = offers_named(name, able)
+    if same_name:
+        versions = sorted({offer.capability.version for offer in able if offer.capability.model == name})
+        has = f"the mesh has {_list(versions)}" if any(versions) else f"it has none, ask for '{name[:128]}'"
+        return Failure(404, f"No version of '{name[:128]}' fits '{shown}': {has}.", "model_not_found", "model")
     if request.model in known or name in known:
         return Failure(
             503,

@@ -88,12 +88,15 @@ class Echo:
 
     async def execute(self, call: Call) -> AsyncGenerator[Part, None]:
         self.calls.append(call)
+        parts = self.answer(call)
         try:
-            async for part in self.answer(call):
+            async for part in parts:
                 yield part
         except (trio.Cancelled, GeneratorExit):
             self.cancelled += 1
             raise
+        finally:
+            await parts.aclose()
 
     async def answer(self, call: Call) -> AsyncGenerator[Part, None]:
         model = call.capability.model

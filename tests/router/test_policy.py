@@ -169,6 +169,8 @@ class TestNobody:
         status, code, message = self.failure(route([offer("iris", version="1.0")], "iris@>=2"))
         assert (status, code) == (404, "model_not_found")
         assert message == "No version of 'iris' fits 'iris@>=2': the mesh has 1.0."
+        message = self.failure(route([LLM], "llm@2", known=["llm"]))[2]
+        assert message == "No version of 'llm' fits 'llm@2': it has none, ask for 'llm'."
 
     def test_not_a_version(self) -> None:
         status, code, _ = self.failure(route([offer("iris", version="1.0")], "iris@new"))

@@ -1,0 +1,356 @@
+"""`atmo/execute/1` from both ends, with an honest and a hostile other end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atmo.backends.pool import BackendPool
+from atmo.errors import RemoteError, RequestError
+from atmo.gateway import remote
+from atmo.gateway.budget import ByteBudget
+from atmo.gateway.remote import ExecuteServer, RemoteParts, ServerConfig
+from atmo.router.capability import CHAT, Capability
+from atmo.wire import codec, limits
+from tests.gateway.world import Echo, Failing, Lengths, MemoryStream, chat, node_id, refused, stream_pair
+
+ASKING, SERVING = node_id(1), node_id(2)
+
+
+def header(**changes: Any) -> dict[str, Any]:
+    good = {
+        "operation": CHAT,
+        "capability": "echo:echo",
+        "stream": False,
+        "deadline_ms": 5_000,
+        "request_id": "r",
+        "size": 0,
+    }
+    return {**good, **changes}
+
+
+class Server:
+    """An `ExecuteServer` and what came of the requests it got."""
+
+    def __init__(self, server: ExecuteServer, nursery: trio.Nursery) -> None:
+        self.server = server
+        self.nursery = nursery
+        self.ended: list[str] = []
+
+    def ask(self, head: dict[str, Any]) -> MemoryStream:
+        here, there = stream_pair(ASKING, SERVING, head)
+        self.nursery.start_soon(self._serve, there)
+        return here
+
+    async def _serve(self, stream: MemoryStream) -> None:
+        try:
+            await self.server.serve(stream)
+        except RemoteError as error:
+            self.ended.append(str(error))
+            stream.reset()
+        else:
+            self.ended.append("")
+            await stream.finish()
+
+    async def answers(self, body: bytes, **changes: Any) -> list[dict[str, Any]]:
+        stream = self.ask(header(**{"size": len(body), **changes}))
+        if body:
+            await stream.send(body)
+        found = []
+        while (frame := await stream.receive()) is not None:
+            found.append(codec.decode_untrusted(frame, limits.FRAME_BYTES))
+        return found
+
+
+@asynccontextmanager
+async def serving(
+    *backends: Echo, config: ServerConfig | None = None, budget: ByteBudget | None = None
+) -> AsyncIterator[Server]:
+    async with trio.open_nursery() as nursery:
+        pool = BackendPool(backends)
+        await nursery.start(pool.run)
+        yield Server(ExecuteServer(pool, budget or ByteBudget(), config), nursery)
+        nursery.cancel_scope.cancel()
+
+
+def as_json(body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
+class TestServer:
+    async def test_one_answer(self) -> None:
+        async with serving(Echo()) as server:
+            part, end = await server.answers(as_json(chat("abc")))
+            assert json.loads(part["part"])["choices"][0]["message"]["content"] == "cba"
+            assert end == {"end": True}
+            assert server.server.stats.served == 1
+
+    async def test_a_stream_is_for_chats_only(self) -> None:
+        async with serving(Echo(), Lengths()) as server:
+            assert len(await server.answers(as_json(chat("a b")), stream=True)) == 5
+            found = await server.answers(
+                as_json({"input": "x"}), operation="embeddings", capability="len:lengths", stream=True
+            )
+            assert len(found) == 2
+
+    @pytest.mark.parametrize(
+        ("changes", "status"),
+        [
+            ({"operation": 5}, 400),
+            ({"operation": "paint"}, 400),
+            ({"stream": 1}, 400),
+            ({"deadline_ms": True}, 400),
+            ({"deadline_ms": "5"}, 400),
+            ({"request_id": "x" * 129}, 400),
+            ({"request_id": "x\ny"}, 400),
+            ({"request_id": None}, 400),
+            ({"capability": "echo:gone"}, 404),
+            ({"operation": "embeddings"}, 404),
+        ],
+    )
+    async def test_a_header_that_is_not_valid(self, changes: dict[str, Any], status: int) -> None:
+        async with serving(Echo()) as server:
+            (answer,) = await server.answers(as_json(chat()), **changes)
+            assert answer["error"]["status"] == status
+            assert server.server.stats.refused == 1
+            assert server.ended == [""]
+
+    @pytest.mark.parametrize("size", [None, -1, True, 1.5, limits.REQUEST_BYTES + 1])
+    async def test_a_size_that_is_not_valid_resets(self, size: Any) -> None:
+        async with serving(Echo()) as server:
+            stream = server.ask(header(size=size))
+            with pytest.raises(RemoteError):
+                await stream.receive()
+            assert "bytes are the most" in server.ended[0] or "is the most" in server.ended[0]
+
+    @pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b"{}", as_json({"messages": "x"})])
+    async def test_a_body_that_is_not_a_request(self, body: bytes) -> None:
+        async with serving(Echo()) as server:
+            (answer,) = await server.answers(body)
+            assert answer["error"]["status"] == 400
+
+    async def test_a_body_longer_than_its_header_says(self) -> None:
+        async with serving(Echo()) as server:
+            stream = server.ask(header(size=3))
+            await stream.send(b"four")
+            with pytest.raises(RemoteError):
+                await stream.receive()
+            assert server.ended == ["the body is not as long as its header says"]
+
+    async def test_a_body_that_ends_too_early(self) -> None:
+        async with serving(Echo()) as server:
+            stream = server.ask(header(size=300))
+            await stream.send(b"short")
+            await stream.finish()
+            with pytest.raises(RemoteError):
+                await stream.receive()
+
+    async def test_a_body_that_never_comes(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with serving(Echo()) as server:
+            stream = server.ask(header(size=300))
+            with pytest.raises(RemoteError):
+                await stream.receive()
+            assert server.ended == ["the body came too slowly or in too many pieces"]
+
+    async def test_a_body_in_too_many_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote, "MAX_PIECES", 4)
+        async with serving(Echo()) as server:
+            stream = server.ask(header(size=300))
+            for _ in range(5):
+                await stream.send(b"")
+            with pytest.raises(RemoteError):
+                await stream.receive()
+
+    @pytest.mark.parametrize("rest", ["all", "end", "nothing", "crumbs"])
+    async def test_a_refused_body_is_taken_and_thrown_away(
+        self, rest: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        monkeypatch.setattr(remote, "MAX_PIECES", 4)
+        async with serving(Echo()) as server:
+            stream = server.ask(header(size=300, capability="gone"))
+            assert b"capability_gone" in (await stream.receive() or b"")
+            if rest == "all":
+                await stream.send(b"x" * 300)
+            elif rest == "end":
+                await stream.finish()
+            elif rest == "crumbs":
+                for _ in range(4):
+                    await stream.send(b"x")
+            assert await stream.receive() is None
+
+    async def test_calls_of_one_node_and_of_all_are_bounded(self) -> None:
+        for config in (ServerConfig(max_calls_per_node=1), ServerConfig(max_calls=1)):
+            async with serving(Failing(), config=config) as server:
+                server.ask(header(size=100))
+                await trio.testing.wait_all_tasks_blocked()
+                (answer,) = await server.answers(as_json(chat()))
+                assert answer["error"]["status"] == 429
+
+    async def test_bodies_held_at_once_are_bounded(self) -> None:
+        async with serving(Echo(), budget=ByteBudget(150)) as server:
+            server.ask(header(size=100))
+            await trio.testing.wait_all_tasks_blocked()
+            (answer,) = await server.answers(as_json(chat("x" * 60)))
+            assert answer["error"]["status"] == 503
+
+    @pytest.mark.parametrize(("error", "status"), [(refused(429), 429), (ZeroDivisionError("secret"), 500)])
+    async def test_a_backend_that_fails(self, error: Exception, status: int) -> None:
+        async with serving(Failing(error=error, after=1)) as server:
+            part, answer = await server.answers(as_json(chat()), stream=True)
+            assert part["part"]
+            assert answer["error"]["status"] == status
+            assert "secret" not in answer["error"]["message"]
+            assert server.server.stats.failed == 1
+
+    async def test_a_backend_that_is_late(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with serving(Failing()) as server:
+            (answer,) = await server.answers(as_json(chat()), deadline_ms=2_000)
+            assert answer["error"]["status"] == 504
+            assert trio.current_time() < 10
+
+    async def test_an_answer_that_is_too_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(limits, "REQUEST_BYTES", 200)
+        async with serving(Echo()) as server:
+            (answer,) = await server.answers(as_json(chat("x" * 100)))
+            assert answer["error"]["code"] == "too_large"
+
+    @pytest.mark.parametrize("how", ["reset", "finish", "talk"])
+    async def test_an_asking_node_that_leaves_stops_the_work(self, how: str) -> None:
+        backend = Failing()
+        async with serving(backend) as server:
+            body = as_json(chat())
+            stream = server.ask(header(size=len(body)))
+            await stream.send(body)
+            await trio.testing.wait_all_tasks_blocked()
+            if how == "reset":
+                stream.reset()
+            elif how == "finish":
+                await stream.finish()
+            else:
+                await stream.send(b"and another thing")
+            await trio.testing.wait_all_tasks_blocked()
+            assert backend.cancelled == 1
+            assert server.server.stats.abandoned == 1
+
+    async def test_an_asking_node_that_leaves_while_we_send(self) -> None:
+        class Stubborn(Echo):
+            gone = trio.Event()
+
+            async def answer(self, call: Any) -> Any:
+                with trio.CancelScope(shield=True):
+                    await self.gone.wait()
+                yield {}
+
+        backend = Stubborn()
+        async with serving(backend) as server:
+            body = as_json(chat())
+            stream = server.ask(header(size=len(body)))
+            await stream.send(body)
+            await trio.testing.wait_all_tasks_blocked()
+            stream.reset()
+            backend.gone.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert server.server.stats.abandoned == 1
+
+
+class TestParts:
+    async def parts(self, *frames: Any) -> list[Any]:
+        here, there = stream_pair(ASKING, SERVING, header())
+
+        async def send() -> None:
+            for frame in frames:
+                await there.send(frame if isinstance(frame, bytes) else codec.encode(frame))
+            await there.finish()
+
+        found: list[Any] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            try:
+                found += [part async for part in RemoteParts(here)]
+            except RemoteError as error:
+                found.append(str(error))
+            except RequestError as error:
+                found.append(error)
+            nursery.cancel_scope.cancel()
+        return found
+
+    async def test_pieces_become_parts(self) -> None:
+        found = await self.parts(
+            {"part": b'{"a":1}'}, {"piece": b'{"b"'}, {"piece": b":"}, {"part": b"2}"}, {"end": True}
+        )
+        assert found == [{"a": 1}, {"b": 2}]
+
+    async def test_after_the_end_there_is_nothing(self) -> None:
+        here, there = stream_pair(ASKING, SERVING, header())
+        await there.send(codec.encode({"end": True}))
+        parts = RemoteParts(here)
+        for _ in range(2):
+            with pytest.raises(StopAsyncIteration):
+                await anext(parts)
+
+    @pytest.mark.parametrize(
+        ("frame", "words"),
+        [
+            (b"\xff", "does not decode"),
+            ([1], "not a map of one key"),
+            ({}, "not a map of one key"),
+            ({"part": b"{}", "end": True}, "not a map of one key"),
+            ({"x": 1}, "none of part, piece, error and end"),
+            ({1: b""}, "none of part, piece, error and end"),
+            ({"part": "{}"}, "none of part, piece, error and end"),
+            ({"part": b"[]"}, "not usable JSON"),
+            ({"part": b'{"a": NaN}'}, "not usable JSON"),
+            ({"error": {}}, "an error that does not decode"),
+            ({"error": {"status": 200, "message": "x"}}, "an error that does not decode"),
+            ({"error": {"status": True, "message": "x"}}, "an error that does not decode"),
+            ({"error": {"status": 500, "message": 5}}, "an error that does not decode"),
+        ],
+    )
+    async def test_frames_that_are_not_an_answer(self, frame: Any, words: str) -> None:
+        (found,) = await self.parts(frame)
+        assert words in found
+
+    async def test_a_stream_that_just_ends(self) -> None:
+        assert await self.parts() == ["it ended the stream in the middle of an answer"]
+
+    async def test_an_answer_that_is_too_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(limits, "REQUEST_BYTES", 10)
+        assert await self.parts({"piece": b"x" * 6}, {"piece": b"x" * 6}) == ["its answer is too large"]
+
+    async def test_an_answer_in_too_many_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote, "MAX_PIECES", 3)
+        assert await self.parts(*[{"piece": b""}] * 9) == ["its answer comes in too many pieces"]
+
+    async def test_an_error(self) -> None:
+        error = {"status": 429, "message": "m" * 3_000, "kind": 5, "code": "c" * 300, "param": "p"}
+        (found,) = await self.parts({"error": error})
+        assert isinstance(found, RequestError)
+        assert (found.status, found.kind, found.param) == (429, "api_error", "p")
+        assert (len(found.message), len(found.code or "")) == (2_000, 128)
+
+
+@given(
+    st.binary(max_size=64)
+    | st.dictionaries(st.text(max_size=5), st.none() | st.binary() | st.integers(0, 9)).map(codec.encode)
+)
+def test_no_frame_breaks_the_reader(frame: bytes) -> None:
+    async def read() -> None:
+        here, there = stream_pair(ASKING, SERVING, header())
+        await there.send(frame)
+        await there.finish()
+        with suppress(RemoteError, RequestError):
+            _ = [part async for part in RemoteParts(here)]
+
+    trio.run(read)
+
+
+def test_capability_of_the_default_header() -> None:
+    assert Capability("echo:echo", CHAT, "echo").id == header()["capability"]
