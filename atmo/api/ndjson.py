@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ class ProgressLike(Protocol):
     @property
     def eta_s(self) -> float | None: ...
 
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
 """A line without content goes out after this much silence, so that a client can tell slow from dead (guess)."""
@@ -122,11 +125,21 @@ class JobResponse(Response):
             done = await self._job(reports.put)
         except (UserError, RemoteError, BaseExceptionGroup) as error:
             leaf = leaf_error(error)
-            if not isinstance(leaf, UserError | RemoteError):
+            if isinstance(leaf, UserError | RemoteError):
+                reports.finish(error_status(leaf), error_body(leaf))
+            elif isinstance(error, Exception):
+                reports.finish(500, _broken(error))
+            else:
                 raise
-            reports.finish(error_status(leaf), error_body(leaf))
+        except Exception as error:  # noqa: BLE001 - logged with its traceback, and told to the client
+            reports.finish(500, _broken(error))
         else:
             reports.finish(200, {"done": done})
+
+
+def _broken(error: Exception) -> dict[str, Any]:
+    log.error("a job failed", exc_info=error)
+    return {"error": {"message": "Something went wrong inside the node.", "hint": "Its log has the details."}}
 
 
 async def _watch(receive: Receive, scope: trio.CancelScope) -> None:

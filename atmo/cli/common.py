@@ -114,7 +114,7 @@ def _run(command: Callable[[], object]) -> int:
         if isinstance(leaf, UserError):
             print_error(leaf)
         elif isinstance(leaf, RemoteError):
-            print_error(UserError(f"Another node failed: {leaf}."))
+            print_error(UserError(f"{str(leaf).rstrip(chr(46))}."))
         elif isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None:
             return EXIT_INTERRUPTED
         else:

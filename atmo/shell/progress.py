@@ -9,6 +9,9 @@ from typing import IO, Any
 
 from atmo.shell.text import clock_text, printable, size_text
 
+FIRST_LINE_S = 0.5
+"""What is done sooner needs no words."""
+
 LINE_PERIOD_S = 2.0
 """Between two plain lines: a log of a download stays readable (guess)."""
 
@@ -54,19 +57,19 @@ def shown_progress(
 
 
 def _lines(title: str, stream: IO[str], clock: Callable[[], float]) -> OnProgress:
-    due, phase = clock(), ""
+    due = clock() + FIRST_LINE_S
 
     def show(report: Mapping[str, Any]) -> None:
-        nonlocal due, phase
+        nonlocal due
         now = clock()
-        if now < due and report.get("phase") == phase:
+        if now < due:
             return
-        due, phase = now + LINE_PERIOD_S, str(report.get("phase"))
+        due = now + LINE_PERIOD_S
         done, total = report.get("bytes_done") or 0, report.get("bytes_total") or 0
-        percent = f"{100 * done // total} %  " if total else ""
-        rate = describe_rate(report)
-        line = f"{title}: {printable(phase)}  {percent}{size_text(done)} of {size_text(total)}  {rate}"
-        print(line.rstrip(), file=stream, flush=True)
+        parts = [f"{title}: {printable(report.get('phase') or '')}"]
+        if total:
+            parts += [f"{100 * done // total} %", f"{size_text(done)} of {size_text(total)}", describe_rate(report)]
+        print("  ".join(parts).rstrip(), file=stream, flush=True)
 
     return show
 
@@ -95,7 +98,7 @@ def _bar(title: str, stream: IO[str]) -> Iterator[OnProgress]:
                 description=escape(f"{title} · {printable(report.get('phase') or '')}"),
                 completed=done,
                 total=total or None,
-                amount=f"{size_text(done)} of {size_text(total)}",
+                amount=f"{size_text(done)} of {size_text(total)}" if total else "",
                 rate=escape(describe_rate(report)),
             )
 

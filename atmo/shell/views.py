@@ -95,7 +95,7 @@ def rtt_text(milliseconds: float | None) -> str:
 
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
-    """Returns the lines of `atmo status`: who, where, in which mesh, and whatever else the node counts."""
+    """Returns the lines of `atmo status`: who, where, in which mesh, and further single values."""
     rest = {key: value for key, value in status.items() if key not in ("running", "pid", "name", "version")}
     if status.get("running"):
         name = printable(status.get("name", "The node"))
@@ -106,7 +106,10 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     for key, title in _STATUS_TITLES.items():
         if key in rest:
             fields.append((title, _status_value(key, rest.pop(key))))
-    fields += [(key.replace("_", " "), _status_value(key, value)) for key, value in rest.items()]
+    for key, value in rest.items():
+        if not isinstance(value, Mapping):
+            title = key.removesuffix("_s").removesuffix("_bytes").replace("_", " ")
+            fields.append((title, _status_value(key, value)))
     width = max((len(title) for title, _ in fields), default=0)
     return lines + [f"  {title.ljust(width)}  {value}" for title, value in fields if value]
 
@@ -123,8 +126,6 @@ def _status_value(key: str, value: Any) -> str:
         return size_text(value)
     if key.endswith("_s") and isinstance(value, int | float):
         return time_text(value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{printable(name)} {printable(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(printable(item) for item in value)
     return "" if value is None else printable(value)

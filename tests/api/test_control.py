@@ -270,10 +270,26 @@ async def test_silence_is_broken_by_empty_lines(autojump_clock: trio.testing.Moc
     assert [message["body"] for message in exchange.sent[1:]] == [b"\n", b"\n", b'{"done": {}}\n']
 
 
-async def test_a_bug_in_a_job_is_not_swallowed() -> None:
+@pytest.mark.parametrize("bug", [ZeroDivisionError("x"), ExceptionGroup("two", [ValueError("a"), ValueError("b")])])
+async def test_a_bug_in_a_job_is_logged_and_told(bug: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    exchange = Exchange()
+
     async def job(report: Any) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
-        raise ExceptionGroup("two", [ValueError("a"), ValueError("b")])
+        raise bug
 
-    with pytest.RaisesGroup(pytest.RaisesGroup(ValueError, ValueError)):
+    await exchange.run(job)
+    assert exchange.sent[0]["status"] == 500
+    assert "inside the node" in json.loads(exchange.sent[1]["body"])["error"]["message"]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is bug
+
+
+async def test_a_node_that_ends_ends_its_jobs() -> None:
+    async def job(report: Any) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        raise BaseExceptionGroup("two", [KeyboardInterrupt(), ValueError("b")])
+
+    with pytest.RaisesGroup(pytest.RaisesGroup(KeyboardInterrupt, ValueError)):
         await Exchange().run(job)

@@ -29,8 +29,9 @@ def test_rates() -> None:
 
 
 def test_a_pipe_gets_a_line_now_and_then() -> None:
-    out, times = io.StringIO(), iter([0.0, 0.0, 1.0, 1.5, 4.0])
+    out, times = io.StringIO(), iter([0.0, 0.1, 0.6, 1.0, 2.7, 9.0])
     with shown_progress("Pulling m", out, clock=lambda: next(times)) as show:
+        show({**REPORT, "bytes_done": 1})
         show(REPORT)
         show({**REPORT, "bytes_done": 60})
         show({**REPORT, "phase": "verify", "rate_bytes_s": 0, "sources": [], "eta_s": None})
@@ -38,7 +39,7 @@ def test_a_pipe_gets_a_line_now_and_then() -> None:
     assert out.getvalue().splitlines() == [
         "Pulling m: pull  25 %  50 B of 200 B  10 B/s  0:15 left  from kitchen, attic",
         "Pulling m: verify  25 %  50 B of 200 B",
-        "Pulling m: verify  0 B of 0 B",
+        "Pulling m: verify",
     ]
 
 

@@ -97,10 +97,9 @@ def test_status_of_any_kind() -> None:
     )
     assert lines == [
         "k is running: atmo 1, process 3",
-        "  endpoint      http://x/v1",
-        "  mesh          m (iiiiiiiiii)",
-        "  listens on    a:1, b:2",
-        "  stored bytes  1.5 kB",
-        "  uptime s      5 s",
-        "  counts        a 1, b 2",
+        "  endpoint    http://x/v1",
+        "  mesh        m (iiiiiiiiii)",
+        "  listens on  a:1, b:2",
+        "  stored      1.5 kB",
+        "  uptime      5 s",
     ]
