@@ -26,9 +26,10 @@ from atmo.errors import RemoteError
 from atmo.identity import NodeId, Signer
 from atmo.net.admission import FIXED_BIT, LONG_HEADER_BIT, Admission, Admitted
 from atmo.net.certificate import make_credentials
-from atmo.net.connection import Connection, QuicStream, StreamReset
+from atmo.net.connection import Connection
 from atmo.net.quic_config import CONNECTION_ID_BYTES, EndpointStats, QuicConfig, StreamCode
 from atmo.net.quic_core import QuicCore, SocketAddress
+from atmo.net.stream import QuicStream, StreamReset
 from atmo.net.udp import is_loopback, open_udp, socket_address, to_address
 from atmo.wire.address import Address
 
@@ -45,6 +46,11 @@ __all__ = [
 ]
 
 _RECEIVE_BYTES = 16 * 1024
+_BULK_DATAGRAMS = 16
+"""So many at once for one connection are a bulk transfer, acknowledged at once; fewer are likely to be answered by a
+task first, so that the acknowledgement travels with the answer. Source: measured, 10 % of either rate."""
+_SHORTEST_SLEEP_S = 0.0001
+"""Below what epoll can sleep; above zero, so that a timer which stays due never spins."""
 OtherDatagram = Callable[[bytes, Address], None]
 
 
@@ -178,7 +184,7 @@ class Endpoint:
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             now = trio.current_time()
-            touched: dict[Connection, None] = {}
+            touched: dict[Connection, int] = {}
             for _ in range(self.config.drain_datagrams):
                 try:
                     data, address = self._socket.recvfrom(_RECEIVE_BYTES)
@@ -192,10 +198,14 @@ class Endpoint:
                 connection = self._route(data, address, now)
                 if connection is not None:
                     connection.core.receive(data, address, now)
-                    touched[connection] = None
-            for connection in touched:
+                    touched[connection] = touched.get(connection, 0) + 1
+            for connection, count in touched.items():
                 connection.heard(now)
-                self._serve(connection, now)
+                if count >= _BULK_DATAGRAMS:
+                    self._serve(connection, now)
+                else:
+                    self._take_events(connection)
+                    self._touch(connection)
 
     def _route(self, data: bytes, address: SocketAddress, now: float) -> Connection | None:
         """Finds the connection of a datagram, or begins one, or drops it."""
@@ -253,18 +263,35 @@ class Endpoint:
                 self._sleep.deadline = self._timers[0][0] if self._timers else math.inf
                 if not self._dirty:
                     await self._idle.park()
+            # The tasks that were woken together with this one run first, so that what they write goes out in one go.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             now = trio.current_time()
-            while self._timers and self._timers[0][0] <= now:
-                connection = heapq.heappop(self._timers)[2]
-                connection.queued_timer_at = math.inf
-                if connection in self._connections:
-                    if connection.timer_at <= now:
-                        connection.on_timer(now)
-                    self._dirty[connection] = None
+            self._fire_timers(now)
             dirty, self._dirty = self._dirty, {}
             for connection in dirty:
                 if connection in self._connections:
                     self._serve(connection, now)
+
+    def _fire_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            connection = heapq.heappop(self._timers)[2]
+            connection.queued_timers.pop()
+            if connection not in self._connections:
+                continue
+            if connection.timer_at <= now:
+                connection.on_timer(now)
+                self._dirty[connection] = None
+            else:
+                self._arm(connection)
+
+    def _arm(self, connection: Connection) -> None:
+        """Sees to it that the pump wakes in time for a connection; at most a few entries of each are in the heap."""
+        at, queued = connection.timer_at, connection.queued_timers
+        if at < (queued[-1] if queued else math.inf):
+            queued.append(at)
+            heapq.heappush(self._timers, (at, next(self._sequence), connection))
+            if at < self._sleep.deadline:
+                self._sleep.deadline = at
 
     def _touch(self, connection: Connection) -> None:
         if not self._dirty:
@@ -282,12 +309,8 @@ class Endpoint:
         if connection.core.gone:
             self._forget(connection)
             return
-        connection.timer_at = connection.next_timer()
-        if connection.timer_at < connection.queued_timer_at:
-            connection.queued_timer_at = connection.timer_at
-            heapq.heappush(self._timers, (connection.timer_at, next(self._sequence), connection))
-            if connection.timer_at < self._sleep.deadline:
-                self._sleep.deadline = connection.timer_at
+        connection.timer_at = max(connection.next_timer(), now + _SHORTEST_SLEEP_S)
+        self._arm(connection)
 
     def _take_events(self, connection: Connection) -> None:
         for event in connection.take_events():
@@ -353,6 +376,9 @@ class Endpoint:
             self._settle(connection)
         self._dirty.pop(connection, None)
         self.stats.internal_errors += connection.core.internal_errors
+        if len(self._timers) > 8 * len(self._connections) + 64:
+            self._timers = [each for each in self._timers if each[2] in self._connections]
+            heapq.heapify(self._timers)
 
     # The socket
 

@@ -13,8 +13,9 @@ REASON_BYTES = 256
 
 
 class StreamCode(IntEnum):
-    """Why a stream was reset: the application error codes of `atmo/1`."""
+    """Why a stream was reset or is read no further: the application error codes of `atmo/1`."""
 
+    ENOUGH = 0
     CANCELLED = 1
     UNKNOWN_PROTOCOL = 2
     BAD_FRAME = 3

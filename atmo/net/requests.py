@@ -17,7 +17,7 @@ import trio
 from atmo.errors import RemoteError, WireError
 from atmo.identity import NodeId
 from atmo.net.ports import Handler
-from atmo.net.quic import Connection, QuicStream, StreamCode, StreamReset
+from atmo.net.quic import Connection, QuicStream, StreamCode
 from atmo.wire import codec, limits
 from atmo.wire.frames import FrameReader, frame
 
@@ -41,15 +41,29 @@ class Request:
         header: The first frame without `protocol`.
     """
 
-    def __init__(self, stream: QuicStream, protocol: str, header: Mapping[str, Any], reader: FrameReader) -> None:
+    def __init__(
+        self,
+        stream: QuicStream,
+        protocol: str,
+        header: Mapping[str, Any],
+        reader: FrameReader,
+        on_bad: OnBad | None = None,
+    ) -> None:
         self.node_id: NodeId = stream.connection.node_id
         self.protocol = protocol
         self.header = header
         self._stream = stream
         self._reader = reader
+        self._on_bad = on_bad
 
     async def send(self, body: bytes) -> None:
-        """Sends one frame; see `net.ports.RequestStream`."""
+        """Sends one frame; see `net.ports.RequestStream`.
+
+        Raises:
+            ValueError: The body is over 1 MiB.
+        """
+        if len(body) > limits.FRAME_BYTES:
+            raise ValueError(f"a frame of {len(body)} bytes is over the limit of {limits.FRAME_BYTES}")
         await self._stream.send_all(frame(body))
 
     async def receive(self) -> bytes | None:
@@ -58,7 +72,10 @@ class Request:
             return await _next_frame(self._stream, self._reader)
         except WireError as error:
             self._stream.reset(StreamCode.BAD_FRAME)
-            raise RemoteError(f"{self.node_id.short} broke {self.protocol}: {error}") from error
+            sentence = f"{self.node_id.short} broke {self.protocol}: {error}"
+            if self._on_bad is not None:
+                self._on_bad(sentence)
+            raise RemoteError(sentence) from error
 
     async def send_raw(self, data: bytes | bytearray | memoryview) -> None:
         """Sends bytes without a frame; see `net.ports.RequestStream`."""
@@ -173,8 +190,6 @@ async def _read_first(stream: QuicStream, on_bad: OnBad, first_frame_s: float) -
             if body is None:
                 raise WireError("the stream ended before its first frame")
             protocol, header = _first_untrusted(body)
-        except StreamReset:
-            return None
         except RemoteError:
             return None
         except WireError as error:
@@ -182,7 +197,7 @@ async def _read_first(stream: QuicStream, on_bad: OnBad, first_frame_s: float) -
             return None
         rest = FrameReader()
         rest.feed_untrusted(reader.take_rest())
-        return Request(stream, protocol, header, rest)
+        return Request(stream, protocol, header, rest, on_bad)
     on_bad(f"{name} opened a stream and named no protocol within {first_frame_s:g} s")
     return None
 
@@ -194,19 +209,26 @@ async def _run_handler(
     stats = stream.connection.stats
     try:
         await handler(request)
-        await stream.aclose()
-    except RemoteError as error:
-        log.debug("%s from %s ended early: %s", request.protocol, request.node_id.short, error)
-        return False, StreamCode.CANCELLED
+        await stream.aclose(StreamCode.ENOUGH)
     except WireError as error:
         on_bad(f"{request.node_id.short} broke {request.protocol}: {error}")
         return False, StreamCode.BAD_FRAME
-    except Exception:
+    except Exception as error:
+        if _all_remote(error):
+            log.debug("%s from %s ended early: %s", request.protocol, request.node_id.short, error)
+            return False, StreamCode.CANCELLED
         stats.requests_failed += 1
         log.exception("%s from %s failed", request.protocol, request.node_id.short)
         return False, StreamCode.FAILED
     stats.requests_served += 1
     return True, StreamCode.CANCELLED
+
+
+def _all_remote(error: BaseException) -> bool:
+    """Says whether an error, or all that a handler's own nursery gathered, only tells that the other end is gone."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_all_remote(each) for each in error.exceptions)
+    return isinstance(error, RemoteError)
 
 
 def _first_untrusted(body: bytes) -> tuple[str, dict[str, Any]]:

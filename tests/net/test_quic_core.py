@@ -1,0 +1,457 @@
+"""The core over a pretended wire. Also fails loudly when aioquic's private members are not what they were."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from aioquic import tls
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketPacer
+from aioquic.quic.stream import QuicStream as RawStream
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from atmo.net.certificate import Credentials, make_credentials
+from atmo.net.quic_config import QuicConfig
+from atmo.net.quic_core import QuicCore
+from tests.net.pair import ALICE, BOB, EVE, SERVER, Pair, assert_open
+
+SMALL = QuicConfig(stream_window_bytes=16_384, connection_window_bytes=65_536, max_streams=8)
+KIB = 1024
+
+
+def test_the_private_members_of_aioquic_are_where_we_touch_them() -> None:
+    pair = Pair()
+    pair.both()
+    connection = pair.client._quic
+    for name in (
+        "_close_event",
+        "_host_cids",
+        "_initialize",
+        "_is_client",
+        "_local_max_data",
+        "_local_max_streams_bidi",
+        "_local_max_streams_uni",
+        "_loss",
+        "_network_paths",
+        "_on_connection_limit_delivery",
+        "_on_max_stream_data_delivery",
+        "_ping_pending",
+        "_remote_max_streams_bidi",
+        "_spaces",
+        "_state",
+        "_streams",
+        "_streams_queue",
+    ):
+        assert hasattr(connection, name), name
+    for name in ("_peer_certificate", "_receive_buffer", "_request_client_certificate", "_signature_algorithms"):
+        assert hasattr(connection.tls, name), name
+    assert connection.tls._supported_groups == [tls.Group.X25519]
+    assert {"value", "sent", "used", "frame_type"} <= vars(connection._local_max_data).keys()
+    assert {"_rtt_smoothed", "_rtt_initialized", "_pacer"} <= vars(connection._loss).keys()
+    assert {"_buffer_start", "_buffer_stop", "_reset_error_code"} <= vars(RawStream().sender).keys()
+    assert {"max_stream_data_local", "max_stream_data_local_sent"} <= vars(RawStream()).keys()
+    assert {"highest_offset", "is_finished"} <= vars(RawStream().receiver).keys()
+    pacer = QuicPacketPacer(max_datagram_size=1_200)
+    pacer.update_rate(12_000, 0.1)
+    assert pacer.bucket_max > 0
+    for method in ("_write_connection_limits", "_write_stream_limits"):
+        assert callable(getattr(QuicConnection, method)), method
+
+
+# Who is there
+
+
+def test_both_ends_learn_the_other_node_id() -> None:
+    client, server = Pair().both()
+    assert client.peer == BOB.node_id
+    assert server.peer == ALICE.node_id
+
+
+def test_a_server_that_is_not_the_expected_node_is_refused_by_the_client() -> None:
+    pair = Pair(expected=EVE.node_id).run()
+    assert pair.client.refused
+    assert pair.client.peer is None
+    assert "who was called" in pair.client.close_reason
+    assert pair.server is not None
+    assert pair.server.peer is None
+
+
+def test_a_client_without_a_certificate_is_refused_and_its_data_never_delivered() -> None:
+    pair = Pair(credentials=None)
+
+    def write_at_once(data: bytes) -> bytes:
+        if pair.client.peer is not None and not pair.client.closed and not pair.client.is_open(0):
+            pair.client.write(pair.client.open_stream(), b"let me in")
+        return data
+
+    pair.wire = write_at_once
+    pair.run()
+    assert pair.server is not None
+    assert pair.client.is_open(0)
+    assert pair.server.refused
+    assert pair.server.peer is None
+    assert not pair.of("server", events.StreamDataReceived)
+    assert pair.client.close_reason == "a node must show its certificate"
+
+
+def test_a_certificate_of_another_kind_of_key_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, datetime(2020, 1, 1), datetime(2090, 1, 1))
+    ).sign(key, hashes.SHA256())
+    pair = Pair(credentials=Credentials(certificate, key))  # type: ignore[arg-type]
+    pair.run()
+    assert pair.server is not None
+    assert pair.server.peer is None
+    assert pair.client.closed
+
+
+def test_a_stolen_certificate_is_worth_nothing_without_its_key() -> None:
+    stolen = Credentials(make_credentials(ALICE).certificate, make_credentials(EVE).private_key)
+    pair = Pair(credentials=stolen).run()
+    assert pair.server is not None
+    assert pair.server.peer is None
+    assert pair.server.closed
+
+
+@pytest.mark.parametrize("protocols", [["h3"], None])
+def test_another_application_protocol_is_refused(protocols: list[str] | None) -> None:
+    credentials = make_credentials(EVE)
+    client = QuicConnection(
+        configuration=QuicConfiguration(
+            is_client=True,
+            verify_mode=0,
+            alpn_protocols=protocols,
+            certificate=credentials.certificate,
+            private_key=credentials.private_key,
+        )
+    )
+    server = QuicCore(
+        make_credentials(BOB),
+        QuicConfig(),
+        datagram_bytes=1_200,
+        original_id=client.original_destination_connection_id,
+    )
+    client.connect(SERVER, 0.0)
+    for _ in range(8):
+        for data, _address in client.datagrams_to_send(0.0):
+            server.receive(data, ("192.0.2.9", 9), 0.0)
+        list(server.poll())
+        for data, _address in server.transmit(0.0):
+            client.receive_datagram(data, SERVER, 0.0)
+    assert server.peer is None
+    assert server.closed
+
+
+# Credit
+
+
+def test_credit_grows_when_the_reader_takes_not_when_data_arrives() -> None:
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    stream = client.open_stream()
+    client.write(stream, bytes(100 * KIB), end=True)
+    pair.run(5)
+    assert len(pair.data("server")) == SMALL.stream_window_bytes
+    assert client.unsent(stream) == 100 * KIB - SMALL.stream_window_bytes
+
+    taken = 0
+    while taken < 100 * KIB:
+        arrived = len(pair.data("server"))
+        server.consume(stream, arrived - taken)
+        taken = arrived
+        pair.run()
+    assert pair.of("server", events.StreamDataReceived)[-1].end_stream
+    assert client.unsent(stream) == 0
+    server.write(stream, b"", end=True)
+    pair.run()
+    assert not client.is_open(stream)
+    assert not server.is_open(stream)
+
+
+def test_a_stalled_stream_leaves_room_for_another() -> None:
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    stalled, other = client.open_stream(), client.open_stream()
+    client.write(stalled, bytes(100 * KIB))
+    client.write(other, b"quick", end=True)
+    pair.run()
+    assert pair.data("server", other) == b"quick"
+    assert not server.closed
+
+
+def test_all_streams_together_stay_within_the_connection_window() -> None:
+    pair = Pair(SMALL)
+    client, _ = pair.both()
+    for _ in range(SMALL.max_streams):
+        client.write(client.open_stream(), bytes(64 * KIB))
+    pair.run(5)
+    assert sum(len(each.data) for each in pair.of("server", events.StreamDataReceived)) == SMALL.connection_window_bytes
+
+
+def test_a_reset_stream_gives_its_share_of_the_connection_window_back() -> None:
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    for _ in range(50):
+        stream = client.open_stream()
+        client.write(stream, bytes(8 * KIB))
+        pair.run()
+        client.reset(stream, 1)
+        client.stop(stream, 1)
+        pair.run()
+        assert [each.stream_id for each in pair.of("server", events.StreamReset)][-1] == stream
+        server.settle(stream)
+        server.reset(stream, 1)
+        pair.run()
+        assert not client.is_open(stream)
+        assert not server.is_open(stream)
+    assert_open(pair)
+
+
+def test_the_other_end_may_open_only_so_many_streams() -> None:
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    while client.can_open():
+        client.write(client.open_stream(), b"x")
+    pair.run()
+    assert len({each.stream_id for each in pair.of("server", events.StreamDataReceived)}) == SMALL.max_streams
+    for stream in range(0, 4 * SMALL.max_streams, 4):
+        client.write(stream, b"", end=True)
+        server.write(stream, b"", end=True)
+    pair.run()
+    assert client.can_open()
+
+
+def test_streams_beyond_the_limit_close_the_connection_of_who_opens_them() -> None:
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    client._quic._remote_max_streams_bidi = 1_000
+    client.write(4 * SMALL.max_streams, b"x")
+    pair.run()
+    assert server.closed
+    assert "Too many streams" in client.close_reason
+
+
+def test_one_way_streams_are_refused() -> None:
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    client._quic._remote_max_streams_uni = 1
+    client._quic._remote_max_stream_data_uni = 100
+    client._quic.send_stream_data(2, b"x")
+    pair.run()
+    assert server.closed
+
+
+# Bad wires and bad ends
+
+
+def lossy(seed: int, share: float) -> Callable[[bytes], bytes | None]:
+    rng = random.Random(seed)
+    return lambda data: None if rng.random() < share else data
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_everything_arrives_over_a_lossy_wire(seed: int) -> None:
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    pair.wire = lossy(seed, 0.2)
+    text = random.Random(seed).randbytes(100 * KIB)
+    stream = client.open_stream()
+    client.write(stream, text, end=True)
+    taken = 0
+    for _ in range(200):
+        pair.run(0.5)
+        arrived = len(pair.data("server"))
+        server.consume(stream, arrived - taken)
+        taken = arrived
+        if taken == len(text):
+            break
+    assert pair.data("server") == text
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_flipped_bits_on_the_wire_harm_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def flip(data: bytes) -> bytes:
+        if rng.random() < 0.6:
+            return data
+        mutated = bytearray(data)
+        mutated[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        return bytes(mutated[: rng.randrange(1, len(data) + 1)] if rng.random() < 0.1 else mutated)
+
+    pair = Pair()
+    client, server = pair.both()
+    pair.wire = flip
+    stream = client.open_stream()
+    client.write(stream, bytes(20 * KIB), end=True)
+    pair.run(20)
+    assert len(pair.data("server")) == 20 * KIB
+    assert client.internal_errors == server.internal_errors == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_flipped_bits_in_the_handshake_harm_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def flip(data: bytes) -> bytes:
+        mutated = bytearray(data)
+        if rng.random() < 0.5:
+            mutated[rng.randrange(20, len(data))] ^= 1 << rng.randrange(8)
+        return bytes(mutated)
+
+    pair = Pair(wire=flip).run(20)
+    assert pair.client.internal_errors == 0
+
+
+def send_frames(core: QuicCore, frames: bytes, now: float) -> bytes:
+    """Returns a genuine packet of `core` that carries `frames` as its payload."""
+    quic = core._quic
+    builder = QuicPacketBuilder(
+        host_cid=quic.host_cid,
+        is_client=True,
+        max_datagram_size=1_200,
+        packet_number=quic._packet_number,
+        peer_cid=quic._peer_cid.cid,
+        version=1,
+    )
+    builder.start_packet(QuicPacketType.ONE_RTT, quic._cryptos[tls.Epoch.ONE_RTT])
+    builder.start_frame(QuicFrameType.PING, capacity=len(frames)).push_bytes(frames)
+    datagrams, _ = builder.flush()
+    quic._packet_number = builder.packet_number
+    return datagrams[0]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_member_that_sends_random_frames_costs_only_its_own_connection(
+    seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    rng = random.Random(seed)
+    pair = Pair(SMALL)
+    client, server = pair.both()
+    for _ in range(20):
+        kind = rng.randrange(0x20)
+        frames = bytes([kind]) + bytes(
+            rng.choice((0, 1, 4, 8, 63, rng.randrange(256))) for _ in range(rng.randrange(40))
+        )
+        server.receive(send_frames(client, frames, pair.now), ("192.0.2.1", 1), pair.now)
+        list(server.poll())
+        server.transmit(pair.now)
+        server.next_timer()
+    assert server._quic._local_max_data.used <= SMALL.connection_window_bytes
+
+
+def test_an_endless_handshake_message_is_cut_off() -> None:
+    pair = Pair()
+    stream = pair.client._quic._crypto_streams[tls.Epoch.INITIAL]
+    stream.sender._buffer[0:4] = b"\x01\x0f\xff\xff"
+    stream.sender.write(bytes(40 * KIB))
+    pair.run(5)
+    assert pair.server is not None
+    assert pair.server.closed
+    assert len(pair.server._tls_waiting) < 40 * KIB
+
+
+def test_an_exception_inside_aioquic_costs_one_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise AssertionError("boom")
+
+    pair = Pair()
+    client, server = pair.both()
+    monkeypatch.setattr(server._quic, "receive_datagram", broken)
+    client.ping()
+    pair.run()
+    assert server.closed
+    assert server.gone
+    assert server.internal_errors == 1
+    assert server.close_reason == "an internal error"
+    assert "boom" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["handle_timer", "datagrams_to_send"])
+def test_an_exception_in_a_timer_or_while_sending_costs_one_connection(
+    method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise AssertionError("boom")
+
+    pair = Pair()
+    client, _ = pair.both()
+    monkeypatch.setattr(client._quic, method, broken)
+    pair.run(100)
+    assert client.gone
+    assert "boom" in caplog.text
+
+
+# The end
+
+
+def test_the_reason_for_closing_arrives() -> None:
+    pair = Pair()
+    client, server = pair.both()
+    server.close("going home")
+    assert server.closed
+    pair.run()
+    assert client.close_reason == "going home"
+    assert client.gone
+
+
+def test_a_long_reason_is_cut_and_an_unprintable_one_made_printable() -> None:
+    pair = Pair()
+    client, server = pair.both()
+    server.close("\x1b[31m" + "ä" * 1_000)
+    pair.run()
+    assert client.close_reason.startswith("?[31mä")
+    assert len(client.close_reason) < 256
+
+
+def test_a_lost_close_is_said_again_when_the_other_end_goes_on_talking() -> None:
+    pair = Pair()
+    client, server = pair.both()
+    pair.wire = lambda data: None
+    server.close("going home")
+    pair.run(0.001)
+    pair.wire = lambda data: data
+    client.ping()
+    pair.run(0.05)
+    assert client.close_reason == "going home"
+
+
+def test_a_silent_other_end_is_given_up() -> None:
+    pair = Pair()
+    client, _ = pair.both()
+    pair.wire = lambda data: None
+    pair.run(100)
+    assert client.gone
+    assert client.close_reason == "nothing was heard for 30 s"
+
+
+def test_commands_on_streams_that_are_over_do_nothing() -> None:
+    client, server = Pair().both()
+    assert client.unsent(400) == 0
+    client.reset(400, 1)
+    client.stop(400, 1)
+    assert not client.settle(400)
+    server.close("done")
+    server.close("done twice")
+    assert server.close_reason == "done"
+
+
+def test_rtt_is_measured() -> None:
+    client, _ = Pair().both()
+    assert client.rtt_s == pytest.approx(0.011, abs=0.005)
