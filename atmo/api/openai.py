@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 import numpy as np
@@ -125,14 +124,17 @@ def embeddings_answer(answer: Body, encoding: str, dimensions: int | None) -> Bo
 
 def _vector(row: object) -> NDArray[np.float32]:
     value = row.get("embedding") if isinstance(row, dict) else None
-    try:
-        if isinstance(value, str):
+    if isinstance(value, str):
+        try:
             vector = np.frombuffer(base64.b64decode(value, validate=True), "<f4")
-        else:
-            vector = np.asarray(value, "<f4")
-    except (binascii.Error, ValueError, TypeError):
-        raise _odd() from None
-    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
+        except ValueError:
+            raise _odd() from None
+    elif isinstance(value, list) and all(type(number) in (int, float) for number in value):
+        with np.errstate(over="ignore"):
+            vector = np.asarray(value, np.float64).astype("<f4")
+    else:
+        raise _odd()
+    if not len(vector) or not np.isfinite(vector).all():
         raise _odd()
     return vector
 

@@ -44,7 +44,7 @@ class Fits:
 
 def make_app(node: Node, **more: Any) -> FastAPI:
     """Returns the application of `node`."""
-    services = ApiServices(str(node.id), node.name, node.gateway, Members(), **{"trainer": Fits(), **more})
+    services = ApiServices(str(node.id), node.name, node.gateway, **{"mesh": Members(), "trainer": Fits(), **more})
     return create_app(services)
 
 
