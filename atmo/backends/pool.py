@@ -86,7 +86,8 @@ class BackendPool:
                 self._announce()
                 task_status.started()
         finally:
-            await self._close()
+            with trio.move_on_after(self._config.close_s, shield=True):
+                await self._close()
 
     def capabilities(self) -> list[Capability]:
         """Returns what this machine can run now, in the order of the backends."""
@@ -218,11 +219,10 @@ class BackendPool:
                 callback()
 
     async def _close(self) -> None:
-        with trio.move_on_after(self._config.close_s, shield=True):
-            for slot in self._slots.values():
-                close = getattr(slot.backend, "aclose", None)
-                if close is not None:
-                    await close()
+        for slot in self._slots.values():
+            close = getattr(slot.backend, "aclose", None)
+            if close is not None:
+                await close()
 
 
 def _gone(capability: Capability) -> RequestError:

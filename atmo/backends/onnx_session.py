@@ -1,0 +1,185 @@
+"""Sessions of onnxruntime: loaded by the first use, run in worker threads, the least recently used let go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from atmo.backends.onnx_file import BadModelFile, check_onnx_file
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+FileKey = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output of a graph.
+
+    Attributes:
+        name: Its name.
+        type: As onnxruntime writes it: `tensor(float)`, `seq(map(string,tensor(float)))`.
+        shape: An int where the size is fixed, else None.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What goes into a graph and what comes out of it."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A session with its signature and what its file weighs."""
+
+    session: Any
+    signature: Signature
+    size_bytes: int
+
+
+class SessionCache:
+    """A bounded set of loaded models. Every method may be called from several threads.
+
+    Args:
+        most: How many models stay loaded.
+        most_bytes: How much their files weigh together; one larger model may stay alone.
+        threads: Threads within one run.
+    """
+
+    def __init__(self, most: int = 8, most_bytes: int = 2 * 1024**3, threads: int = 1) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._loading: dict[FileKey, threading.Lock] = {}
+        self._loaded: OrderedDict[FileKey, Loaded] = OrderedDict()
+
+    def load(self, path: Path) -> Loaded:
+        """Returns the session of the file, loading it in this thread where it is not loaded yet.
+
+        Raises:
+            BadModelFile: The file is gone, or cannot be run by this onnxruntime.
+        """
+        try:
+            key = file_key(path)
+        except OSError as error:
+            raise BadModelFile(f"its file cannot be read ({error.strerror})") from error
+        with self._lock:
+            found = self._loaded.get(key)
+            if found is not None:
+                self._loaded.move_to_end(key)
+                return found
+            turn = self._loading.setdefault(key, threading.Lock())
+        with turn:
+            found = self._loaded.get(key)
+            try:
+                if found is None:
+                    found = _load(path, key, self._threads)
+                    self._keep(key, found)
+            finally:
+                self._loading.pop(key, None)
+        return found
+
+    def loaded(self) -> list[FileKey]:
+        """Returns what is loaded, the least recently used first."""
+        with self._lock:
+            return list(self._loaded)
+
+    def _keep(self, key: FileKey, loaded: Loaded) -> None:
+        with self._lock:
+            self._loaded[key] = loaded
+            total = sum(one.size_bytes for one in self._loaded.values())
+            while len(self._loaded) > 1 and (len(self._loaded) > self._most or total > self._most_bytes):
+                _, gone = self._loaded.popitem(last=False)
+                total -= gone.size_bytes
+
+
+def file_key(path: Path) -> FileKey:
+    """Returns what tells one state of a file from another.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    state = path.stat()
+    return (str(path), state.st_mtime_ns, state.st_size)
+
+
+async def run_session(loaded: Loaded, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
+    """Runs a graph in a worker thread; cancelling ends the run at the next operator.
+
+    Raises:
+        BadModelFile: The graph failed on these values, with the runtime's reason.
+    """
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+
+    def run() -> list[Any]:
+        try:
+            return list(loaded.session.run(list(outputs), dict(feeds), options))
+        except _runtime_errors() as error:
+            raise BadModelFile(f"it failed to run: {_reason(error)}") from error
+
+    try:
+        return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
+    except trio.Cancelled:
+        options.terminate = True
+        raise
+
+
+def _load(path: Path, key: FileKey, threads: int) -> Loaded:
+    check_onnx_file(path)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except _runtime_errors() as error:
+        raise BadModelFile(f"onnxruntime cannot load it: {_reason(error)}") from error
+    signature = Signature(_ports(session.get_inputs()), _ports(session.get_outputs()))
+    return Loaded(session, signature, key[2])
+
+
+def _ports(nodes: Sequence[Any]) -> tuple[Port, ...]:
+    return tuple(
+        Port(node.name, node.type, tuple(size if isinstance(size, int) else None for size in node.shape or ()))
+        for node in nodes
+    )
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*found, RuntimeError, ValueError, MemoryError)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text.rpartition(" : ")[2][:300] or type(error).__name__
+
+
+def as_strings(texts: Sequence[str]) -> Array:
+    """Returns texts as onnxruntime takes them: object[n]."""
+    return np.array(texts, dtype=object)

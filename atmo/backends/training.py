@@ -1,0 +1,205 @@
+"""Fitting models for `/v1/ml/*`: the request is checked here, a child process does the work, the store keeps it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from atmo.backends.child import ChildLimits, run_child
+from atmo.backends.ml_data import (
+    Label,
+    Table,
+    has_texts,
+    invalid,
+    parse_labels,
+    parse_model_name,
+    parse_names,
+    parse_number,
+    parse_rows,
+    parse_text,
+    parse_texts,
+)
+from atmo.backends.ml_model import generated_description
+from atmo.errors import RequestError, UserError
+from atmo.router.capability import ANOMALY, CLASSIFY
+
+MIN_ANOMALY_ROWS = 8
+"""Fewer rows say nothing of what is normal. Source: guess."""
+
+CONTAMINATION = 0.1
+"""Share of the training rows that count as anomalies when nothing is said. Source: PyOD's default, and seed 000's."""
+
+MAX_WAITING = 4
+BUILTIN_PREFIX = "builtin-"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A fitted model on its way into the store.
+
+    Attributes:
+        name: As the client named it.
+        type: `classifier` or `anomaly_detector`.
+        onnx_path: The file, gone after `save` returned.
+        config: For the manifest; see `ml_model`.
+        capabilities: What it is good for: the type's own word, then the client's.
+        description: For people and for routing by meaning.
+        metrics: How well it does, as the client reads it.
+    """
+
+    name: str
+    type: str
+    onnx_path: Path
+    config: dict[str, Any]
+    capabilities: tuple[str, ...]
+    description: str
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the child gets, and what of the manifest is known before."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64] | None
+    order: dict[str, Any]
+    config: dict[str, Any]
+
+
+class Trainer:
+    """Fits classifiers and anomaly detectors, one at a time.
+
+    Args:
+        embed: Turns texts into float32[n, 384].
+        save: Puts the model into the store as the next version of its name and returns the row with its `version`.
+        work_dir: For files on their way; must exist.
+        limits: Of the child that fits.
+    """
+
+    def __init__(
+        self,
+        embed: Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]],
+        save: Callable[[TrainedModel], Awaitable[Mapping[str, Any]]],
+        work_dir: Path,
+        limits: ChildLimits = ChildLimits(wall_s=300.0, cpu_s=300),
+    ) -> None:
+        self._embed = embed
+        self._save = save
+        self._work_dir = work_dir
+        self._limits = limits
+        self._turn = trio.CapacityLimiter(1)
+
+    async def fit(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Fits a model and saves it.
+
+        Args:
+            operation: `anomaly` or `classify`.
+            body: `model` and `data` (rows of numbers); for `classify` also `labels`, with `data` or `texts`. Optional:
+                `feature_columns`, `contamination` (a share, or "auto"), `capabilities`, `description`.
+
+        Returns:
+            {"object": "ml.fit", "model", "version", "type", "samples", "metrics"}.
+
+        Raises:
+            RequestError: 400 for what is wrong with the request or cannot be fitted, 429 when too many wait.
+        """
+        if operation not in (ANOMALY, CLASSIFY):
+            raise invalid(f"Nothing can be fitted for '{operation[:64]}'; 'anomaly' and 'classify' can.", "action")
+        if self._turn.statistics().tasks_waiting >= MAX_WAITING:
+            raise RequestError(429, "Too many models are being fitted here. Try again later.", kind="rate_limit_error")
+        name = parse_model_name(body)
+        if name.startswith(BUILTIN_PREFIX):
+            raise invalid(f"Names that start with '{BUILTIN_PREFIX}' are taken. Choose another.", "model")
+        words = parse_names(body, "capabilities", 32)
+        description = parse_text(body, "description", 1_000)
+        kind = "anomaly_detector" if operation == ANOMALY else "classifier"
+        async with self._turn:
+            job = await (self._anomaly(body) if operation == ANOMALY else self._classifier(body))
+            with tempfile.TemporaryDirectory(prefix="fit-", dir=self._work_dir) as folder_name:
+                folder = Path(folder_name)
+                result = await self._run(job, folder, name)
+                config = job.config | dict(result["config"])
+                own_word = "anomaly_detection" if operation == ANOMALY else "classification"
+                capabilities = tuple(dict.fromkeys((own_word, *words)))
+                model = TrainedModel(
+                    name=name,
+                    type=kind,
+                    onnx_path=folder / "model.onnx",
+                    config=config,
+                    capabilities=capabilities,
+                    description=description or generated_description(name, kind, config, words),
+                    metrics=dict(result["metrics"]),
+                )
+                saved = await self._save(model)
+        return {
+            "object": "ml.fit",
+            "model": name,
+            "version": str(saved.get("version", "")),
+            "type": kind,
+            "samples": len(job.x),
+            "metrics": model.metrics,
+        }
+
+    async def _anomaly(self, body: Mapping[str, Any]) -> _Job:
+        _check_backend(body)
+        if has_texts(body):
+            raise invalid("An anomaly detector is fitted on rows of numbers, not on texts.", "data")
+        contamination = body.get("contamination")
+        if contamination != "auto":
+            contamination = parse_number(body, "contamination", CONTAMINATION, 0, 0.5)
+        table = await trio.to_thread.run_sync(_fit_table, body)
+        if len(table.rows) < MIN_ANOMALY_ROWS:
+            raise invalid(f"'data' has {len(table.rows)} rows; at least {MIN_ANOMALY_ROWS} are needed to fit.", "data")
+        return _Job(table.rows, None, {"contamination": contamination}, _numeric_config(table))
+
+    async def _classifier(self, body: Mapping[str, Any]) -> _Job:
+        if has_texts(body):
+            texts = parse_texts(body)
+            labels = parse_labels(body, len(texts))
+            rows = await self._embed(texts)
+            config: dict[str, Any] = {"input": "text", "embedder": "all-minilm-l6-v2", "n_features": rows.shape[1]}
+        else:
+            table = await trio.to_thread.run_sync(_fit_table, body)
+            labels = parse_labels(body, len(table.rows))
+            rows, config = table.rows, _numeric_config(table)
+        classes, indices = _encode(labels)
+        order = {"text": config["input"] == "text", "classes": classes}
+        return _Job(rows, indices, order, config | {"labels": classes})
+
+    async def _run(self, job: _Job, folder: Path, name: str) -> dict[str, Any]:
+        arrays = {"x": job.x} if job.y is None else {"x": job.x, "y": job.y}
+        await trio.to_thread.run_sync(lambda: np.savez(folder / "data.npz", **arrays))
+        try:
+            return await run_child("atmo.backends.train_child", job.order, folder, self._limits, f"Fitting {name}")
+        except UserError as error:
+            raise RequestError(400, str(error), code="fit_failed") from error
+
+
+def _fit_table(body: Mapping[str, Any]) -> Table:
+    columns = parse_names(body, "feature_columns", 4_096)
+    return parse_rows(body, columns=columns)
+
+
+def _numeric_config(table: Table) -> dict[str, Any]:
+    config: dict[str, Any] = {"input": "numeric", "n_features": table.rows.shape[1]}
+    return config | ({"feature_columns": list(table.columns)} if table.columns else {})
+
+
+def _encode(labels: Sequence[Label]) -> tuple[list[Label], NDArray[np.int64]]:
+    """Returns the classes in order, and the index of each row's class."""
+    whole: list[Label] = [int(label) if isinstance(label, float) else label for label in labels]
+    classes = sorted(set(whole), key=lambda label: (str(type(label)), label))
+    places = {label: index for index, label in enumerate(classes)}
+    return classes, np.array([places[label] for label in whole], dtype=np.int64)
+
+
+def _check_backend(body: Mapping[str, Any]) -> None:
+    if body.get("backend") not in (None, "auto", "isolation_forest", "iforest"):
+        raise invalid("'backend' can be 'isolation_forest' only.", "backend")
