@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import trio
@@ -90,13 +91,12 @@ class _Reports:
         Raises:
             trio.TooSlowError: There were none for `KEEP_ALIVE_S`.
         """
-        while True:
-            with trio.fail_after(KEEP_ALIVE_S):
+        with trio.fail_after(KEEP_ALIVE_S):
+            while self._newest is None and self.end is None:
                 await self._wake.wait()
-            self._wake = trio.Event()
-            progress, self._newest = self._newest, None
-            if progress is not None or self.end is not None:
-                return None if self.end is not None else progress
+                self._wake = trio.Event()
+        progress, self._newest = self._newest, None
+        return progress
 
 
 class JobResponse(Response):
@@ -150,20 +150,18 @@ async def _watch(receive: Receive, scope: trio.CancelScope) -> None:
 
 
 async def _write(reports: _Reports, send: Send) -> None:
-    started = False
-    while True:
-        try:
+    started = ended = False
+    while not ended:
+        status, line = 200, b""
+        with suppress(trio.TooSlowError):
             progress = await reports.next()
-            line = b"" if progress is None else json.dumps({"progress": progress_body(progress)}).encode()
-        except trio.TooSlowError:
-            line = b""
-        status, end = reports.end or (200, None)
+            if progress is not None:
+                line = json.dumps({"progress": progress_body(progress)}).encode()
+            elif reports.end is not None:
+                ended, (status, end) = True, reports.end
+                line = json.dumps(end).encode()
         if not started:
             started = True
             headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
             await send({"type": "http.response.start", "status": status, "headers": headers})
-        if end is not None:
-            line = json.dumps(end).encode()
-        await send({"type": "http.response.body", "body": line + b"\n", "more_body": end is None})
-        if end is not None:
-            return
+        await send({"type": "http.response.body", "body": line + b"\n", "more_body": not ended})

@@ -25,6 +25,9 @@ from atmo.shell.progress import shown_progress
 from atmo.shell.text import printable, size_text
 from atmo.shell.views import MODEL_HEADERS, holder_rows, info_lines, model_rows
 
+HERE_ALREADY = "here already"
+"""The phase of a pull that had nothing to do. Source: `atmo.services.progress.Progress`."""
+
 app = new_group("Import, find, pull and remove models.")
 
 
@@ -160,9 +163,16 @@ def pull(
     with open_access(home_of(context, home)) as access:
         if not access.online and not as_json:
             say("No node is running here: taking part in the mesh for as long as this takes.")
+        last: Mapping[str, Any] = {}
         with shown_progress(f"Pulling {printable(spec)}", sys.stderr, quiet=as_json) as show:
-            row = access.pull(spec, show)
-    _print_result("Pulled", row, as_json)
+
+            def report(progress: Mapping[str, Any]) -> None:
+                nonlocal last
+                last = progress
+                show(progress)
+
+            row = access.pull(spec, report)
+    _print_result("Already here:" if last.get("phase") == HERE_ALREADY else "Pulled", row, as_json)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +65,7 @@ def info_lines(info: Mapping[str, Any]) -> list[str]:
     for key, value in (info.get("manifest") or {}).items():
         if key not in _INFO_ELSEWHERE:
             fields.setdefault(key, value)
-    shown = [(key.replace("_", " "), _info_value(key, value)) for key, value in fields.items()]
+    shown = [(_title(key), _info_value(key, value)) for key, value in fields.items()]
     shown = [(title, value) for title, value in shown if value]
     width = max((len(title) for title, _ in shown), default=0)
     here = "on this machine" if info.get("local") else "not on this machine"
@@ -74,11 +76,21 @@ def info_lines(info: Mapping[str, Any]) -> list[str]:
 def _info_value(key: str, value: Any) -> str:
     if key.endswith("_bytes"):
         return f"{size_text(value)} ({value} bytes)"
+    if key.endswith("_at") and isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{printable(name)}: {printable(item)}" for name, item in value.items() if item)
+        return ", ".join(f"{printable(name)}: {_brief(item)}" for name, item in value.items() if item)
     if isinstance(value, list | tuple):
-        return ", ".join(printable(item) for item in value)
+        return ", ".join(_brief(item) for item in value)
     return "" if value is None else printable(value)
+
+
+def _brief(value: Any) -> str:
+    return printable(json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping | list) else value)
+
+
+def _title(key: str) -> str:
+    return key.removesuffix("_s").removesuffix("_bytes").replace("_", " ")
 
 
 def names_text(names: Sequence[str]) -> str:
@@ -108,8 +120,7 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
             fields.append((title, _status_value(key, rest.pop(key))))
     for key, value in rest.items():
         if not isinstance(value, Mapping):
-            title = key.removesuffix("_s").removesuffix("_bytes").replace("_", " ")
-            fields.append((title, _status_value(key, value)))
+            fields.append((_title(key), _status_value(key, value)))
     width = max((len(title) for title, _ in fields), default=0)
     return lines + [f"  {title.ljust(width)}  {value}" for title, value in fields if value]
 

@@ -259,6 +259,18 @@ async def test_a_bug_in_a_service_is_not_swallowed(api: Api, monkeypatch: pytest
         await api.client.get("/mesh/nodes")
 
 
+async def test_the_last_report_is_told_even_when_the_end_follows_at_once() -> None:
+    exchange = Exchange()
+
+    async def job(report: Any) -> dict[str, Any]:
+        report(Progress("here already"))
+        await trio.lowlevel.checkpoint()
+        return {}
+
+    await exchange.run(job)
+    assert [next(iter(json.loads(message["body"]))) for message in exchange.sent[1:]] == ["progress", "done"]
+
+
 async def test_silence_is_broken_by_empty_lines(autojump_clock: trio.testing.MockClock) -> None:
     exchange = Exchange()
 

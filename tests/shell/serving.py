@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import hypercorn.trio
 import trio
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from hypercorn.config import Config
 
 from atmo.api.control import control_router
@@ -62,17 +62,16 @@ class ServedNode:
             return JSONResponse({"error": error}, 404)
         told = {"node": "attic", "path": "lan", "model": "docs", "reason": "near in meaning"}
         headers = {} if body["model"] == "silent" else {f"x-atmosphere-{key}": value for key, value in told.items()}
-        return StreamingResponse(self._speak(body["model"]), media_type="text/event-stream", headers=headers)
+        return Response(self._speech(body["model"]), media_type="text/event-stream", headers=headers)
 
-    async def _speak(self, model: str) -> AsyncIterator[str]:
-        for piece in self.pieces:
-            yield "data: " + json.dumps({"model": "docs", "choices": [{"delta": {"content": piece}}]}) + "\n\n"
-            await trio.lowlevel.checkpoint()
+    def _speech(self, model: str) -> str:
+        chunks: list[dict[str, Any]] = [
+            {"model": "docs", "choices": [{"delta": {"content": piece}}]} for piece in self.pieces
+        ]
         if model == "breaks":
-            yield 'data: {"error": {"message": "attic vanished"}}\n\n'
-        if model == "hangs":
-            await trio.sleep_forever()
-        yield 'data: {"choices": []}\n\ndata: [DONE]\n\n'
+            chunks.append({"error": {"message": "attic vanished"}})
+        chunks.append({"choices": []})
+        return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
 
     async def route(self, request: Request) -> Response:
         body = await request.json()
