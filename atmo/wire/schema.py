@@ -1,8 +1,9 @@
 """Frozen dataclasses to and from CBOR maps, with every field checked.
 
 A field's annotation is its schema: `int`, `str`, `bytes`, `bool`, `float`, `NodeId`, `tuple[X, ...]`, `dict[str, X]`,
-`X | None`, `Any` and nested dataclasses; `Annotated[X, Most(n)]` bounds a length (or an int's size).
-Unknown keys are ignored, so that a newer peer may say more; a field with a default may be absent.
+`X | None`, `Any` and nested dataclasses; `Annotated[X, Most(n)]` bounds a length (or an int).
+An `int` is never negative. Unknown keys are ignored, so that a newer peer may say more; a field with a default may be
+absent.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _DICT_MOST = 256
 
 @dataclass(frozen=True, slots=True)
 class Most:
-    """The largest length of a string, byte string, tuple or map, or the largest absolute value of an int."""
+    """The largest length of a string, byte string, tuple or map, or the largest value of an int."""
 
     limit: int
 
@@ -135,8 +136,8 @@ def _string_reader(kind: type[str] | type[bytes], most: int) -> Reader:
 
 def _int_reader(most: int) -> Reader:
     def read(value: Any, where: str) -> int:
-        if type(value) is not int or not -most <= value <= most:
-            raise WireError(f"{where} is not an integer within {most}")
+        if type(value) is not int or not 0 <= value <= most:
+            raise WireError(f"{where} is not an integer from 0 to {most}")
         return value
 
     return read
