@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trio
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from atmo.errors import UserError
@@ -63,6 +64,7 @@ class Embedder:
         self._loading = threading.Lock()
         self._opened_session: Any = None
         self._opened_tokenizer: Tokenizer | None = None
+        self._fingerprint: bytes | None = None
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
         self._limiter = trio.CapacityLimiter(1)
 
@@ -117,6 +119,15 @@ class Embedder:
         if not all(0 <= token < size for token in ids):
             raise ValueError(f"token ids of {MODEL} are between 0 and {size - 1}")
         return str(tokenizer.decode(list(ids)))
+
+    def fingerprint(self) -> bytes:
+        """Returns 32 bytes that differ between models: vectors of different ones cannot be compared. Blocks."""
+        with self._loading:
+            if self._fingerprint is None:
+                self._fingerprint = blake3(
+                    b"".join(self._file(name).read_bytes() for name in ("model.onnx", "tokenizer.json"))
+                ).digest()
+            return self._fingerprint
 
     async def _in_thread(self, function: Any, argument: Any) -> Any:
         return await trio.to_thread.run_sync(function, argument, limiter=self._limiter)

@@ -15,6 +15,7 @@ import trio
 from atmo.backends.embedder import DIMENSIONS, Embedder, Vectors
 from atmo.backends.keywords import Keywords, count_terms
 from atmo.backends.passages import Document, Passage, find_documents, read_passages
+from atmo.backends.vector_cache import VectorCache
 
 MAX_PASSAGES = 10_000
 """About 8 MB of text. All are compared with a question, which takes 2 ms: an approximate index would not pay."""
@@ -25,7 +26,7 @@ KEYWORD_WEIGHT = 0.35
 RELEVANT = 0.34
 """Score from which a passage counts as an answer. Source: tests/backends/test_rag_quality.py."""
 
-EMBED_AT_ONCE = 16
+EMBED_AT_ONCE = 8
 MAX_QUESTION_CHARS = 4_000
 
 T = TypeVar("T")
@@ -54,10 +55,11 @@ class _File:
     vectors: Vectors
 
     @classmethod
-    def read(cls, name: str, document: Document) -> _File:
+    def read(cls, name: str, document: Document, cache: VectorCache | None) -> _File:
         passages = read_passages(name, document)
-        counts = [count_terms(passage.full_text) for passage in passages]
-        return cls(document, passages, counts, np.zeros((0, DIMENSIONS), np.float32))
+        texts = [passage.full_text for passage in passages]
+        vectors = cache.known(texts) if cache else np.zeros((0, DIMENSIONS), np.float32)
+        return cls(document, passages, [count_terms(text) for text in texts], vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,12 @@ class PassageIndex:
     Args:
         folder: May be missing; then it has no passages.
         embedder: Shared.
+        cache: A file that keeps the vectors over a restart; without it they are made anew.
     """
 
-    def __init__(self, folder: Path, embedder: Embedder) -> None:
+    def __init__(self, folder: Path, embedder: Embedder, cache: Path | None = None) -> None:
         self._folder = folder
+        self._cache = VectorCache(cache, embedder) if cache else None
         self._embedder = embedder
         self._files: dict[str, _File] = {}
         self._read: dict[str, _File] = {}
@@ -117,6 +121,9 @@ class PassageIndex:
             finally:
                 if self.pending < before:
                     self._snapshot = replace(self._snapshot, vectors=self._joined())
+            if before and not self.pending and self._cache:
+                texts = [passage.full_text for passage in self.passages]
+                await trio.to_thread.run_sync(self._cache.save, texts, self._snapshot.vectors)
 
     async def search(self, question: str, most: int) -> list[Hit]:
         """Returns the best passages, best first, relevant or not."""
@@ -140,7 +147,7 @@ class PassageIndex:
         for name, document in documents.items():
             file = self._read.get(name)
             if file is None or file.document != document:
-                file = self._read[name] = await _in_thread(_File.read, name, document)
+                file = self._read[name] = await _in_thread(_File.read, name, document, self._cache)
             if count + len(file.passages) > MAX_PASSAGES:
                 problem = f"the documents in {self._folder} have over {MAX_PASSAGES} passages; the rest is left out"
                 break

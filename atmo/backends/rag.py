@@ -61,6 +61,9 @@ QUOTED_SHARE = 0.75
 EMBED_S = 1.0
 """Time that one discovery spends on embedding. The pool waits 2 s for the first one."""
 
+WAIT_FOR_INDEX_S = 10.0
+"""How long a question waits for documents that are not embedded yet, as right after the start."""
+
 RECHECK_S = 10.0
 RECHECK_PENDING_S = 0.5
 
@@ -137,16 +140,26 @@ class RagBackend:
         projects: With distinct names.
         embedder: Shared.
         generate: Asks a language model; see `Generate`.
+        cache: A folder for vectors, so that a restart does not embed all documents again.
     """
 
     name = "rag"
 
-    def __init__(self, projects: Sequence[RagProject], embedder: Embedder, generate: Generate | None = None) -> None:
+    def __init__(
+        self,
+        projects: Sequence[RagProject],
+        embedder: Embedder,
+        generate: Generate | None = None,
+        cache: Path | None = None,
+    ) -> None:
         self.recheck_s = RECHECK_S
         self._embedder = embedder
         self._generate = generate
         self._projects = {f"rag:{project.name}": project for project in projects}
-        self._indexes = {key: PassageIndex(project.folder, embedder) for key, project in self._projects.items()}
+        self._indexes = {
+            key: PassageIndex(project.folder, embedder, cache / f"{project.name}.npz" if cache else None)
+            for key, project in self._projects.items()
+        }
         assert len(self._projects) == len(projects), "two projects share a name"
 
     async def discover(self) -> Sequence[Capability]:
@@ -234,6 +247,9 @@ class RagBackend:
             message = f"{call.capability.model} is not a project of this machine any more. See /v1/models."
             raise RequestError(404, message, code="model_not_found", param="model")
         question = question_of(call.body)
+        with trio.move_on_after(WAIT_FOR_INDEX_S):
+            while index.pending:
+                await index.refresh(EMBED_S)
         hits = await index.search(question.search, PASSAGES_FOR_A_MODEL)
         return question, [hit for hit in hits if hit.score >= RELEVANT]
 
@@ -255,7 +271,7 @@ class RagBackend:
         key = call.capability.id
         if not hits:
             headings = [passage.headings for passage in self._indexes[key].passages]
-            return nothing_found_text(self._projects[key].name, headings)
+            return nothing_found_text(self._projects[key].name, headings, self._indexes[key].pending)
         near = [hit for hit in hits if hit.score >= hits[0].score * QUOTED_SHARE][:PASSAGES_QUOTED]
         return quoting_text(self._projects[key].name, near, trouble)
 

@@ -136,8 +136,10 @@ def quoting_text(name: str, hits: Sequence[Hit], trouble: str = "") -> str:
     return "\n\n".join(parts) + sources_text(hits)
 
 
-def nothing_found_text(name: str, headings: Headings) -> str:
-    """Returns the answer when no passage is relevant."""
+def nothing_found_text(name: str, headings: Headings, pending: int = 0) -> str:
+    """Returns the answer when no passage is relevant; `pending` are not searched by meaning yet."""
     text = f"I found nothing about this in the documents of {name}."
     known = subjects(headings)[:SUBJECTS_SHOWN]
-    return f"{text} They are about: {'; '.join(known)}." if known else text
+    if known:
+        text = f"{text} They are about: {'; '.join(known)}."
+    return f"{text} {pending} passages are not indexed yet: ask again in a few minutes." if pending else text

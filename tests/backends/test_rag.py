@@ -319,6 +319,32 @@ async def test_what_is_left_to_embed_is_asked_for_soon(backend: Backends, monkey
     assert rag.recheck_s == RECHECK_S
 
 
+async def test_a_question_waits_until_the_documents_are_embedded(
+    backend: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rag = backend()
+    monkeypatch.setattr("atmo.backends.rag.EMBED_S", 0.0)
+    (capability,) = await rag.discover()
+    monkeypatch.setattr("atmo.backends.rag.EMBED_S", 60.0)
+    call = Call(capability, {"messages": [{"role": "user", "content": ON_TOPIC}]})
+    async with aclosing(rag.execute(call)) as parts:
+        assert "town.md#Library" in (await anext(parts))["choices"][0]["message"]["content"]
+
+
+async def test_it_says_when_the_documents_are_not_all_indexed(
+    backend: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atmo.backends.rag.EMBED_S", 0.0)
+    monkeypatch.setattr("atmo.backends.rag.WAIT_FOR_INDEX_S", 0.0)
+    assert (await answer(backend(), OFF_TOPIC)).endswith("2 passages are not indexed yet: ask again in a few minutes.")
+
+
+async def test_vectors_are_kept_in_the_cache_folder(folder: Path, tmp_path: Path) -> None:
+    rag = RagBackend([RagProject("town", folder)], EMBEDDER, cache=tmp_path / "cache")
+    await rag.discover()
+    assert (tmp_path / "cache" / "town.npz").is_file()
+
+
 def test_descriptions_and_examples_are_bounded() -> None:
     headings = [("Top", f"A heading that is rather long, number {index}") for index in range(200)]
     text = describe("x", "About many things.", headings)
