@@ -51,7 +51,8 @@ class Admission:
         self._config = config
         self._stats = stats
         self._tokens = QuicRetryTokenHandler()
-        self._hosts: Counter[str] = Counter()
+        self._handshakes: Counter[str] = Counter()
+        self._connections: Counter[str] = Counter()
         self.half_open = 0
 
     def judge_untrusted(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
@@ -73,7 +74,7 @@ class Admission:
         if header.packet_type is not QuicPacketType.INITIAL:
             self._stats.dropped_unknown += 1
             return None
-        if self.half_open >= self._config.max_half_open or self._hosts[group(address.host)] >= self._per_host:
+        if self._is_full(group(address.host)):
             self._stats.refused_full += 1
             return None
         if header.token:
@@ -85,19 +86,25 @@ class Admission:
     def begun(self, host: str) -> None:
         """A handshake began with `host`."""
         self.half_open += 1
-        self._hosts[group(host)] += 1
+        self._handshakes[group(host)] += 1
+        self._connections[group(host)] += 1
 
     def ended(self, host: str) -> None:
         """A handshake that began is over, well or badly."""
         self.half_open -= 1
-        key = group(host)
-        self._hosts[key] -= 1
-        if not self._hosts[key]:
-            del self._hosts[key]
+        _take(self._handshakes, group(host))
 
-    @property
-    def _per_host(self) -> int:
-        return self._config.max_half_open_per_host
+    def gone(self, host: str) -> None:
+        """A connection that began is forgotten."""
+        _take(self._connections, group(host))
+
+    def _is_full(self, key: str) -> bool:
+        config = self._config
+        return (
+            self.half_open >= config.max_half_open
+            or self._handshakes[key] >= config.max_half_open_per_host
+            or self._connections[key] >= config.max_incoming_per_host
+        )
 
     def _negotiate(self, data: bytes) -> bytes:
         # Only what RFC 8999 promises of every version is read: two ids with their lengths.
@@ -141,6 +148,12 @@ class Admission:
             self._stats.dropped_malformed += 1
             return None
         return Admitted(original, header.destination_cid)
+
+
+def _take(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def group(host: str) -> str:

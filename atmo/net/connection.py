@@ -139,7 +139,8 @@ class Connection:
 
     def heard(self, now: float) -> None:
         """Something arrived: the other end is alive."""
-        self.keep_alive_at = now + self.config.keep_alive_s
+        if not self.closed.is_set():
+            self.keep_alive_at = now + self.config.keep_alive_s
 
     def take_events(self) -> list[events.QuicEvent]:
         """Hands events to the streams; returns those about connection ids, which are the endpoint's."""

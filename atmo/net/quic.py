@@ -27,7 +27,7 @@ from atmo.identity import NodeId, Signer
 from atmo.net.admission import FIXED_BIT, LONG_HEADER_BIT, Admission, Admitted
 from atmo.net.certificate import make_credentials
 from atmo.net.connection import Connection
-from atmo.net.quic_config import CONNECTION_ID_BYTES, EndpointStats, QuicConfig, StreamCode
+from atmo.net.quic_config import CONNECTION_ID_BYTES, RECEIVE_BYTES, EndpointStats, QuicConfig, StreamCode
 from atmo.net.quic_core import QuicCore, SocketAddress
 from atmo.net.stream import QuicStream, StreamReset
 from atmo.net.udp import is_loopback, open_udp, socket_address, to_address
@@ -45,7 +45,6 @@ __all__ = [
     "open_endpoint",
 ]
 
-_RECEIVE_BYTES = 16 * 1024
 _BULK_DATAGRAMS = 16
 """So many at once for one connection are a bulk transfer, acknowledged at once; fewer are likely to be answered by a
 task first, so that the acknowledgement travels with the answer. Source: measured, 10 % of either rate."""
@@ -187,7 +186,7 @@ class Endpoint:
             touched: dict[Connection, int] = {}
             for _ in range(self.config.drain_datagrams):
                 try:
-                    data, address = self._socket.recvfrom(_RECEIVE_BYTES)
+                    data, address = self._socket.recvfrom(RECEIVE_BYTES)
                 except BlockingIOError:
                     break
                 except OSError:
@@ -374,6 +373,8 @@ class Endpoint:
             self._by_id.pop(each, None)
         if connection.half_open:
             self._settle(connection)
+        if not connection.outbound:
+            self._admission.gone(connection.opened_from)
         self._dirty.pop(connection, None)
         self.stats.internal_errors += connection.core.internal_errors
         if len(self._timers) > 8 * len(self._connections) + 64:

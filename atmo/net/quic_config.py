@@ -8,6 +8,8 @@ from enum import IntEnum
 ALPN = "atmo/1"
 CONNECTION_ID_BYTES = 8
 SMALLEST_INITIAL_BYTES = 1_200  # RFC 9000 section 14.1
+RECEIVE_BYTES = 16 * 1024
+"""The longest datagram we read whole."""
 REASON_BYTES = 256
 """A reason for closing: what we send and what we keep of the other end's."""
 
@@ -43,6 +45,7 @@ class QuicConfig:
         max_connections: All connections of the endpoint, half-open ones included.
         max_half_open: Incoming handshakes under way.
         max_half_open_per_host: The same from one IPv4 address or one IPv6 /64.
+        max_incoming_per_host: Connections that one host may hold, so that it leaves room for others and for our dials.
         retry_above_half_open: With more handshakes than this under way a newcomer must first prove its address
             (Retry, RFC 9000 section 8.1.2).
         max_accept_queue: Authenticated connections that nobody has accepted yet.
@@ -62,10 +65,18 @@ class QuicConfig:
     max_connections: int = 256
     max_half_open: int = 64
     max_half_open_per_host: int = 32
+    max_incoming_per_host: int = 128
     retry_above_half_open: int = 16
     max_accept_queue: int = 64
     drain_datagrams: int = 64
     socket_buffer_bytes: int = 4 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for size in (self.datagram_bytes, self.loopback_datagram_bytes):
+            if not SMALLEST_INITIAL_BYTES <= size <= RECEIVE_BYTES:
+                raise ValueError(
+                    f"a datagram of {size} bytes is not within {SMALLEST_INITIAL_BYTES} to {RECEIVE_BYTES}"
+                )
 
 
 @dataclass(slots=True)

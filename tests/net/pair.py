@@ -35,6 +35,7 @@ class Pair:
         wire: Wire = lambda data: data,
     ) -> None:
         self.now = 0.0
+        self.client_address = CLIENT
         self.wire = wire
         self.config = config
         self.client = QuicCore(credentials, config, datagram_bytes=1_200, expected=expected)
@@ -97,7 +98,7 @@ class Pair:
                 self.server = QuicCore(
                     make_credentials(BOB), self.config, datagram_bytes=1_200, original_id=data[6 : 6 + data[5]]
                 )
-            self.server.receive(data, CLIENT, self.now)
+            self.server.receive(data, self.client_address, self.now)
 
 
 def assert_open(pair: Pair) -> None:

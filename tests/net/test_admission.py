@@ -76,7 +76,19 @@ def test_what_ended_makes_room() -> None:
     assert isinstance(judge.judge_untrusted(hello(), Address("192.0.2.9", 1), 0.0), Admitted)
     judge.ended(HERE.host)
     assert isinstance(judge.judge_untrusted(hello(), HERE, 0.0), Admitted)
-    assert not judge._hosts
+    judge.gone(HERE.host)
+    assert not judge._handshakes
+    assert not judge._connections
+
+
+def test_one_host_leaves_room_for_others() -> None:
+    judge = admission(max_incoming_per_host=1)
+    judge.begun(HERE.host)
+    judge.ended(HERE.host)
+    assert judge.judge_untrusted(hello(), HERE, 0.0) is None
+    assert isinstance(judge.judge_untrusted(hello(), Address("192.0.2.9", 1), 0.0), Admitted)
+    judge.gone(HERE.host)
+    assert isinstance(judge.judge_untrusted(hello(), HERE, 0.0), Admitted)
 
 
 def test_the_last_places_are_taken_by_nobody() -> None:
@@ -90,6 +102,12 @@ def test_hosts_of_one_ipv6_subnet_count_as_one() -> None:
     assert group("2001:db8::1") == group("2001:db8::ffff:1") != group("2001:db8:0:1::1")
     assert group("fe80::1%eth0") == group("fe80::2")
     assert group("192.0.2.1") == "192.0.2.1"
+
+
+def test_a_datagram_size_that_cannot_work_is_refused() -> None:
+    for size in (1_199, 65_000):
+        with pytest.raises(ValueError, match="not within"):
+            QuicConfig(loopback_datagram_bytes=size)
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"\0\0\0\0", b"\0\0\0\1", b"\1\2\3\4"]))

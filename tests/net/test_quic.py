@@ -351,6 +351,21 @@ async def test_datagrams_that_cannot_be_sent_are_lost_and_nothing_else() -> None
         assert await (await inbound.accept_stream()).receive_some() == b"still here"
 
 
+async def test_connection_ids_may_change() -> None:
+    async with connected() as (outbound, inbound):
+        await until(lambda: outbound.core._quic._handshake_confirmed)
+        ids = outbound.core._quic._peer_cid.cid, len(inbound.core.host_ids)
+        outbound.core._quic.change_connection_id()
+        stream = await outbound.open_stream()
+        await stream.send_all(b"by another name")
+        assert await (await inbound.accept_stream()).receive_some() == b"by another name"
+        assert outbound.core._quic._peer_cid.cid != ids[0]
+        endpoint = inbound._touch.__self__  # type: ignore[attr-defined]
+        await until(lambda: ids[0] not in endpoint._by_id)
+        await until(lambda: set(inbound.core.host_ids) <= endpoint._connections[inbound])
+        assert len(inbound.core.host_ids) == ids[1]
+
+
 async def test_finished_connections_and_timers_do_not_pile_up() -> None:
     async with two_endpoints(QuicConfig(), replace(PLAIN, max_accept_queue=64)) as (one, two):
         for _ in range(30):

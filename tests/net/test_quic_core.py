@@ -254,7 +254,32 @@ def test_one_way_streams_are_refused() -> None:
     assert server.closed
 
 
+def test_our_own_limit_holds_even_if_the_other_end_sets_none() -> None:
+    pair = Pair(SMALL)
+    client, _ = pair.both()
+    client._quic._remote_max_streams_bidi = 1_000
+    opened = 0
+    while client.can_open():
+        client.open_stream()
+        opened += 1
+    assert opened == 2 * SMALL.max_streams
+
+
 # Bad wires and bad ends
+
+
+def test_the_other_end_may_move_to_another_address() -> None:
+    pair = Pair()
+    client, server = pair.both()
+    pair.client_address = ("198.51.100.7", 7)
+    stream = client.open_stream()
+    client.write(stream, b"from elsewhere", end=True)
+    pair.run()
+    server.write(stream, b"seen", end=True)
+    pair.run()
+    assert pair.data("server") == b"from elsewhere"
+    assert pair.data("client") == b"seen"
+    assert server.peer_address == ("198.51.100.7", 7)
 
 
 def lossy(seed: int, share: float) -> Callable[[bytes], bytes | None]:
@@ -439,6 +464,17 @@ def test_a_silent_other_end_is_given_up() -> None:
     pair.run(100)
     assert client.gone
     assert client.close_reason == "nothing was heard for 30 s"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(0x0, "closed"), (0xC, "closed by application error"), (0x77777, "closed with code 0x77777")]
+)
+def test_a_close_without_a_reason_is_told_by_its_code(code: int, text: str) -> None:
+    pair = Pair()
+    client, server = pair.both()
+    server._quic.close(error_code=code, frame_type=0)
+    pair.run()
+    assert client.close_reason == text
 
 
 def test_commands_on_streams_that_are_over_do_nothing() -> None:

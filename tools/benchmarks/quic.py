@@ -1,6 +1,6 @@
 """The QUIC transport between two processes on loopback, beside raw aioquic connections pumped in memory.
 
-`run()` takes about 30 seconds; progress goes to stderr. Each figure is the median of several rounds.
+`run()` takes 15 seconds on an idle machine; progress goes to stderr. Each figure is the median of several rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import trio
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.tls import CipherSuite
 
 from atmo.identity import NodeId, Signer
 from atmo.net.certificate import make_credentials
@@ -28,10 +29,10 @@ from atmo.net.requests import open_request, serve_requests
 from atmo.wire.address import Address
 
 ROUNDS = 5
-DIALS = 20
-REQUESTS = 400
-BULK_BYTES = 12_000_000
-BULK_LOOPBACK_BYTES = 48_000_000
+DIALS = 15
+REQUESTS = 320
+BULK_BYTES = 8_000_000
+BULK_LOOPBACK_BYTES = 24_000_000
 CONCURRENT = 16
 SMALL = b"x" * 32
 MAIN_DATAGRAM_BYTES = 1_200
@@ -185,6 +186,7 @@ class _Raw:
         for configuration in (client, server):
             configuration.max_stream_data = 2**30
             configuration.max_datagram_size = MAIN_DATAGRAM_BYTES
+            configuration.cipher_suites = [CipherSuite.AES_128_GCM_SHA256]
         server.certificate, server.private_key = credentials.certificate, credentials.private_key
         self.client = QuicConnection(configuration=client)
         self.server = QuicConnection(
@@ -211,11 +213,11 @@ class _Raw:
                 return
 
     def _advance(self) -> bool:
-        """Moves the clock to the next timer within a second; False when there is none."""
+        """Moves the clock to the next timer within a second, a millisecond at least; False when there is none."""
         due = min(each.get_timer() or math.inf for each in (self.client, self.server))
         if due > self.now + 1:
             return False
-        self.now = max(due, self.now)
+        self.now = max(due, self.now + 0.001)
         for each in (self.client, self.server):
             if (each.get_timer() or math.inf) <= self.now:
                 each.handle_timer(self.now)
