@@ -9,7 +9,7 @@ from typing import IO, Any
 from atmo.errors import UserError
 from atmo.shell.client import NodeClient
 from atmo.shell.progress import shown_progress
-from atmo.shell.text import printable, prose, size_text, table
+from atmo.shell.text import Wrapper, printable, prose, size_text, table
 from atmo.shell.views import (
     MODEL_HEADERS,
     NODE_HEADERS,
@@ -120,15 +120,17 @@ class Shell:
         body = {"model": self.model, "messages": [{"role": "user", "content": text}]}
         with self._connect().chat(body) as (headers, chunks):
             ends_line, model = True, ""
+            wrapper = Wrapper(self._out.write, self._width())
             try:
                 for chunk in chunks:
                     model = str(chunk.get("model") or model)
                     piece = _content(chunk)
                     if piece:
-                        self._out.write(prose(piece))
+                        wrapper.feed(prose(piece))
                         self._out.flush()
                         ends_line = piece.endswith("\n")
             finally:
+                wrapper.flush()
                 if not ends_line:
                     self._say("")
             print(_signature(headers, model), file=self._err, flush=True)

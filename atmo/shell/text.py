@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -22,6 +22,51 @@ def prose(text: str) -> str:
 
 def _drives_terminal(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI
+
+
+class Wrapper:
+    """Writes text as it arrives, with line breaks between words.
+
+    Args:
+        write: Takes what may be shown.
+        width: Columns of the terminal, None to break nowhere.
+    """
+
+    def __init__(self, write: Callable[[str], object], width: int | None) -> None:
+        self._write = write
+        self._width = width
+        self._column = 0
+        self._space = ""
+        self._word = ""
+
+    def feed(self, text: str) -> None:
+        """Writes all but the last word, which may go on."""
+        if self._width is None:
+            self._write(text)
+            return
+        for char in text:
+            if char == "\n":
+                self.flush()
+                self._write("\n")
+                self._column, self._space = 0, ""
+            elif char in " \t":
+                self.flush()
+                self._space += char
+            else:
+                self._word += char
+
+    def flush(self) -> None:
+        """Writes the last word."""
+        if not self._word or self._width is None:
+            return
+        size = width_of(self._word)
+        if self._column and self._column + len(self._space) + size > self._width:
+            self._write("\n" + self._word)
+            self._column = size
+        else:
+            self._write(self._space + self._word)
+            self._column += len(self._space) + size
+        self._space = self._word = ""
 
 
 def size_text(count: float) -> str:

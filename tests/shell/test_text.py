@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atmo.shell.text import clock_text, printable, prose, size_text, table, time_text, width_of
+from atmo.shell.text import Wrapper, clock_text, printable, prose, size_text, table, time_text, width_of
 from atmo.shell.views import model_rows, names_text, node_rows, route_rows, rtt_text, status_lines
 
 
@@ -19,6 +19,28 @@ def test_printable_text_is_one_harmless_line(text: str) -> None:
 
 def test_prose_keeps_lines_and_scripts_but_no_control() -> None:
     assert prose("a\tb\nc\r\x1b[2J\x9b1m\u202eü 字 👩\u200d🚀\u00a0!") == "a\tb\nc[2J1mü 字 👩\u200d🚀\u00a0!"
+
+
+def test_text_that_streams_breaks_between_words() -> None:
+    assert wrapped("aaa bbb ccc\n  dd ee ffffffffffff g", 8) == "aaa bbb\nccc\n  dd ee\nffffffffffff\ng"
+    assert wrapped("a  \nb ", 8) == "a\nb"
+    assert wrapped("a b\tc  ", None) == "a b\tc  "
+
+
+@given(st.text("ab \n字"), st.integers(4, 12))
+def test_wrapping_keeps_every_word(text: str, width: int) -> None:
+    shown = wrapped(text, width)
+    assert shown.split() == text.split()
+    assert all(width_of(line) <= width or len(line.split()) == 1 for line in shown.split("\n"))
+
+
+def wrapped(text: str, width: int | None) -> str:
+    out: list[str] = []
+    wrapper = Wrapper(out.append, width)
+    for char in text:
+        wrapper.feed(char)
+    wrapper.flush()
+    return "".join(out)
 
 
 @pytest.mark.parametrize(
