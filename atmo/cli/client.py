@@ -66,7 +66,7 @@ def open_access(home: Path) -> Iterator[Access]:
 
 
 class Offline:
-    """Opens the home for each command; only joining and pulling open the network."""
+    """Opens the home for each command; only pulling takes part in the mesh, joining dials the one inviter."""
 
     online = False
 
@@ -86,7 +86,7 @@ class Offline:
         return self._call(lambda services: services.mesh.invite(role, expires_s))
 
     def join(self, code: str) -> dict[str, Any]:
-        return self._call(lambda services: services.mesh.join(code), network=True)
+        return self._call(lambda services: services.mesh.join(code))
 
     def revoke(self, node: str) -> dict[str, Any]:
         return self._call(lambda services: services.mesh.revoke(node))

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atmo.cli.client import live_node
 from atmo.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, HomeOption, home_of, say
+from atmo.errors import UserError
 from atmo.shell.text import printable
 
 if TYPE_CHECKING:
@@ -67,6 +69,12 @@ def node(
     folder = home_of(context, home)
     flags = {"http": http, "listen": listen, "name": name, "projects": project, "log_level": log_level}
     settings = load_settings(folder, flags=flags)
+    running = live_node(folder)
+    if running is not None:
+        raise UserError(
+            f"{folder}: a node runs here already, process {running.get('pid')}: {running.get('http')}/v1.",
+            "Stop it, or give another home with --home DIR.",
+        )
     set_up_logging(settings.log_level)
     if not settings.http.loopback:
         say(f"warning: everyone who reaches {settings.http} can use this node; it asks nobody who they are.")

@@ -191,6 +191,12 @@ def test_a_file_that_is_not_there(atmo: Atmo) -> None:
     assert atmo("model", "import", "gone.onnx").err == "error: gone.onnx: there is no such file.\n"
 
 
+def test_one_node_for_one_home(atmo: Atmo, node: ServedNode, home: Path) -> None:
+    result = atmo("node")
+    assert result.code == 1
+    assert result.err.startswith(f"error: {home}: a node runs here already, process 7: {node.url}/v1.")
+
+
 def test_settings_are_checked_before_a_node_starts(atmo: Atmo) -> None:
     result = atmo("node", "--http", "here")
     assert (result.code, result.err) == (1, "error: --http: 'here' has no port. Write it as 127.0.0.1:11451.\n")
