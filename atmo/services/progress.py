@@ -78,7 +78,7 @@ class Meter:
 
 
 async def with_reports(meter: Meter, report: Report | None, job: Callable[[], Awaitable[T]]) -> T:
-    """Runs `job`, reporting a few times a second meanwhile; its `AtmoError`s come out as they are, in no group."""
+    """Runs `job`, reporting a few times a second and at its end; its `AtmoError`s come out as they are, in no group."""
     if report is None:
         return await job()
     failure: AtmoError | None = None
@@ -86,6 +86,7 @@ async def with_reports(meter: Meter, report: Report | None, job: Callable[[], Aw
         nursery.start_soon(_report_regularly, meter, report)
         try:
             result = await job()
+            report(meter.read(trio.current_time()))
         except AtmoError as error:
             failure = error
         nursery.cancel_scope.cancel()
