@@ -126,10 +126,13 @@ def stopped_by_signals(scope: trio.CancelScope) -> Iterator[None]:
     token = trio.lowlevel.current_trio_token()
     watchdog = threading.Timer(STOP_S, _cut_off)
     watchdog.daemon = True
+    told = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if watchdog.is_alive():
+        nonlocal told
+        if told:
             os._exit(EXIT_INTERRUPTED)
+        told = True
         watchdog.start()
         token.run_sync_soon(scope.cancel)
 
