@@ -34,6 +34,7 @@ class MembershipConfig:
         backoff_most_s: The longest wait between dials of a node whose record is alive.
         backoff_stale_s: The same of a node that nobody has heard of for a record's lifetime.
         stable_s: A link that stood this long ends the backing off.
+        revive_s: A record ends the backing off at most this often, so that no author can make others dial all the time.
         yield_s: The node with the larger id waits this much longer, so that two seldom dial each other at once.
     """
 
@@ -44,8 +45,9 @@ class MembershipConfig:
     ping_misses: int = 3
     backoff_s: float = 0.5
     backoff_most_s: float = 60.0
-    backoff_stale_s: float = 300.0
+    backoff_stale_s: float = 120.0
     stable_s: float = 10.0
+    revive_s: float = 30.0
     yield_s: float = 0.3
 
 
@@ -90,6 +92,7 @@ class _Candidate:
     due: float
     stale: bool
     failures: int = 0
+    revived_at: float = -math.inf
 
 
 class Membership:
@@ -119,7 +122,7 @@ class Membership:
     # --- who could be linked --------------------------------------------------------------------------------------
 
     def learn(self, now: Now, node: NodeId, addresses: tuple[Address, ...], *, stale: bool = False) -> None:
-        """A node's addresses are known, or known anew: dial it when there is no link.
+        """A record tells where a node is: dial it when there is no link, soon, for it was alive a moment ago.
 
         Args:
             now: The clocks.
@@ -130,16 +133,16 @@ class Membership:
         known = self._candidates.get(node)
         if node == self._own or not addresses or (stale and known):
             return
-        if known and known.addresses == addresses and not known.stale:
-            return
         wait = self._rng.uniform(0.0, 0.05) + (self._config.yield_s if self._own > node else 0.0)
         if known is None:
             self._candidates[node] = _Candidate(addresses, math.inf, stale)
             self._wait(node, now.mono + wait)
             return
         known.addresses, known.stale = addresses, False
-        known.failures = min(known.failures, 3)  # soon, but an author cannot make others dial without a pause
-        self._wait(node, min(known.due, now.mono + wait + self._backoff(known)))
+        if now.mono >= known.revived_at + self._config.revive_s:
+            known.revived_at = now.mono
+            known.failures = min(known.failures, 1)
+            self._wait(node, min(known.due, now.mono + wait))
 
     def mark_stale(self, node: NodeId) -> None:
         """Nobody has heard of this node for its record's lifetime: try it rarely, for it may come back."""
@@ -208,7 +211,7 @@ class Membership:
         candidate = self._candidates.get(node)
         if candidate is None:
             return
-        wait = self._backoff(candidate) * self._rng.uniform(0.75, 1.25)
+        wait = self._backoff(candidate) * self._rng.uniform(0.5, 1.5)  # so that not all dial in step
         candidate.failures = min(candidate.failures + 1, 16)
         self._wait(node, now.mono + wait)
 

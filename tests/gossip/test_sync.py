@@ -1,0 +1,448 @@
+"""Replicated records between engines that only exchange messages, in any order, with copies and losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atmo.clock import Now
+from atmo.engine import Emit, Misbehaved, Send, Store
+from atmo.errors import WireError
+from atmo.gossip.messages import Records, Summary, SummaryEntry
+from atmo.gossip.records import Record
+from atmo.gossip.sync import RecordChanged, RecordSync, Refusal, Verdict, store_key
+from atmo.gossip.sync_config import SyncConfig
+from atmo.identity import NodeId, Signer
+from atmo.wire import limits
+from atmo.wire.envelope import seal
+from tests.gossip.kit import at, of, record, sealed, sync
+from tests.trust.kit import ANNA, BERT, EVE, MESH, START_S, signer
+
+NO = Refusal("no", fault=True)
+NEWS, KNOWN, REFUSED = Verdict.NEWS, Verdict.KNOWN, Verdict.REFUSED
+
+
+def changes(engine: RecordSync) -> list[RecordChanged]:
+    return [effect.event for effect in of(engine.drain(), Emit)]
+
+
+def run(engine: RecordSync, begin: float, end: float) -> list[bytes]:
+    """Serves the timer; returns the envelopes for the broadcast."""
+    envelopes = []
+    while (due := engine.next_timer()) <= end:
+        now = max(due, begin)
+        envelopes += engine.handle_timer(at(now))
+        assert engine.next_timer() > now, "a timer that was served moves on"
+    return envelopes
+
+
+def accept(engine: RecordSync, envelope: bytes, now: Now = at(0)) -> Verdict:
+    return engine.accept_untrusted(now, BERT.node_id, envelope)
+
+
+def heal(one: tuple[Signer, RecordSync], two: tuple[Signer, RecordSync], now: Now) -> None:
+    """Lets two engines link, exchange what they have to say, and part."""
+    ends = {one[0].node_id: one[1], two[0].node_id: two[1]}
+    one[1].link_up(now, two[0].node_id)
+    two[1].link_up(now, one[0].node_id)
+    busy = True
+    while busy:
+        busy = False
+        for node, engine in ends.items():
+            for effect in of(engine.drain(), Send):
+                busy = True
+                if isinstance(effect.message, Summary):
+                    ends[effect.to].receive_summary(now, node, effect.message)
+                else:
+                    for envelope in effect.message.envelopes:
+                        ends[effect.to].accept_untrusted(now, node, envelope)
+    one[1].link_down(two[0].node_id)
+    two[1].link_down(one[0].node_id)
+
+
+# --- newest wins --------------------------------------------------------------------------------------------------
+
+AUTHORS = (ANNA, BERT, EVE)
+WRITTEN = [
+    sealed(author, "note", key, (epoch, sequence))
+    for author in AUTHORS
+    for key in ("", "1")
+    for epoch, sequence in ((1, 1), (1, 2), (2, 1))
+]
+FINAL = {(author.node_id, "note", key): (2, 1) for author in AUTHORS for key in ("", "1")}
+
+
+@given(st.permutations(WRITTEN), st.lists(st.sampled_from(WRITTEN), max_size=10))
+def test_any_order_with_any_copies_ends_in_the_newest(order: list[bytes], copies: list[bytes]) -> None:
+    engine = sync(signer("reader"))
+    for envelope in [*copies, *order]:
+        accept(engine, envelope)
+    assert engine.versions() == FINAL
+
+
+@given(st.lists(st.lists(st.sampled_from(WRITTEN), max_size=12), min_size=3, max_size=3), st.randoms())
+def test_whatever_each_heard_a_chain_of_links_makes_all_equal(heard: list[list[bytes]], random: object) -> None:
+    names = [signer(f"reader {number}") for number in range(3)]
+    engines = [sync(name) for name in names]
+    for engine, envelopes in zip(engines, heard, strict=True):
+        for envelope in envelopes:
+            accept(engine, envelope)
+    nodes = list(zip(names, engines, strict=True))
+    for one, two in ((0, 1), (1, 2), (0, 1)):
+        heal(nodes[one], nodes[two], at(1))
+    assert engines[0].versions() == engines[1].versions() == engines[2].versions()
+
+
+def test_a_record_is_news_once() -> None:
+    engine = sync()
+    first, second = sealed(BERT), sealed(BERT, version=(1, 2))
+    assert [accept(engine, envelope) for envelope in (first, first, second, first)] == [NEWS, KNOWN, NEWS, KNOWN]
+    assert engine.stats.accepted == 2
+    assert engine.stats.replayed == 1
+    assert engine.record(BERT.node_id, "note") == record(version=(1, 2))
+    assert engine.record(EVE.node_id, "note") is None
+
+
+def test_two_records_of_one_version_are_counted() -> None:
+    engine = sync()
+    assert [accept(engine, sealed(BERT, body=body)) for body in (b"one", b"two")] == [NEWS, KNOWN]
+    assert engine.stats.replayed == 1
+
+
+def test_what_is_accepted_is_told_and_kept() -> None:
+    engine = sync()
+    envelope = sealed(BERT)
+    accept(engine, envelope)
+    slot = (BERT.node_id, "note", "")
+    assert engine.drain() == [Store(store_key(slot), envelope), Emit(RecordChanged(*slot, record()))]
+    assert list(engine.envelopes("note")) == [envelope]
+    assert list(engine.envelopes("other")) == []
+    assert engine.authors() == [BERT.node_id]
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        b"rubbish",
+        seal(BERT, "atmo/other/1", MESH, b""),
+        seal(BERT, "atmo/record/1", b"m" * 32, b""),
+        seal(BERT, "atmo/record/1", MESH, b"\xa0"),
+        sealed(BERT, "Not a kind"),
+        sealed(BERT, version=(-1, 0)),
+    ],
+)
+def test_what_no_honest_node_passes_on_is_held_against_the_neighbour(envelope: bytes) -> None:
+    engine = sync()
+    assert accept(engine, envelope) == REFUSED
+    (fault,) = of(engine.drain(), Misbehaved)
+    assert fault.peer == BERT.node_id
+    assert engine.stats.refused == 1
+
+
+def test_expired_records_and_records_from_the_future_are_refused_in_silence() -> None:
+    engine = sync()
+    assert accept(engine, sealed(BERT), at(361)) == REFUSED
+    assert accept(engine, sealed(BERT, issued_s=START_S + 62), at(1)) == REFUSED
+    assert (engine.stats.expired, engine.stats.early) == (1, 1)
+    assert engine.drain() == []
+    assert accept(engine, sealed(BERT), at(360)) == NEWS
+    assert accept(engine, sealed(EVE, issued_s=START_S + 61), at(1)) == NEWS
+
+
+def test_a_replay_after_its_record_expired_is_refused() -> None:
+    engine = sync()
+    accept(engine, sealed(BERT))
+    run(engine, 0, 400)
+    assert engine.versions() == {}
+    assert accept(engine, sealed(BERT), at(400)) == REFUSED
+
+
+def test_the_rules_decide_and_say_who_is_to_blame() -> None:
+    def rules(now: Now, author: NodeId, written: Record) -> Refusal | None:
+        return {b"fault": Refusal("no", fault=True), b"unknown": Refusal("who?", unknown=True)}.get(written.body)
+
+    engine = sync(authorise=rules)
+    verdicts = [accept(engine, sealed(EVE, key=key, body=key.encode())) for key in ("fault", "unknown", "good")]
+    assert verdicts == [REFUSED, REFUSED, NEWS]
+    assert [fault.reason for fault in of(engine.drain(), Misbehaved)] == [f"record of {EVE.node_id.short}: no"]
+    assert (engine.stats.refused, engine.stats.unknown_author) == (1, 1)
+
+
+def test_an_author_has_so_many_slots_and_no_more() -> None:
+    engine = sync()
+    verdicts = [accept(engine, sealed(EVE, key=str(number))) for number in range(limits.RECORDS_PER_AUTHOR + 1)]
+    assert verdicts == [NEWS] * limits.RECORDS_PER_AUTHOR + [REFUSED]
+    assert engine.stats.no_room == 1
+    assert of(engine.drain(), Misbehaved) == []
+    assert accept(engine, sealed(EVE, key="0", version=(1, 2))) == NEWS
+
+
+# --- own records --------------------------------------------------------------------------------------------------
+
+
+def test_own_records_are_signed_again_before_they_expire() -> None:
+    engine = sync()
+    first = engine.publish(at(0), "note", "", b"body")
+    renewed = run(engine, 0, 250)
+    assert len(renewed) == 2
+    reader = sync(BERT)
+    assert [accept(reader, envelope, at(250)) for envelope in (first, *renewed)] == [NEWS] * 3
+    held = reader.record(ANNA.node_id, "note")
+    assert held is not None
+    assert (held.body, held.version, held.issued_s) == (b"body", (1, 3), START_S + 200)
+
+
+def test_a_record_with_a_lifetime_of_its_own_is_not_renewed() -> None:
+    engine = sync()
+    engine.publish(at(0), "note", "", b"body", 1_000)
+    assert run(engine, 0, 900) == []
+    assert engine.record(ANNA.node_id, "note") is not None
+    run(engine, 900, 1_100)
+    assert engine.record(ANNA.node_id, "note") is None
+
+
+def test_a_withdrawn_record_is_empty_everywhere_and_then_gone() -> None:
+    engine, reader = sync(), sync(BERT)
+    accept(reader, engine.publish(at(0), "note", "", b"body"))
+    accept(reader, engine.withdraw(at(10), "note", ""), at(10))
+    held = reader.record(ANNA.node_id, "note")
+    assert held is not None
+    assert held.body == b""
+    assert list(reader.records(at(10), "note")) == []
+    run(engine, 10, 500)
+    run(reader, 10, 500)
+    assert engine.versions() == reader.versions() == {}
+
+
+def test_own_records_are_told_but_not_kept_save_revocations() -> None:
+    engine = sync()
+    engine.publish(at(0), "note", "", b"body")
+    engine.publish(at(0), "revocation", "x", b"body", 10_000)
+    assert [store.key for store in of(engine.drain(), Store)] == [store_key((ANNA.node_id, "revocation", "x"))]
+
+
+def test_what_is_too_large_is_refused_at_the_author_and_changes_nothing() -> None:
+    engine = sync(config=SyncConfig(author_bytes=30_000))
+    engine.publish(at(0), "note", "", b"body")
+    before = engine.versions()
+    for body, why in ((b"x" * limits.MESSAGE_BYTES, "does not fit"), (b"x" * 29_000, "at most")):
+        with pytest.raises(WireError, match=why):
+            engine.publish(at(0), "note", "", body)
+    assert engine.versions() == before
+
+
+def test_after_a_long_sleep_own_records_are_signed_again() -> None:
+    """Monotonic time stands still while a machine sleeps; the wall clock does not."""
+    engine = sync()
+    engine.publish(at(0), "note", "", b"body")
+    accept(engine, sealed(BERT))
+    run(engine, 0, 5)
+    slept = 10_000.0
+    now = Now(engine.next_timer(), START_S + 5 + slept)
+    (envelope,) = engine.handle_timer(now)
+    assert engine.next_timer() > now.mono
+    assert accept(sync(EVE), envelope, now) == NEWS
+    assert list(engine.versions()) == [(ANNA.node_id, "note", "")]
+
+
+# --- a life before this one ---------------------------------------------------------------------------------------
+
+
+def test_a_lost_epoch_is_won_back() -> None:
+    """A home that was restored from an old backup starts with an epoch below what the mesh remembers."""
+    engine, reader = sync(epoch=1), sync(BERT)
+    past = sealed(ANNA, "note", "", (7, 3))
+    accept(reader, past)
+    now_unheard = engine.publish(at(0), "note", "", b"now")
+    assert accept(reader, now_unheard) == KNOWN
+    assert accept(engine, past) == KNOWN
+    (renewed,) = run(engine, 0, 1)
+    assert accept(reader, renewed) == NEWS
+    held = reader.record(ANNA.node_id, "note")
+    assert held is not None
+    assert (held.body, held.epoch) == (b"now", 7)
+    assert engine.stats.reclaimed == 1
+
+
+def test_what_an_earlier_run_said_and_this_one_does_not_is_taken_back() -> None:
+    engine, reader = sync(epoch=5), sync(BERT)
+    left = [sealed(ANNA, "note", key, (4, 9)) for key in ("a", "b")]
+    for envelope in left:
+        accept(reader, envelope)
+        assert accept(engine, envelope) == KNOWN
+    engine.publish(at(0), "note", "b", b"now")
+    for envelope in run(engine, 0, 1):
+        assert accept(reader, envelope) == NEWS
+    assert list(reader.records(at(1), "note")) == [(ANNA.node_id, replace(record("note", "b"), epoch=4, sequence=9))]
+    held = reader.record(ANNA.node_id, "note", "a")
+    assert held is not None
+    assert held.body == b""
+
+
+def test_an_own_record_that_this_run_wrote_otherwise_is_written_again() -> None:
+    engine = sync(epoch=5)
+    engine.publish(at(0), "note", "", b"now")
+    engine.publish(at(0), "other", "", b"now")
+    assert accept(engine, sealed(ANNA, "note", "", (5, 2), b"forged by a copy of this home")) == KNOWN
+    assert len(run(engine, 0, 1)) == 2
+
+
+def test_two_nodes_with_one_key_do_not_shout_each_other_down() -> None:
+    one, two = sync(epoch=5), sync(epoch=6)
+    pending = [one.publish(at(0), "note", "", b"one"), two.publish(at(0), "note", "", b"two")]
+    written = 0
+    for tenth in range(1_000):
+        now = tenth / 10
+        for envelope in pending:
+            accept(one, envelope, at(now))
+            accept(two, envelope, at(now))
+        pending = run(one, now, now + 0.09) + run(two, now, now + 0.09)
+        written += len(pending)
+    assert 2 <= written <= 30
+
+
+def test_own_revocations_come_back_from_the_mesh() -> None:
+    engine = sync(epoch=5)
+    envelope = sealed(ANNA, "revocation", "x", (2, 1))
+    assert accept(engine, envelope) == NEWS
+    assert run(engine, 0, 1) == []
+    assert engine.record(ANNA.node_id, "revocation", "x") is not None
+
+
+# --- restart ------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_kept_comes_back_and_the_rest_is_forgotten() -> None:
+    engine = sync(authorise=lambda now, author, written: NO if written.key == "refused" else None)
+    good = [sealed(EVE, "models"), sealed(BERT, "node"), sealed(ANNA, "revocation", "x", lifetime_s=10_000)]
+    bad = [
+        sealed(EVE, "note", "refused"),
+        sealed(EVE, "note", "expired", lifetime_s=1),
+        sealed(ANNA, "note", "own"),
+        b"rubbish",
+        sealed(EVE, "Not a kind"),
+    ]
+    assert engine.load(at(100), [*bad, *good, *good]) == []
+    assert list(engine.versions()) == [
+        (ANNA.node_id, "revocation", "x"),
+        (BERT.node_id, "node", ""),
+        (EVE.node_id, "models", ""),
+    ]
+    effects = engine.drain()
+    assert of(effects, Misbehaved) == []
+    assert {store.key.rpartition("/")[2] for store in of(effects, Store) if store.value is None} == {
+        "refused",
+        "expired",
+        "own",
+    }
+
+
+def test_where_a_node_was_last_is_remembered_for_a_month() -> None:
+    engine = sync()
+    envelopes = [sealed(author, "node") for author in (ANNA, BERT)]
+    month = 30 * 86_400
+    assert [author for author, _ in engine.load(at(month), envelopes)] == [BERT.node_id]
+    assert engine.load(at(month + 1_000), envelopes) == []
+    assert engine.versions() == {}
+
+
+def test_an_expired_node_record_stays_on_disk_and_others_do_not() -> None:
+    engine = sync()
+    for kind in ("node", "note"):
+        accept(engine, sealed(BERT, kind))
+    engine.drain()
+    run(engine, 0, 400)
+    effects = engine.drain()
+    assert [store.key for store in of(effects, Store)] == [store_key((BERT.node_id, "note", ""))]
+    assert len(of(effects, Emit)) == 2
+
+
+def test_a_node_that_was_put_out_is_forgotten_save_for_whom_it_put_out() -> None:
+    engine = sync()
+    for kind in ("node", "note", "revocation"):
+        accept(engine, sealed(BERT, kind))
+    engine.drain()
+    engine.drop_author(BERT.node_id)
+    assert list(engine.versions()) == [(BERT.node_id, "revocation", "")]
+    assert [store.value for store in of(engine.drain(), Store)] == [None, None]
+    engine.drop_author(EVE.node_id)
+    assert changes(engine) == []
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_engine_waits_for_ever() -> None:
+    assert sync().next_timer() == math.inf
+
+
+def test_expired_records_are_swept_and_told_of() -> None:
+    engine = sync()
+    for number in range(3):
+        accept(engine, sealed(BERT, key=str(number), lifetime_s=100 * number))
+    engine.drain()
+    run(engine, 0, 165)
+    assert [(change.key, change.record) for change in changes(engine)] == [("0", None), ("1", None)]
+    assert len(engine.versions()) == 1
+
+
+def test_a_flood_of_records_does_not_make_the_timer_run_each_time() -> None:
+    engine = sync()
+    for number in range(100):
+        accept(engine, sealed(BERT, version=(1, number)))
+        assert engine.next_timer() >= 1
+
+
+def test_records_that_a_query_sees_are_alive_even_before_the_sweep() -> None:
+    engine = sync()
+    accept(engine, sealed(BERT))
+    assert [author for author, _ in engine.records(at(0), "note")] == [BERT.node_id]
+    assert list(engine.records(at(361), "note")) == []
+    assert list(engine.records(at(0), "other")) == []
+
+
+def test_rounds_go_to_neighbours_and_end_with_them() -> None:
+    engine = sync()
+    engine.link_up(at(0), BERT.node_id)
+    assert len(of(engine.drain(), Send)) == 1
+    run(engine, 0, 65)
+    assert [effect.to for effect in of(engine.drain(), Send)] == [BERT.node_id] * 2
+    engine.link_down(BERT.node_id)
+    engine.link_down(BERT.node_id)
+    run(engine, 65, 1_000)
+    assert engine.drain() == []
+    assert engine.next_timer() == math.inf
+
+
+# --- summaries ----------------------------------------------------------------------------------------------------
+
+
+def test_a_late_joiner_gets_everything_at_once() -> None:
+    old, late = sync(BERT), sync(EVE)
+    for number in range(limits.RECORDS_PER_AUTHOR):
+        accept(old, sealed(signer(f"author {number % 3}"), key=str(number)))
+    heal((BERT, old), (EVE, late), at(1))
+    assert late.versions() == old.versions()
+    assert len(late.versions()) == limits.RECORDS_PER_AUTHOR
+
+
+def test_a_summary_costs_what_is_lacking_and_no_more() -> None:
+    engine = sync()
+    engine.link_up(at(0), BERT.node_id)
+    accept(engine, sealed(EVE, key="known"))
+    accept(engine, sealed(EVE, key="missing"))
+    engine.drain()
+    summary = Summary((SummaryEntry(EVE.node_id, "note", "known", 1, 1),))
+    engine.receive_summary(at(0), BERT.node_id, summary)
+    (effect,) = of(engine.drain(), Send)
+    assert effect == Send(BERT.node_id, Records((sealed(EVE, key="missing"),)))
+    engine.receive_summary(at(1), BERT.node_id, Summary(()))
+    assert engine.drain() == []
+    assert (engine.stats.sent, engine.stats.summaries_ignored) == (1, 1)
