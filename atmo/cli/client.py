@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from atmo.shell.progress import OnProgress
 
 if TYPE_CHECKING:
-    from atmo.node import Services
+    from atmo.node.offline import Services
 
 Result = TypeVar("Result")
 Scope = Literal["local", "mesh", "available"]
@@ -127,7 +127,7 @@ class Offline:
     def _call(self, work: Callable[[Services], Awaitable[Result]], *, network: bool = False) -> Result:
         import trio
 
-        from atmo.node import open_offline
+        from atmo.node.offline import open_offline
 
         async def run() -> Result:
             async with open_offline(self._home, network=network) as services:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import trio
 
     from atmo.config.settings import Settings
-    from atmo.node import NodeInfo
+    from atmo.node.running import NodeInfo
 
 STOP_S = 5.0
 """A node that was told to end and has not by then is cut off; its store survives that as it survives a power cut."""
@@ -106,7 +106,7 @@ def ready_line(info: NodeInfo) -> str:
 def _serve(home: Path, settings: Settings) -> None:
     import trio
 
-    from atmo.node import run_node
+    from atmo.node.running import run_node
 
     async def run() -> None:
         with trio.CancelScope() as scope, stopped_by_signals(scope):

@@ -37,6 +37,6 @@ def build_backends(
         EmbeddingsBackend(embedder),
         BuiltinBackend(embedder),
         OnnxBackend(models, embedder),
-        RagBackend([*projects, *([docs] if docs else [])], embedder, generate),
+        RagBackend([*projects, *([docs] if docs else [])], embedder, generate, home.path / "cache" / "rag"),
     ]
     return backends

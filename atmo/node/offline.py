@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from atmo.storage.home import Home
 from atmo.storage.meshstate import MeshState
 from atmo.version import __version__
 from atmo.wire.address import Address
+
+NAME_KEY = "node/name"
+"""Under which name the node last ran, so that commands on the resting home know it too."""
 
 _OFFLINE_LOCK_S = 5.0
 _OFFLINE_LINKS_S = 10.0
@@ -80,6 +83,8 @@ async def open_offline(home: Path, *, network: bool = False) -> AsyncIterator[Se
     settings = load_settings(home)
     with ExitStack() as stack:
         store = await trio.to_thread.run_sync(open_store, stack, home, _OFFLINE_LOCK_S)
+        name = await trio.to_thread.run_sync(store.database.kv_get, NAME_KEY)
+        settings = replace(settings, name=name.decode()) if name else settings
         member = await trio.to_thread.run_sync(store.state.credentials) is not None
         if network and member:
             async with open_endpoint(store.signer, "0.0.0.0", 0) as endpoint, trio.open_nursery() as nursery:

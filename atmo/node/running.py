@@ -30,12 +30,13 @@ from atmo.gossip.sync import RecordChanged
 from atmo.net.driver import PeerDriver
 from atmo.net.quic import Endpoint, open_endpoint
 from atmo.node.backends import build_backends
-from atmo.node.offline import Services, Store, build_host, listen_host, open_services, open_store
+from atmo.node.offline import NAME_KEY, Services, Store, build_host, listen_host, open_services, open_store
 from atmo.peer import LinkLost, LinkReady
 from atmo.services.host import MeshHost
 from atmo.services.models import ModelService
 from atmo.version import __version__
 
+_LOCK_S = 0.3  # a command that looks whether a node runs holds the lock for a moment
 GRACE_S = 1.2
 """Answers under way may take this long to finish; the whole node ends within two seconds."""
 
@@ -94,7 +95,8 @@ async def run_node(home: Path, settings: Settings, *, on_ready: Callable[[NodeIn
 
 async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], None], stop: trio.Event) -> None:
     with ExitStack() as stack:
-        store = await trio.to_thread.run_sync(open_store, stack, path, 0.0)
+        store = await trio.to_thread.run_sync(open_store, stack, path, _LOCK_S)
+        await trio.to_thread.run_sync(store.database.kv_put, NAME_KEY, settings.name.encode())
         host_name = await trio.to_thread.run_sync(listen_host, settings)
         async with (
             open_endpoint(store.signer, host_name, settings.listen.port) as endpoint,
