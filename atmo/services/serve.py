@@ -67,6 +67,11 @@ class Server:
         mesh.handle(MANIFEST_PROTOCOL, self.manifest)
         mesh.handle(CHUNK_PROTOCOL, self.chunk)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return self._sending.statistics().tasks_waiting
+
     async def manifest(self, stream: RequestStream) -> None:
         """Sends a sealed manifest.
 
@@ -86,7 +91,7 @@ class Server:
         await self._answer(stream, lambda: self._storage.read_chunk(name), manifest=False)
 
     async def _answer(self, stream: RequestStream, read: Callable[[], bytes | None], *, manifest: bool) -> None:
-        if self._sending.statistics().tasks_waiting >= WAITING_MOST:
+        if self.waiting >= WAITING_MOST:
             self.stats.busy += 1
             await stream.send(codec.encode({"error": BUSY}))
             return

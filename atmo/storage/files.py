@@ -88,7 +88,7 @@ def copy_hashed(source: Path, target: Path, path: str, check: Check = nothing) -
     buffer = memoryview(bytearray(CHUNK_BYTES))
     with source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
         before = os.fstat(reader.fileno())
-        while size := _fill(reader.readinto, buffer):
+        while done <= before.st_size and (size := _fill(reader.readinto, buffer)):
             part = buffer[:size]
             whole.update(part)
             names += blake3(part).digest()

@@ -67,7 +67,8 @@ class Hub:
         self.nursery = nursery
         self.nodes: dict[NodeId, Node] = {}
         self.requests: list[tuple[str, str, str]] = []
-        self.before_answer: Callable[[Node, str], Awaitable[None]] | None = None
+        self.before_answer: Callable[[Node, str], None] | None = None
+        self.hold_answer: Callable[[Node, str], Awaitable[None]] | None = None
 
     def records(self) -> list[ModelOffer]:
         return [
@@ -81,7 +82,7 @@ class Hub:
 class Node:
     """A node of the hub: a home, a model service, and the port it sees. Implements `MeshPort`."""
 
-    def __init__(self, hub: Hub, folder: Path, name: str, **service: Any) -> None:
+    def __init__(self, hub: Hub, folder: Path, name: str, lonely_s: float = 15.0, **service: Any) -> None:
         self.hub = hub
         self.name = name
         self.signer = Signer(name.encode().ljust(32, b"."))
@@ -92,7 +93,7 @@ class Node:
         self.handlers: dict[str, Handler] = {}
         self.database = Database(folder / name / "atmosphere.db")
         self.storage = ModelStorage(folder / name, self.database)
-        self.transfer = TransferEngine(Random(name), TransferConfig())
+        self.transfer = TransferEngine(Random(name), TransferConfig(lonely_s=lonely_s))
         self.peer: Any = SimpleNamespace(
             transfer=self.transfer,
             models=lambda now: [self._own(offer) for offer in hub.records()],
@@ -179,7 +180,9 @@ class Node:
     async def _serve(self, other: Node, stream: MemoryStream, scope: trio.CancelScope, back: Any) -> None:
         with scope, back:
             if self.hub.before_answer:
-                await self.hub.before_answer(other, stream.protocol)
+                self.hub.before_answer(other, stream.protocol)
+            if self.hub.hold_answer:
+                await self.hub.hold_answer(other, stream.protocol)
             if other.up:
                 with suppress(RemoteError):
                     await other.handlers[stream.protocol](stream)

@@ -37,7 +37,8 @@ def decompressor_for(start: bytes) -> Any:
 
 
 def read_pickle(reader: Reader) -> Detected:
-    """Tells PyTorch's pickles from others, and checks the end.
+    """Tells PyTorch's pickles from others, and looks at the last byte: joblib mixes arrays into its pickles, so only
+    loading one, as the conversion does in its own process, can find every cut.
 
     Raises:
         FormatError: It is cut short.

@@ -1,0 +1,152 @@
+"""Both ends of `atmo/manifest/1` and `atmo/chunks/1`, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+
+from atmo.errors import RemoteError, UserError
+from atmo.gossip.records import ModelRecord
+from atmo.identity import NodeId
+from atmo.net.ports import MeshPort
+from atmo.services import serve
+from atmo.services.fetch import Misled, NotThere, fetch_chunk, fetch_manifest
+from atmo.services.serve import Server
+from atmo.storage.chunks import ModelStorage
+from atmo.transfer.manifest import ChunkPlace, chunk_hash, manifest_id, seal_manifest
+from atmo.wire import codec, envelope, schema
+from tests.transfer.samples import SIGNER, manifest_of
+
+NODE = NodeId(bytes(32))
+PLACE = ChunkPlace(0, 0, 5, chunk_hash(b"hello"))
+
+
+class Answer:
+    """A holder that says one thing: implements the asking end of a request, and the mesh that opens it."""
+
+    def __init__(self, frame: bytes | None, raw: bytes = b"") -> None:
+        self.frame, self.raw = frame, raw
+
+    @asynccontextmanager
+    async def request(self, *_: object) -> AsyncIterator[Answer]:
+        await trio.lowlevel.checkpoint()
+        yield self
+
+    async def receive(self) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        return self.frame
+
+    async def receive_raw(self, count: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.raw[:count]
+
+
+def saying(frame: bytes | None, raw: bytes = b"") -> MeshPort:
+    return cast(MeshPort, Answer(frame, raw))
+
+
+async def test_a_chunk_is_what_was_sent() -> None:
+    assert await fetch_chunk(saying(codec.encode({"size": 5}), b"hello"), NODE, PLACE) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "why"),
+    [
+        (None, RemoteError, "without an answer"),
+        (b"\xff", Misled, "no CBOR"),
+        (codec.encode([5]), Misled, "neither"),
+        (codec.encode({"size": True}), Misled, "neither"),
+        (codec.encode({"size": -1}), Misled, "neither"),
+        (codec.encode({"size": 2**40}), Misled, "neither"),
+        (codec.encode({"size": 6}), Misled, "6 bytes instead of 5"),
+        (codec.encode({"error": "missing"}), NotThere, "no more"),
+        (codec.encode({"error": "busy"}), RemoteError, "refuses: busy"),
+    ],
+)
+async def test_answers_that_are_none(frame: bytes | None, error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=why):
+        await fetch_chunk(saying(frame), NODE, PLACE)
+
+
+async def test_a_manifest_must_be_sound_and_be_what_was_announced() -> None:
+    manifest = manifest_of()
+    garbage = envelope.seal(SIGNER, "atmo/manifest/1", envelope.NO_MESH, codec.encode({"name": "iris"}))
+    forged = envelope.seal(SIGNER, "atmo/record/1", envelope.NO_MESH, schema.pack(manifest))
+    for sealed in (garbage, forged):
+        record = ModelRecord("iris", "1.0.0", "x", "onnx", 1, bytes(32), manifest_id(sealed))
+        with pytest.raises(Misled, match="not sound"):
+            await fetch_manifest(saying(codec.encode({"size": len(sealed)}), sealed), NODE, record)
+    sealed = seal_manifest(SIGNER, manifest)
+    record = ModelRecord(
+        "iris", "1.0.0", "x", "onnx", manifest.size_bytes, manifest.checksum_sha256, manifest_id(sealed)
+    )
+    answer = saying(codec.encode({"size": len(sealed)}), sealed)
+    assert await fetch_manifest(answer, NODE, record) == (sealed, manifest)
+
+
+class Reader:
+    """The answering end of a request; its reader stops reading after `takes` sends."""
+
+    protocol = serve.CHUNK_PROTOCOL
+    node_id = NODE
+
+    def __init__(self, takes: float = 10) -> None:
+        self.header = {"chunk": bytes(32)}
+        self.sent: list[bytes] = []
+        self.takes = takes
+
+    async def send(self, body: bytes) -> None:
+        if len(self.sent) >= self.takes:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        self.sent.append(bytes(body))
+
+    send_raw = send
+
+
+class Storage:
+    """A store with one chunk."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def read_chunk(self, name: bytes) -> bytes:
+        if self.error:
+            raise self.error
+        return b"data"
+
+
+def server(storage: Any = None) -> Server:
+    return Server(cast(ModelStorage, storage or Storage()))
+
+
+async def test_a_reader_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "SEND_S", 0.01)
+    with pytest.raises(RemoteError, match="did not take an answer"):
+        await server().chunk(cast(Any, Reader(takes=1)))
+
+
+async def test_more_requests_than_may_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "WAITING_MOST", 2)
+    busy = server()
+    async with trio.open_nursery() as nursery:
+        for _ in range(serve.SENDING_MOST + 2):
+            nursery.start_soon(busy.chunk, cast(Any, Reader(takes=0)))
+        while busy.waiting < 2:
+            await trio.sleep(0.001)
+        late = Reader()
+        await busy.chunk(cast(Any, late))
+        nursery.cancel_scope.cancel()
+    assert late.sent == [codec.encode({"error": "busy"})]
+    assert busy.stats.busy == 1
+
+
+async def test_a_store_that_cannot_read_refuses() -> None:
+    broken, reader = server(Storage(UserError("the database is damaged"))), Reader()
+    await broken.chunk(cast(Any, reader))
+    assert reader.sent == [codec.encode({"error": "corrupt"})]
+    assert broken.stats.corrupt == 1
