@@ -29,6 +29,7 @@ MODEL = "handwritten-digits"
 TREES = 250
 QUESTION = "How do I add a second machine with a join code?"
 ANSWER_LINES = 9
+PIPE_COLUMNS = 120
 TESTED = 12
 SENTENCES = ["A cat sleeps on the warm roof.", "A kitten naps in the sun.", "The invoice is due on Friday."]
 
@@ -54,6 +55,7 @@ class Demo:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     step: int = 0
+    kept: bool = False
 
     def do(self, title: str, work: Callable[[], Result]) -> Result:
         """Runs one step, then prints a line about it and the notes that it took."""
@@ -63,7 +65,7 @@ class Demo:
         with self.console.status(escape(title)):
             result = work()
         seconds = time.monotonic() - started
-        self.console.print(f"[bold]{self.step:>2}.[/] {escape(title)} [dim]{seconds:.1f} s[/]")
+        self.console.print(f"[bold]{self.step:>2}.[/] {escape(title)} [dim]{seconds:.1f} s[/]", soft_wrap=True)
         for line in self.notes:
             self.console.print(f"    [dim]{escape(line)}[/]", soft_wrap=True)
         return result
@@ -77,8 +79,9 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the mesh up until Ctrl-C and print its URLs")
     arguments = parser.parse_args()
     os.environ["NO_PROXY"] = "127.0.0.1"
-    signal.signal(signal.SIGTERM, interrupt)
-    console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell without job control starts us with it ignored
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="atmosphere-demo-")))
         demo = Demo(console, folder, [Peer(name, folder) for name in NAMES])
@@ -89,17 +92,13 @@ def main() -> int:
                     keep(demo)
         except KeyboardInterrupt:
             console.print("Stopped; no process is left.")
-            return 0 if arguments.keep and demo.rows else 130
+            return 0 if demo.kept else 130
         except DemoError as error:
             return explain(demo, str(error))
         except Exception as error:  # noqa: BLE001 a newcomer shall see the peers' logs beside whatever went wrong
             return explain(demo, f"{type(error).__name__}: {error}")
     console.print("All three peers have ended; nothing of the demonstration is left on this machine.")
     return 0
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def explain(demo: Demo, message: str) -> int:
@@ -284,9 +283,12 @@ def show(demo: Demo) -> None:
 
 def keep(demo: Demo) -> None:
     """Leaves the mesh up until Ctrl-C."""
-    demo.console.print("The mesh stays up. Any OpenAI client can use any of these as its base URL:")
+    demo.kept = True
+    command = Path(sys.executable).with_name("atmo")
+    demo.console.print("The mesh stays up. Each of these is a base URL for any OpenAI client:")
     for peer in demo.peers:
-        demo.console.print(f"  {peer.name}: {peer.url}/v1    atmo status --home {peer.home}", soft_wrap=True)
+        demo.console.print(f"  {peer.name:<5} {peer.url}/v1   (home {peer.home})", soft_wrap=True)
+    demo.console.print(f"Look around with  {command} shell --home {demo.peers[0].home}", soft_wrap=True)
     demo.console.print("Stop it with Ctrl-C.")
     while True:
         time.sleep(3_600)

@@ -166,7 +166,12 @@ def wait_for(what: str, look: Callable[[], Result | None], most_s: float = WAIT_
 
 @contextmanager
 def running(peers: list[Peer]) -> Iterator[None]:
-    """Starts the peers' processes; whatever happens in the block, none of them runs after it."""
+    """Starts the peers' processes; whatever happens in the block, none of them runs after it.
+
+    Raises:
+        DemoError: The block went well and then a peer did not end as it should.
+    """
+    codes: dict[str, int | None] = {}
     try:
         for peer in peers:
             peer.start()
@@ -176,6 +181,8 @@ def running(peers: list[Peer]) -> Iterator[None]:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for peer in peers:
             peer.ask_to_stop()
-        for peer in peers:
-            peer.stop()
+        codes = {peer.name: peer.stop() for peer in peers}
         signal.signal(signal.SIGINT, before)
+    for name, code in codes.items():
+        if code != 0:
+            raise DemoError(f"{name} ended with exit code {code} when it was asked to stop")
