@@ -133,6 +133,7 @@ class _Running:
         """Starts everything and returns when requests are answered."""
         store, settings, nursery = self._store, self._settings, self._nursery
         models = services.models
+        self._serving = models.server.stats
         backends = build_backends(settings, store.home, self.embedder, models.local_models, self._generate)
         self.pool = BackendPool(backends)
         self.gateway = Gateway(
@@ -231,7 +232,12 @@ class _Running:
         }
 
     def _stats(self, host: MeshHost) -> Mapping[str, object]:
-        groups: dict[str, object] = {"gateway": self.gateway.stats, "quic": self._endpoint.stats}
+        groups: dict[str, object] = {
+            "gateway": self.gateway.stats,
+            "execute": self.gateway.server.stats,
+            "serving": self._serving,
+            "quic": self._endpoint.stats,
+        }
         if isinstance(host.port, PeerDriver):
             peer = host.port.peer
             groups |= {
@@ -240,6 +246,7 @@ class _Running:
                 "membership": peer.membership.stats,
                 "broadcast": peer.broadcast.stats,
                 "sync": peer.sync.stats,
+                "transfer": peer.transfer.stats,
             }
         return groups
 
