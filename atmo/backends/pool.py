@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -27,7 +26,7 @@ class PoolConfig:
         discover_s: After this a discovery counts as failed, and its backend as away.
         max_waiting: Requests that may wait for one capability; the next one is refused with 429.
         max_wait_s: How long a request waits for its turn before it is refused with 503.
-        close_s: How long the backends together get to close their connections at the end.
+        close_s: How long a call gets to clean up when it is given up, and the backends together at the end.
         max_capabilities: Capabilities of one backend; what it offers beyond is left out.
     """
 
@@ -129,9 +128,12 @@ class BackendPool:
             gate = await self._enter(capability, turn)
             try:
                 parts = backend.execute(replace(call, capability=capability))
-                async with aclosing(parts):
+                try:
                     async for part in parts:
                         yield part
+                finally:
+                    with trio.move_on_after(self._config.close_s, shield=True):
+                        await parts.aclose()
             except RequestError as error:
                 if error.status == 404 or error.status >= 502:
                     self.refresh(backend.name)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import trio
+
+from atmo.backends.base import Call
+from atmo.backends.ollama import OllamaBackend
+from atmo.backends.upstream import UpstreamConfig
+from atmo.errors import RequestError, UserError
+from atmo.router.capability import CHAT, EMBEDDINGS
+from tests.backends.fake_server import Reply, Server, serve
+
+
+def row(name: str, digest: str = "d", **more: Any) -> dict[str, Any]:
+    """A model as Ollama 0.5 lists it."""
+    details = {
+        "parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"], "parameter_size": "3.2B",
+        "quantization_level": "Q4_K_M",
+    }  # fmt: skip
+    modified = "2025-01-01T10:00:00.5+01:00"
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": modified,
+        "size": 1,
+        "digest": digest,
+        "details": details,
+    } | more
+
+
+SHOWN = {
+    "license": "...",
+    "modelfile": "FROM x",
+    "details": {"family": "llama"},
+    "model_info": {"general.architecture": "llama", "llama.context_length": 131_072},
+    "capabilities": ["completion", "tools"],
+}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serve() as server:
+        yield server
+
+
+@pytest.fixture
+async def backend(server: Server) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(server.url)
+    yield backend
+    await backend.aclose()
+
+
+def shows(server: Server, answers: dict[str, Any]) -> None:
+    async def answer(reply: Reply) -> None:
+        await reply.json(answers[reply.request.body["model"]])
+
+    server.on("/api/show", answer)
+
+
+def asked(server: Server) -> list[str]:
+    return [request.body["model"] for request in server.received if request.path == "/api/show"]
+
+
+async def test_models_with_what_ollama_says_of_them(server: Server, backend: OllamaBackend) -> None:
+    rows = [
+        row("llama3.2:latest"),
+        row("odd-name:1b"),
+        row("llava:7b"),
+        row("gpt-oss:120b-cloud", remote_host="https://ollama.com:443"),
+    ]
+    server.json("/api/tags", {"models": rows})
+    shows(
+        server,
+        {
+            "llama3.2:latest": SHOWN,
+            "odd-name:1b": {"capabilities": ["embedding"]},
+            "llava:7b": {"capabilities": ["completion", "vision"]},
+            "gpt-oss:120b-cloud": {},
+        },
+    )
+    found = {c.model: c for c in await backend.discover()}
+    assert [c.operation for c in found.values()] == [CHAT, EMBEDDINGS, CHAT, CHAT]
+    llama = found["llama3.2:latest"]
+    assert (llama.id, llama.backend, llama.general) == ("ollama:llama3.2:latest", "ollama", True)
+    assert "(llama, 3.2B, 131072 tokens of context)" in llama.description
+    assert "images" in found["llava:7b"].description
+    assert "not on this machine" in found["gpt-oss:120b-cloud"].description
+
+
+async def test_details_are_asked_once_for_each_digest(server: Server, backend: OllamaBackend) -> None:
+    server.json("/api/tags", {"models": [row("a"), row("b")]})
+    shows(server, {"a": SHOWN, "b": SHOWN})
+    first = await backend.discover()
+    assert await backend.discover() == first
+    assert sorted(asked(server)) == ["a", "b"]
+    server.json("/api/tags", {"models": [row("a"), row("b", "changed")]})
+    await backend.discover()
+    assert asked(server)[2:] == ["b"]
+
+
+@pytest.mark.parametrize("shown", [None, [], "x", {"capabilities": "x", "model_info": {"general.architecture": 3}}])
+async def test_without_details_the_name_decides(server: Server, backend: OllamaBackend, shown: Any) -> None:
+    server.json("/api/tags", {"models": [row("nomic-embed-text:latest"), row("llama3")]})
+    server.json("/api/show", shown, 500 if shown is None else 200)
+    assert [c.operation for c in await backend.discover()] == [EMBEDDINGS, CHAT]
+
+
+async def test_slow_details_do_not_hold_up_the_list(server: Server) -> None:
+    async def hang(reply: Reply) -> None:
+        await trio.sleep_forever()
+
+    server.json("/api/tags", {"models": [row("a"), row("b")]})
+    server.on("/api/show", hang)
+    backend = OllamaBackend(server.url, UpstreamConfig(discover_s=0.2))
+    assert [c.model for c in await backend.discover()] == ["a", "b"]
+    await backend.aclose()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"models": None}, {"models": []}, {"data": []}, [], {"models": "x"},
+        {"models": [3, {}, {"name": ""}, {"name": 5}]}, {"models": [{"name": "whisper"}]},
+    ],
+)  # fmt: skip
+async def test_lists_without_usable_models(server: Server, backend: OllamaBackend, answer: Any) -> None:
+    server.json("/api/tags", answer)
+    server.json("/api/show", {})
+    assert await backend.discover() == []
+
+
+async def test_a_minimal_row_is_enough(server: Server, backend: OllamaBackend) -> None:
+    server.json("/api/tags", {"models": [{"name": "m"}]})
+    server.json("/api/show", {})
+    assert [c.model for c in await backend.discover()] == ["m"]
+
+
+async def test_absence_is_normal_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with serve() as server:
+        url = server.url
+    backend = OllamaBackend(url)
+    for _ in range(3):
+        assert await backend.discover() == []
+    assert caplog.text.count("cannot be reached") == 1
+    assert "WARNING" not in caplog.text
+
+
+async def test_another_server_on_the_port(server: Server, backend: OllamaBackend) -> None:
+    server.raw("/api/tags", 200, "text/html", b"<html></html>")
+    assert await backend.discover() == []
+
+
+async def test_chat_and_embeddings_go_by_the_compatible_api(server: Server, backend: OllamaBackend) -> None:
+    server.json("/api/tags", {"models": [row("m"), row("nomic-embed-text")]})
+    server.json("/api/show", {})
+    chat, embed = await backend.discover()
+    head = (
+        b'{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","system_fingerprint":"fp_ollama",'
+    )
+    server.sse(
+        "/v1/chat/completions",
+        b"data: "
+        + head
+        + b'"choices":[{"index":0,"delta":{"role":"assistant","content":"Hi"},"finish_reason":null}]}\n\n',
+        b"data: "
+        + head
+        + b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}\n\n',
+        b"data: [DONE]\n\n",
+    )
+    async with aclosing(backend.execute(Call(chat, {"messages": []}, True))) as parts:
+        texts = [part["choices"][0]["delta"]["content"] async for part in parts]
+    assert texts == ["Hi", ""]
+    data = [{"object": "embedding", "embedding": [0.5, 1], "index": 0}]
+    server.json(
+        "/v1/embeddings", {"object": "list", "data": data, "model": "nomic-embed-text", "usage": {"prompt_tokens": 2}}
+    )
+    async with aclosing(backend.execute(Call(embed, {"input": "x"}))) as parts:
+        answer = await anext(parts)
+    assert answer["data"][0]["embedding"] == "AAAAPwAAgD8="
+    assert answer["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
+
+
+async def test_a_model_that_was_removed_is_a_404(server: Server, backend: OllamaBackend) -> None:
+    server.json("/api/tags", {"models": [row("m")]})
+    server.json("/api/show", {})
+    (capability,) = await backend.discover()
+    message = 'model "m" not found, try pulling it first'
+    server.json("/v1/chat/completions", {"error": {"message": message, "type": "api_error", "code": None}}, 404)
+    with pytest.raises(RequestError) as caught:
+        async with aclosing(backend.execute(Call(capability, {"messages": []}))) as parts:
+            await anext(parts)
+    assert (caught.value.status, caught.value.code) == (404, "model_not_found")
+    assert "try pulling it first" in caught.value.message
+
+
+def test_a_bad_url() -> None:
+    with pytest.raises(UserError, match="ollama_url"):
+        OllamaBackend("127.0.0.1:11434")

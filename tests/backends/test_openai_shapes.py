@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atmo.backends import openai_shapes as shapes
+from atmo.backends.openai_shapes import BadAnswer, ChunkStream
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "code"),
+    [
+        (
+            b'{"error": {"message": "no such model", "type": "x", "code": "model_not_found"}}',
+            "no such model",
+            "model_not_found",
+        ),
+        (b'{"error": "plain words"}', "plain words", None),
+        (b'{"detail": "from FastAPI"}', "from FastAPI", None),
+        (b'{"detail": [{"loc": ["body"], "msg": "field required"}]}', "field required", None),
+        (b'{"object": "error", "message": "from vLLM", "code": 400}', "from vLLM", None),
+        (b'[{"error": {"message": "from Google"}}]', "from Google", None),
+        (b'"just a string"', "just a string", None),
+        (b"upstream   connect\nerror", "upstream connect error", None),
+        (b"<!DOCTYPE html><html>502 Bad Gateway</html>", "an HTML page", None),
+        (b"{}", "", None),
+        (b"", "", None),
+        (b"[]", "", None),
+        (b"[" * 100_000, "[" * 500, None),
+    ],
+)
+def test_errors_of_any_shape(body: bytes, message: str, code: str | None) -> None:
+    assert shapes.error_of(body)[:2] == (message, code)
+
+
+def test_json_or_a_reason() -> None:
+    assert shapes.parse_json(b"[1]") == [1]
+    with pytest.raises(BadAnswer, match="HTML page"):
+        shapes.parse_json(b"  <html>", "")
+    with pytest.raises(BadAnswer, match="HTML page"):
+        shapes.parse_json(b"hello", "text/html")
+    with pytest.raises(BadAnswer, match="not JSON"):
+        shapes.parse_json(b"hello", "application/json")
+
+
+def test_model_lists() -> None:
+    assert shapes.model_ids({"data": [{"id": "a"}, {"id": "a"}, {"name": "b"}, 3, {"id": ""}, {"id": "c"}]}) == [
+        "a",
+        "c",
+    ]
+    assert shapes.model_ids([{"id": "bare-list"}]) == ["bare-list"]
+    assert shapes.model_ids({"object": "list", "data": None}) == []
+    for body in ({}, {"data": "x"}, "x", None):
+        with pytest.raises(BadAnswer):
+            shapes.model_ids(body)
+
+
+def test_whole_answers() -> None:
+    body = {"id": "1", "created": 5, "model": "theirs", "choices": [{"message": {"content": "hi", "tool_calls": []}}]}
+    answer = shapes.completion(body, "ours", "r")
+    assert answer == {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 5,
+        "model": "ours",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "hi"},
+                "finish_reason": "stop",
+                "logprobs": None,
+            }
+        ],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    }
+    tools = {"choices": [{"message": {"tool_calls": [{"id": "t"}]}, "finish_reason": None}]}
+    answer = shapes.completion(tools, "ours", "req")
+    assert (answer["id"], answer["choices"][0]["finish_reason"]) == ("req", "tool_calls")
+    several: list[Any] = [{}, {"choices": []}, {"choices": [{"text": "x"}]}, {"choices": ["x"]}, []]
+    for bad in several:
+        with pytest.raises(BadAnswer):
+            shapes.completion(bad, "m", "")
+
+
+def delta(*choices: Any, **more: Any) -> dict[str, Any]:
+    return {"id": "c", "created": 1, "model": "theirs", "choices": list(choices), **more}
+
+
+def test_chunks_get_one_head_and_lose_unwanted_usage() -> None:
+    stream = ChunkStream("ours", "r", wants_usage=False)
+    first = stream.chunk(delta({"index": 0, "delta": {"role": "assistant", "content": "a"}}, usage=None))
+    assert first is not None
+    assert (first["model"], first["object"], "usage" in first) == ("ours", "chat.completion.chunk", False)
+    assert first["choices"][0]["finish_reason"] is None
+    other = stream.chunk(delta({"delta": {"content": "b"}}) | {"id": "changes"})
+    assert other is not None
+    assert (other["id"], other["choices"][0]["index"]) == ("c", 0)
+    assert stream.ending() is not None
+
+    stream = ChunkStream("ours", "r", wants_usage=False)
+    stream.chunk(delta({"delta": {}, "finish_reason": "length"}))
+    assert stream.finished
+    assert stream.ending() is None
+    assert stream.chunk(delta(usage={"total_tokens": 3})) is None
+
+
+def test_usage_that_was_asked_for_is_passed_on() -> None:
+    stream = ChunkStream("ours", "r", wants_usage=True)
+    chunk = stream.chunk(delta({"delta": {"content": "a"}, "finish_reason": "stop"}))
+    assert chunk is not None
+    assert chunk["usage"] is None
+    last = stream.chunk(delta(usage={"total_tokens": 3}))
+    assert last is not None
+    assert (last["choices"], last["usage"]) == ([], {"total_tokens": 3})
+    assert stream.chunk(delta()) is None
+
+
+def test_a_missing_finish_reason_is_added() -> None:
+    stream = ChunkStream("ours", "r", wants_usage=False)
+    assert stream.ending() is None
+    stream.chunk(delta({"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}))
+    ending = stream.ending()
+    assert ending is not None
+    assert [(c["index"], c["finish_reason"]) for c in ending["choices"]] == [(0, "stop"), (1, "stop")]
+    assert stream.ending() is None
+
+
+def test_tool_calls_get_an_index() -> None:
+    stream = ChunkStream("ours", "r", wants_usage=False)
+
+    def tools(*calls: Any) -> list[Any]:
+        chunk = stream.chunk(delta({"delta": {"tool_calls": list(calls)}}))
+        assert chunk is not None
+        return [call["index"] for call in chunk["choices"][0]["delta"]["tool_calls"]]
+
+    assert tools({"id": "a", "function": {"name": "f", "arguments": ""}}) == [0]
+    assert tools({"function": {"arguments": "{"}}) == [0]
+    assert tools({"id": "b", "function": {"name": "g"}}) == [1]
+    assert tools({"function": {"arguments": "}"}}) == [1]
+    assert tools({"index": 7, "id": "c"}) == [7]
+    ending = stream.ending()
+    assert ending is not None
+    assert ending["choices"][0]["finish_reason"] == "tool_calls"
+    both = ChunkStream("ours", "r", wants_usage=False).chunk(delta({"delta": {"tool_calls": [{"function": {}}] * 2}}))
+    assert both is not None
+    assert [call["index"] for call in both["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("x", "not an object"),
+        ({"error": {"message": "out of memory"}}, "with an error: out of memory"),
+        ({"error": "boom"}, "with an error: boom"),
+        ({}, "without choices"),
+        ({"choices": ["x"]}, "choice that is not"),
+        ({"choices": [{"delta": {"tool_calls": ["x"]}}]}, "tool call that is not"),
+    ],
+)
+def test_bad_chunks(value: Any, says: str) -> None:
+    with pytest.raises(BadAnswer, match=says):
+        ChunkStream("m", "", wants_usage=False).chunk(value)
+
+
+def test_a_whole_answer_as_a_stream() -> None:
+    message = {"content": "hi", "tool_calls": [{"id": "t"}]}
+    whole = shapes.completion({"choices": [{"message": message}], "usage": {"total_tokens": 1}}, "m", "r")
+    first, last, usage = shapes.chunks_of(whole, wants_usage=True)
+    assert first["choices"][0]["delta"]["content"] == "hi"
+    assert first["choices"][0]["delta"]["tool_calls"] == [{"id": "t", "index": 0}]
+    assert (first["object"], last["choices"][0]["finish_reason"]) == ("chat.completion.chunk", "tool_calls")
+    assert usage["usage"] == {"total_tokens": 1}
+    assert len(shapes.chunks_of(whole, wants_usage=False)) == 2
+
+
+def decoded(answer: dict[str, Any]) -> list[list[float]]:
+    return [np.frombuffer(base64.b64decode(row["embedding"]), "<f4").tolist() for row in answer["data"]]
+
+
+def test_embeddings_become_base64_in_order() -> None:
+    text = base64.b64encode(np.array([3, 4], "<f4").tobytes()).decode()
+    body = {
+        "data": [{"index": 1, "embedding": text}, {"index": 0, "embedding": [1, 2.0]}],
+        "usage": {"prompt_tokens": 7, "total_tokens": 7},
+    }
+    answer = shapes.embeddings(body, "ours", 2)
+    assert decoded(answer) == [[1, 2], [3, 4]]
+    assert (answer["model"], answer["usage"]) == ("ours", {"prompt_tokens": 7, "total_tokens": 7})
+    assert decoded(shapes.embeddings({"data": [{"embedding": [1]}, {"embedding": [2]}]}, "m", 2)) == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"data": []},
+        {"data": ["x"]},
+        {"data": [{"embedding": None}]},
+        {"data": [{"embedding": []}]},
+        {"data": [{"embedding": ["1"]}]},
+        {"data": [{"embedding": [True]}]},
+        {"data": [{"embedding": [float("nan")]}]},
+        {"data": [{"embedding": [1e300]}]},
+        {"data": [{"embedding": [10**400]}]},
+        {"data": [{"embedding": "%%%"}]},
+        {"data": [{"embedding": "AAA="}]},
+        {"data": [{"embedding": [1], "index": 5}]},
+        {"data": [{"embedding": [1]}, {"embedding": [1]}]},
+    ],
+)
+def test_bad_embeddings(body: Any) -> None:
+    with pytest.raises(BadAnswer):
+        shapes.embeddings(body, "m", 1)
+
+
+def test_vectors_of_different_sizes() -> None:
+    with pytest.raises(BadAnswer, match="different sizes"):
+        shapes.embeddings({"data": [{"embedding": [1]}, {"embedding": [1, 2]}]}, "m", 2)
+
+
+@pytest.mark.parametrize(
+    ("given_input", "count"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2]], 2), (["a"], 1)]
+)
+def test_input_count(given_input: Any, count: int) -> None:
+    assert shapes.input_count({"input": given_input}) == count
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "delta",
+                    "message",
+                    "tool_calls",
+                    "index",
+                    "error",
+                    "data",
+                    "embedding",
+                    "usage",
+                    "id",
+                    "created",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@given(st.lists(anything, max_size=4))
+def test_only_bad_answer_escapes(values: list[Any]) -> None:
+    stream = ChunkStream("m", "", wants_usage=True)
+    for value in values:
+        for read in (
+            stream.chunk,
+            shapes.model_ids,
+            lambda body: shapes.completion(body, "m", ""),
+            lambda body: shapes.embeddings(body, "m", 1),
+        ):
+            try:
+                read(value)
+            except BadAnswer:
+                continue
+    stream.ending()
