@@ -6,12 +6,14 @@ Both are one question in the header and one answer: a CBOR frame `{"size": n}` a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
 from atmo.errors import RemoteError, UserError, WireError
+from atmo.identity import NodeId
 from atmo.net.ports import MeshPort, RequestStream
 from atmo.storage.chunks import CorruptChunk, MissingChunk, ModelStorage
 from atmo.wire import codec
@@ -26,6 +28,9 @@ SENDING_MOST = 32
 
 WAITING_MOST = 256
 """Requests that wait for their turn; more are told that we are busy. Source: guess."""
+
+NODE_MOST = 16
+"""Requests of one node answered or waiting at once. Source: guess, two full windows of a transfer."""
 
 SEND_S = 300.0
 """A reader that takes longer for one chunk is given up. Source: guess, twice the longest deadline of a fetch."""
@@ -60,6 +65,7 @@ class Server:
         self.stats = ServeStats()
         self._storage = storage
         self._sending = trio.CapacityLimiter(SENDING_MOST)
+        self._by_node: Counter[NodeId] = Counter()
         self._readers = trio.CapacityLimiter(2)
 
     def attach(self, mesh: MeshPort) -> None:
@@ -91,13 +97,20 @@ class Server:
         await self._answer(stream, lambda: self._storage.read_chunk(name), manifest=False)
 
     async def _answer(self, stream: RequestStream, read: Callable[[], bytes | None], *, manifest: bool) -> None:
-        if self.waiting >= WAITING_MOST:
+        node = stream.node_id
+        if self.waiting >= WAITING_MOST or self._by_node[node] >= NODE_MOST:
             self.stats.busy += 1
             await stream.send(codec.encode({"error": BUSY}))
             return
-        async with self._sending:
-            with trio.move_on_after(SEND_S) as scope:
-                await self._send(stream, read, manifest)
+        self._by_node[node] += 1
+        try:
+            async with self._sending:
+                with trio.move_on_after(SEND_S) as scope:
+                    await self._send(stream, read, manifest)
+        finally:
+            self._by_node[node] -= 1
+            if not self._by_node[node]:
+                del self._by_node[node]
         if scope.cancelled_caught:
             raise RemoteError(f"{stream.node_id.short} did not take an answer within {SEND_S:.0f} s")
 

@@ -26,6 +26,7 @@ def recover(root: Path, database: Database, registry: Registry, warn: Warn) -> N
     for left in (root / "incoming").iterdir():
         delete(left)
     _settle_pending(models, partial, database, warn)
+    _drop_rows_without_manifests(database, warn)
     _drop_rows_without_files(models, database, warn)
     for folder in partial.iterdir():
         if _manifest_of(folder) is None:
@@ -72,6 +73,23 @@ def _is_registered(database: Database, place: str) -> bool:
     return any(str(taken).split("/")[0] == place for (taken,) in rows)
 
 
+def _drop_rows_without_manifests(database: Database, warn: Warn) -> None:
+    rows = database.query(
+        "SELECT models.id, name, version, sealed FROM models JOIN manifests ON manifests.id = models.manifest"
+    )
+    for model, name, version, sealed in rows:
+        try:
+            open_manifest_untrusted(bytes(sealed))
+        except WireError as error:
+            warn(f"{name} {version} is forgotten: its manifest is damaged: {error}")
+            _forget(database, model)
+
+
+def _forget(database: Database, model: int) -> None:
+    with database.transaction() as run:
+        run.execute("DELETE FROM models WHERE id = ?", (model,))
+
+
 def _drop_rows_without_files(models: Path, database: Database, warn: Warn) -> None:
     rows = database.query(
         "SELECT models.id, name, version, place, size_bytes FROM files JOIN models ON models.id = files.model"
@@ -84,8 +102,7 @@ def _drop_rows_without_files(models: Path, database: Database, warn: Warn) -> No
             warn(f"{name} {version} is forgotten: its file {path} has {path.stat().st_size} bytes instead of {size}")
         else:
             continue
-        with database.transaction() as run:
-            run.execute("DELETE FROM models WHERE id = ?", (model,))
+        _forget(database, model)
 
 
 def _manifest_of(folder: Path) -> Manifest | None:

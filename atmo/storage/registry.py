@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from atmo.errors import WireError
 from atmo.identity import NodeId
-from atmo.storage.database import Database
+from atmo.storage.database import Database, damaged
 from atmo.storage.files import write_whole
 from atmo.transfer.manifest import Manifest, open_manifest_untrusted
 from atmo.transfer.names import newest_first, version_key
@@ -93,7 +94,11 @@ class Registry:
         self._opened: dict[bytes, tuple[Manifest, NodeId]] = {}
 
     def models(self) -> list[LocalModel]:
-        """Returns all models by name, the newest version of each first."""
+        """Returns all models by name, the newest version of each first.
+
+        Raises:
+            UserError: The database is damaged.
+        """
         rows = self._database.query(
             "SELECT models.id, manifest, sealed, source_node, added_at, loaded_at FROM models"
             " JOIN manifests ON manifests.id = models.manifest"
@@ -104,13 +109,19 @@ class Registry:
         found: dict[str, dict[str, LocalModel]] = {}
         known, self._opened = self._opened, {}
         for row, identity, sealed, source_node, added_at, loaded_at in rows:
-            opened = known.get(identity) or open_manifest_untrusted(bytes(sealed))
+            opened = known.get(identity) or self._open(bytes(sealed))
             self._opened[identity] = opened
             manifest, publisher = opened
             path = self._folder / places[row][manifest.file]
             local = LocalModel(manifest, bytes(identity), publisher, path, source_node, added_at, loaded_at)
             found.setdefault(manifest.name, {})[manifest.version] = local
         return [found[name][version] for name in sorted(found) for version in newest_first(found[name])]
+
+    def _open(self, sealed: bytes) -> tuple[Manifest, NodeId]:
+        try:
+            return open_manifest_untrusted(sealed)
+        except WireError as error:
+            raise damaged(self._database.path, f"a manifest in it is not sound: {error}") from error
 
     def sealed(self, manifest_id: bytes) -> bytes | None:
         """Returns the sealed manifest of that name."""

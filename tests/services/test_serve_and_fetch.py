@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from atmo.errors import RemoteError, UserError
 from atmo.gossip.records import ModelRecord
@@ -92,9 +93,9 @@ class Reader:
     """The answering end of a request; its reader stops reading after `takes` sends."""
 
     protocol = serve.CHUNK_PROTOCOL
-    node_id = NODE
 
-    def __init__(self, takes: float = 10) -> None:
+    def __init__(self, takes: float = 10, node: int = 0) -> None:
+        self.node_id = NodeId(bytes([node] * 32))
         self.header = {"chunk": bytes(32)}
         self.sent: list[bytes] = []
         self.takes = takes
@@ -134,8 +135,8 @@ async def test_more_requests_than_may_wait_are_told_so(monkeypatch: pytest.Monke
     monkeypatch.setattr(serve, "WAITING_MOST", 2)
     busy = server()
     async with trio.open_nursery() as nursery:
-        for _ in range(serve.SENDING_MOST + 2):
-            nursery.start_soon(busy.chunk, cast(Any, Reader(takes=0)))
+        for number in range(serve.SENDING_MOST + 2):
+            nursery.start_soon(busy.chunk, cast(Any, Reader(takes=0, node=number)))
         while busy.waiting < 2:
             await trio.sleep(0.001)
         late = Reader()
@@ -143,6 +144,22 @@ async def test_more_requests_than_may_wait_are_told_so(monkeypatch: pytest.Monke
         nursery.cancel_scope.cancel()
     assert late.sent == [codec.encode({"error": "busy"})]
     assert busy.stats.busy == 1
+
+
+async def test_one_node_cannot_take_all_places() -> None:
+    busy, readers = server(), [Reader(takes=0) for _ in range(serve.NODE_MOST)]
+    async with trio.open_nursery() as nursery:
+        for reader in readers:
+            nursery.start_soon(busy.chunk, cast(Any, reader))
+        await trio.testing.wait_all_tasks_blocked()
+        for node, answer in ((0, {"error": "busy"}), (1, {"size": 4})):
+            late = Reader(node=node)
+            await busy.chunk(cast(Any, late))
+            assert late.sent[0] == codec.encode(answer)
+        nursery.cancel_scope.cancel()
+    again = Reader()
+    await busy.chunk(cast(Any, again))
+    assert again.sent == [codec.encode({"size": 4}), b"data"]
 
 
 async def test_a_store_that_cannot_read_refuses() -> None:

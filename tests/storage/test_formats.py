@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atmo.errors import UserError
-from atmo.storage.formats import Detected, detect
+from atmo.storage.formats import Detected, FormatError, detect, onnx, pickles
+from atmo.storage.formats.reader import Reader
 from tests.storage import samples
 
 
@@ -147,7 +150,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
             detect(write(tmp_path, data, name))
     with pytest.raises(UserError, match="does not exist"):
         detect(tmp_path / "nothing.onnx")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="is not a plain file"):
         detect(tmp_path)
 
 
@@ -156,6 +159,124 @@ def test_compressed_text_is_no_model(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="no pickle is inside"):
         detect(write(tmp_path, gzip.compress(b"text")))
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    """One protocol buffer field: a number, or bytes with their length."""
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def tiny_onnx(graph: bytes, *more: bytes) -> bytes:
+    return field(1, 8) + b"".join(more) + field(7, graph) + field(8, field(2, 17))
+
+
+def test_onnx_by_hand(tmp_path: Path) -> None:
+    packed = field(1, b"classlabels_ints") + field(8, varint(3) + varint(2**64 - 1))
+    other = field(1, b"kernel") + field(8, varint(9))
+    node = field(4, b"SVMClassifier") + field(5, other) + field(5, packed)
+    fixed = varint(9 << 3 | 5) + b"\0\0\0\0" + varint(10 << 3 | 1) + b"\0" * 8
+    odd_input = field(11, field(1, b"sequence") + field(2, field(4, b"")))
+    shapeless = field(11, field(1, b"x") + field(2, field(1, field(1, 1))))
+    initialized = field(5, field(8, b"w") + field(14, 0)) + field(11, field(1, b"w"))
+    graph = field(1, node) + fixed + odd_input + shapeless + initialized + field(12, field(1, b"y"))
+    found = detect(write(tmp_path, tiny_onnx(graph)))
+    assert found.config == {
+        "inputs": [{"name": "sequence"}, {"name": "x", "type": "float32"}],
+        "outputs": [{"name": "y"}],
+        "classes": [3, -1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (tiny_onnx(b"", field(99, b"x")), "not an ONNX model"),
+        (field(1, 8) + field(8, b""), "cut short: an ONNX model has a graph"),
+        (field(1, 8) + field(7, b""), "cut short: an ONNX model has a graph"),
+        (tiny_onnx(b"\x0b"), "not a protocol buffer"),
+        (tiny_onnx(b"\x00\x00"), "not a protocol buffer"),
+        (tiny_onnx(b"\xff" * 11), "not a protocol buffer"),
+        (tiny_onnx(field(1, b"x")[:-1] + b""), "cut short|not a protocol buffer"),
+        (tiny_onnx(varint(1 << 3 | 2) + varint(50) + b"x"), "cut short: a part of it"),
+    ],
+)
+def test_onnx_that_is_damaged(tmp_path: Path, data: bytes, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        detect(write(tmp_path, data, "m.onnx"))
+
+
+def test_onnx_with_too_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "_ITEMS_MOST", 100)
+    with pytest.raises(UserError, match="too many parts"):
+        detect(write(tmp_path, tiny_onnx(field(13, b"") * 200)))
+
+
+def test_more_damaged_gguf(tmp_path: Path) -> None:
+    def file(pairs: list[bytes], tensors: list[bytes] = []) -> bytes:  # noqa: B006
+        return b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs) + b"".join(tensors)
+
+    def key(name: str, kind: int, value: bytes) -> bytes:
+        return struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", kind) + value
+
+    wide = struct.pack("<Q", 1) + b"w" + struct.pack("<I", 9)
+    for data, why in [
+        (file([key("general.alignment", 4, struct.pack("<I", 3))]), "multiple of 8"),
+        (file([key("list", 9, struct.pack("<IQ", 8, 2**40))]), "middle of its keys"),
+        (file([key("list", 9, struct.pack("<IQ", 4, 2**40))]), "its head goes on"),
+        (file([], [wide]), "9 dimensions"),
+    ]:
+        with pytest.raises(UserError, match=why):
+            detect(write(tmp_path, data))
+    assert detect(write(tmp_path, file([key("general.name", 4, struct.pack("<I", 7))]))).config == {}
+
+
+def test_a_header_that_is_a_list(tmp_path: Path) -> None:
+    text = b'{"__metadata__": 5}'
+    assert detect(write(tmp_path, struct.pack("<Q", len(text)) + text)).config == {"tensors": 0}
+
+
+def test_archives_that_point_outside(tmp_path: Path) -> None:
+    data = bytearray(samples.torch_zip())
+    at = data.index(b"PK\x01\x02")
+    struct.pack_into("<I", data, at + 42, len(data))
+    with pytest.raises(UserError, match=r"damaged|cut short"):
+        detect(write(tmp_path, bytes(data)))
+
+
+def test_what_opens_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "_OPENED_MOST_BYTES", 1_000)
+    path = samples.joblib_file(tmp_path / "model.bin", 3)
+    path.write_bytes(zlib.compress(b"\x80\x04" + bytes(100_000)))
+    with pytest.raises(UserError, match="more than 64 GiB"):
+        detect(path)
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, bytes(200_000))
+    with Reader(path) as reader:
+        path.write_bytes(b"short")
+        with pytest.raises(FormatError, match="shrank"):
+            reader.at(100_000, 10)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path, samples.safetensors())
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match=r"Cannot read .*: Permission denied"):
+        detect(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)

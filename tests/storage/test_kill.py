@@ -172,7 +172,8 @@ def test_killed_while_downloading(home: Path) -> None:
             store.close_partial(pulled)
             download(root)
             assert check_whole(open_store(root), "pulled", DATA)
-    assert outcomes >= {0, 1, 3, 6}
+    assert outcomes >= {0, 6}
+    assert len(outcomes) > 4
 
 
 def test_killed_while_removing(home: Path) -> None:

@@ -340,3 +340,28 @@ def test_manifests_of_removed_models_are_forgotten(store: ModelStorage) -> None:
     store.remove("iris", "1.0.0")
     assert store.registry.sealed(model.manifest_id) is None
     assert [model.name for model in store.models()] == ["other"]
+
+
+def test_a_manifest_that_rotted_in_the_database(store: ModelStorage) -> None:
+    add(store)
+    kept = add(store, b"kept", name="kept")
+    database = Database(store.root / "atmosphere.db")
+    with database.transaction() as run:
+        run.execute("UPDATE manifests SET sealed = x'00' WHERE id != ?", (kept.manifest_id,))
+    database.close()
+    with pytest.raises(UserError, match="a manifest in it is not sound"):
+        ModelStorage.models(_fresh(store))
+    again = open_store(store.root)
+    assert again.models() == [kept]
+    assert "its manifest is damaged" in again.warnings[0]
+
+
+def _fresh(store: ModelStorage) -> ModelStorage:
+    store.registry._opened.clear()
+    return store
+
+
+def test_a_model_is_what_the_backends_need(store: ModelStorage) -> None:
+    model = add(store, description="Irises", capabilities=("classify",), config={"classes": [1]})
+    assert (model.name, model.version, model.type, model.format) == ("iris", "1.0.0", "classifier", "onnx")
+    assert (model.description, model.capabilities, model.config) == ("Irises", ("classify",), {"classes": [1]})

@@ -21,7 +21,7 @@ def detect(path: Path) -> Detected:
     """
     try:
         if not path.is_file():
-            what = "is a folder, not a model file" if path.is_dir() else "does not exist"
+            what = "is not a plain file" if path.exists() else "does not exist"
             raise UserError(f"{path} {what}.", f"Name one model file: {KNOWN}.")
         with Reader(path) as reader:
             return _detect(path, reader)
