@@ -213,7 +213,8 @@ class RecordSync:
         self._outbid |= record.version > self._version or slot in self._renew_at
         self._version = max(self._version, record.version)
         self.stats.reclaimed += 1
-        if record.kind != REVOCATION and slot not in self._renew_at and len(self._stale) < limits.RECORDS_PER_AUTHOR:
+        lasting = record.kind in (NODE, REVOCATION)  # replaced when this run says its own, never taken back
+        if not lasting and slot not in self._renew_at and len(self._stale) < limits.RECORDS_PER_AUTHOR:
             self._stale[slot] = None
         self._next_reclaim = max(now.mono, self._reclaimed_at + self._config.reclaim_s)
 

@@ -63,7 +63,7 @@ class Directory:
         if change.record:
             self.remember(node, change.record)
             self.nodes[node] = self.gone.pop(node)
-        elif node in self.nodes:
+        else:
             self.gone[node] = self.nodes.pop(node)
 
     def remember(self, node: NodeId, record: Record) -> None:

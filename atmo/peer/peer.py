@@ -144,8 +144,9 @@ class Peer:
                     self._take(now, source, envelope)
             case Summary():
                 self.sync.receive_summary(now, source, message)
-            case Goodbye(reason):
-                self._hangup(source, f"it left: {reason}")
+            case _:
+                assert isinstance(message, Goodbye), "the messages of `MESSAGES` are all told apart above"
+                self._hangup(source, f"it left: {message.reason}")
 
     def _take(self, now: Now, source: NodeId, envelope: bytes) -> None:
         if self.broadcast.knows(envelope):
@@ -184,10 +185,10 @@ class Peer:
 
     def _hangup(self, node: NodeId, reason: str) -> None:
         """Asks for the end of a link; nothing that still comes over it counts."""
+        assert node in self._paths, "only a link is hung up"
         self._pending.pop(node, None)
-        if node in self._paths:
-            self._closing[node] = None
-            self._out.put(Hangup(node, reason))
+        self._closing[node] = None
+        self._out.put(Hangup(node, reason))
 
     def handle_timer(self, now: Now) -> None:
         """Does what is due in all engines."""

@@ -1,0 +1,187 @@
+"""Revocation: it reaches everyone, cuts links, proves itself for ever, and survives restarts."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+
+from atmo.engine import Dial
+from atmo.errors import WireError
+from atmo.gossip.messages import Flood
+from atmo.gossip.records import NODE, REVOCATION, RevocationBody
+from atmo.peer import Revoked
+from atmo.wire.schema import pack
+from tests.gossip.kit import sealed
+from tests.peer.kit import Side, Table, model
+from tests.trust.kit import ADMIN, ANNA, BERT, EVE, FOUNDER, START_S, admin_certificate, certificate
+
+
+def mesh() -> tuple[Table, Side, Side, Side, Side]:
+    """A founder linked to an admin, anna and eve; eve also to anna."""
+    table = Table()
+    founder, admin = table.add(FOUNDER, "founder"), table.add(ADMIN, "admin", sealed=admin_certificate())
+    anna, eve = table.add(ANNA, "anna"), table.add(EVE, "eve")
+    for other in (admin, anna, eve):
+        table.link(founder, other)
+    table.link(anna, eve)
+    table.forget_logs()
+    return table, founder, admin, anna, eve
+
+
+def test_a_revoked_node_is_cut_off_everywhere_and_does_not_get_back() -> None:
+    table, founder, admin, anna, eve = mesh()
+    eve.tells(lambda peer, now: peer.publish_models(now, [model()]))
+    founder.tells(lambda peer, now: peer.revoke(now, eve.id, "stolen " + "x" * 300))
+    for side in (founder, admin, anna):
+        assert eve.id not in side.peer.neighbours()
+        assert "eve" not in side.names()
+        assert side.models() == []
+        assert side.emitted(Revoked) == [Revoked(eve.id)]
+        assert side.peer.sync.record(eve.id, NODE) is None
+        assert side.peer.stats.revocations == 1
+    assert eve.peer.neighbours() == []
+    assert anna.hangups() == ["it was revoked"]
+    table.forget_logs()
+    table.link(anna, eve)
+    assert anna.hangups() == ["it was revoked"]
+    table.advance(400)
+    assert [dial for dial in anna.of(Dial) if dial.node == eve.id] == []
+    assert anna.peer.neighbours() == [founder.id]
+    assert founder.faults() == anna.faults() == []
+
+
+def test_an_admin_revokes_too_and_nobody_else() -> None:
+    _, founder, admin, anna, eve = mesh()
+    with pytest.raises(WireError, match="only a founder or an admin"):
+        eve.peer.revoke(eve.table.now, anna.id)
+    with pytest.raises(WireError, match="founder cannot"):
+        admin.peer.revoke(admin.table.now, founder.id)
+    admin.tells(lambda peer, now: peer.revoke(now, eve.id))
+    assert anna.peer.trust.is_revoked(eve.id)
+
+
+@pytest.mark.parametrize(
+    ("key", "body"),
+    [
+        (str(BERT.node_id), RevocationBody(BERT.node_id)),
+        (str(BERT.node_id), RevocationBody(BERT.node_id, "", certificate(EVE.node_id))),
+        (str(BERT.node_id), RevocationBody(BERT.node_id, "", admin_certificate())),
+        (str(BERT.node_id), RevocationBody(BERT.node_id, "", b"rubbish")),
+        ("another key", RevocationBody(BERT.node_id)),
+        (str(FOUNDER.node_id), RevocationBody(FOUNDER.node_id)),
+    ],
+)
+def test_a_revocation_by_one_who_may_not_is_a_fault(key: str, body: RevocationBody) -> None:
+    _, _, _, anna, eve = mesh()
+    anna.hears(eve.id, Flood(sealed(EVE, REVOCATION, key, body=pack(body))))
+    assert len(anna.faults()) == 1
+    assert not anna.peer.trust.is_revoked(BERT.node_id)
+
+
+def test_an_admin_whose_time_had_not_begun_revokes_nobody() -> None:
+    _, _, _, anna, eve = mesh()
+    proof = admin_certificate(issued_s=START_S + 1_000)
+    body = pack(RevocationBody(BERT.node_id, "", proof))
+    anna.hears(eve.id, Flood(sealed(ADMIN, REVOCATION, str(BERT.node_id), body=body)))
+    assert "as of the revocation" in anna.faults()[0]
+
+
+def test_who_was_revoked_with_the_admin_that_let_it_in_is_cut_off_too() -> None:
+    table, founder, admin, anna, _ = mesh()
+    bert = table.add(BERT, "bert", sealed=certificate(BERT.node_id, ADMIN), issuer=admin_certificate())
+    table.link(anna, bert)
+    assert anna.peer.is_ready(bert.id)
+    founder.tells(lambda peer, now: peer.revoke(now, admin.id))
+    assert not anna.peer.is_ready(bert.id)
+    assert "bert" not in anna.names()
+    assert anna.peer.sync.record(bert.id, NODE) is None
+
+
+def test_one_who_hears_that_it_was_put_out_itself_hangs_up_on_all() -> None:
+    table, _, _, anna, eve = mesh()
+    body = pack(RevocationBody(eve.id))
+    eve.hears(anna.id, Flood(sealed(FOUNDER, REVOCATION, str(eve.id), (9, 9), body, lifetime_s=10_000)))
+    assert eve.peer.neighbours() == []
+    assert eve.emitted(Revoked) == [Revoked(eve.id)]
+    table.forget_logs()
+    table.advance(1_000)
+    assert eve.of(Dial) == []
+
+
+# --- revocations of and by admins, in any order -------------------------------------------------------------------
+
+
+def revocation(by: str, node: Side, version: tuple[int, int] = (9, 9)) -> bytes:
+    signer, proof = (FOUNDER, None) if by == "founder" else (ADMIN, admin_certificate())
+    body = pack(RevocationBody(node.id, "", proof))
+    return sealed(signer, REVOCATION, str(node.id), version, body, lifetime_s=100_000)
+
+
+def test_what_a_revoked_admin_did_is_undone_whatever_came_first() -> None:
+    for order in permutations(range(2)):
+        table, founder, admin, anna, eve = mesh()
+        deeds = [revocation("admin", eve), revocation("founder", admin)]
+        for number in order:
+            anna.hears(founder.id, Flood(deeds[number]))
+        assert anna.peer.trust.is_revoked(admin.id)
+        assert not anna.peer.trust.is_revoked(eve.id)
+        for number in order:
+            eve.hears(anna.id, Flood(deeds[number]))
+        table.link(anna, eve)
+        assert anna.peer.is_ready(eve.id)
+        assert (
+            founder.peer.sync.versions().items()
+            >= {
+                (FOUNDER.node_id, REVOCATION, str(admin.id)): (9, 9),
+                (ADMIN.node_id, REVOCATION, str(eve.id)): (9, 9),
+            }.items()
+        )
+
+
+def test_the_same_deed_twice_is_no_news() -> None:
+    _, founder, _, anna, eve = mesh()
+    for version in ((9, 1), (9, 2)):
+        anna.hears(founder.id, Flood(revocation("founder", eve, version)))
+    assert anna.emitted(Revoked) == [Revoked(eve.id)]
+    anna.hears(founder.id, Flood(revocation("admin", eve)))
+    assert anna.emitted(Revoked) == [Revoked(eve.id)]
+
+
+# --- late joiners and restarts ------------------------------------------------------------------------------------
+
+
+def test_who_joins_when_the_admin_is_long_gone_still_hears_whom_it_put_out() -> None:
+    table, founder, admin, anna, eve = mesh()
+    admin.tells(lambda peer, now: peer.revoke(now, eve.id))
+    for side in (admin, founder, eve):
+        for other in (admin, founder, anna, eve):
+            table.cut(side.id, other.id)
+        del table.sides[side.id]
+    table.advance(100_000)
+    bert = table.add(BERT, "bert")
+    table.link(bert, anna)
+    assert bert.peer.trust.is_revoked(EVE.node_id)
+    assert bert.faults() == []
+
+
+def test_revocations_survive_a_restart_after_everything_else_expired() -> None:
+    table, founder, admin, anna, eve = mesh()
+    admin.tells(lambda peer, now: peer.revoke(now, eve.id))
+    kept = {side.id: side.disk() for side in (founder, admin, anna)}
+    table.wall += 100_000
+    again = Table()
+    again.wall = table.wall
+    for signer in (FOUNDER, ANNA):
+        side = again.add(signer, "again", epoch=2, records=kept[signer.node_id])
+        assert side.peer.trust.is_revoked(eve.id)
+    side = again.add(ADMIN, "again", sealed=admin_certificate(), epoch=2, records=kept[ADMIN.node_id])
+    assert side.peer.trust.is_revoked(eve.id)
+    assert side.faults() == []
+
+
+def test_a_founder_can_revoke_after_a_restart_what_it_revoked_before() -> None:
+    _, founder, _, _, eve = mesh()
+    founder.tells(lambda peer, now: peer.revoke(now, eve.id))
+    founder.tells(lambda peer, now: peer.revoke(now, eve.id))
+    assert founder.emitted(Revoked) == [Revoked(eve.id)]
