@@ -22,7 +22,7 @@ from atmo.storage.files import Check, nothing
 from atmo.storage.formats import Detected, detect
 from atmo.storage.registry import LocalModel
 from atmo.transfer.document import fields_from_document_untrusted
-from atmo.transfer.manifest import Manifest, ModelFile, seal_manifest
+from atmo.transfer.manifest import CHUNK_BYTES, Manifest, ModelFile, seal_manifest
 from atmo.transfer.names import check_version, name_from, next_version
 
 SIDECAR = "model-manifest.yaml"
@@ -57,6 +57,11 @@ class Candidate:
     fields: Mapping[str, Any] = field(default_factory=dict)
     claims: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The model's name: what was said, else made of the file's name."""
+        return self.fields.get("name") or name_from(self.source.stem)
+
 
 def look_at(source: Path, said: Mapping[str, Any]) -> Candidate:
     """Detects the format and reads the sidecar.
@@ -79,7 +84,10 @@ def look_at(source: Path, said: Mapping[str, Any]) -> Candidate:
             fields["version"] = check_version(fields["version"])
         except ValueError as error:
             raise UserError(f"{error}.", "Give one with --version.") from error
-    return Candidate(source, detected, fields, claims)
+    candidate = Candidate(source, detected, fields, claims)
+    nothing_yet = ModelFile(f"model{detected.suffix}", 0, bytes(32), CHUNK_BYTES, b"")
+    _describe(candidate, None, fields.get("version", "1.0.0"), nothing_yet)  # before a long copy, not after it
+    return candidate
 
 
 def check_claims(candidate: Candidate, size_bytes: int, sha256: bytes) -> None:
@@ -140,36 +148,48 @@ def _register(
     file: ModelFile,
     target: Path,
 ) -> LocalModel:
-    fields = dict(candidate.fields)
-    detected = candidate.detected
-    name = fields.pop("name", None) or name_from(candidate.source.stem)
+    name, wanted = candidate.name, candidate.fields.get("version")
     with storage.lock:
         same = storage.find_same(name, file.sha256)
-        if same is not None and fields.get("version", same.version) == same.version:
+        if same is not None and wanted in (None, same.version):
             return same
         held = [model.version for model in storage.models() if model.name == name]
-        version = fields.pop("version", None) or next_version(held)
-        about: Detected | Converted = converted or detected
+        manifest = _describe(candidate, converted, wanted or next_version(held), file)
         try:
-            manifest = Manifest(
-                name=name,
-                version=version,
-                type=fields.pop("type", about.type),
-                file=file.path,
-                format="onnx" if converted else detected.format,
-                size_bytes=file.size_bytes,
-                checksum_sha256=file.sha256,
-                files=(file,),
-                capabilities=tuple(fields.pop("capabilities", ()) or about.capabilities),
-                config={**about.config, **fields.pop("config", {})},
-                **fields,
-            )
             sealed = seal_manifest(signer, manifest)
         except ValueError as error:
-            raise UserError(
-                f"{candidate.source} cannot be imported: {error}.", "Correct the option or the manifest."
-            ) from error
+            raise _unfit(candidate, error) from error
         return storage.register(target, sealed, node_name)
+
+
+def _describe(candidate: Candidate, converted: Converted | None, version: str, file: ModelFile) -> Manifest:
+    """Puts together what caller, sidecar and file say.
+
+    Raises:
+        UserError: It breaks the rules of manifests.
+    """
+    fields = {name: value for name, value in candidate.fields.items() if name not in ("name", "version")}
+    about: Detected | Converted = converted or candidate.detected
+    try:
+        return Manifest(
+            name=candidate.name,
+            version=version,
+            type=fields.pop("type", about.type),
+            file=file.path,
+            format="onnx" if converted else candidate.detected.format,
+            size_bytes=file.size_bytes,
+            checksum_sha256=file.sha256,
+            files=(file,),
+            capabilities=tuple(fields.pop("capabilities", ()) or about.capabilities),
+            config={**about.config, **fields.pop("config", {})},
+            **fields,
+        )
+    except ValueError as error:
+        raise _unfit(candidate, error) from error
+
+
+def _unfit(candidate: Candidate, error: ValueError) -> UserError:
+    return UserError(f"{candidate.source} cannot be imported: {error}.", "Correct what it is given.")
 
 
 def _read_sidecar(source: Path) -> dict[str, Any]:

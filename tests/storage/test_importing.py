@@ -120,6 +120,12 @@ def test_a_sidecar_that_is_wrong_or_lies(storage: ModelStorage, source: Path, te
     assert list((storage.root / "incoming").iterdir()) == []
 
 
+def test_what_is_said_is_checked_before_anything_is_copied(source: Path) -> None:
+    for said in ({"name": "auto"}, {"type": "two words"}, {"config": {"x": object()}}):
+        with pytest.raises(UserError, match="cannot be imported"):
+            importing.look_at(source, said)
+
+
 def test_a_sidecar_that_cannot_be_read(storage: ModelStorage, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source.with_name(source.name + ".yaml").write_text("name: x")
 

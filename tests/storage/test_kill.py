@@ -27,6 +27,8 @@ from atmo.transfer.manifest import manifest_id, seal_manifest
 from tests.storage.samples import safetensors
 from tests.transfer.samples import SIGNER, SMALL_CHUNK, manifest_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later, with threads
+
 HERE = str(Path(atmo.storage.__file__).parent)
 DATA = Random(1).randbytes(5 * SMALL_CHUNK + 100)
 KEPT = safetensors(3_000_000, fill=b"kept")
