@@ -293,8 +293,10 @@ class World:
 
     def _fetched(self, node: Node, fetch: FetchChunk) -> None:
         """A chunk arrives if the link still stands. The message world moves chunks in a fixed time."""
-        if node.fetches.pop((fetch.transfer, fetch.source, fetch.index), None) is None or node.peer is None:
+        key = (fetch.transfer, fetch.source, fetch.index)
+        if key not in node.fetches or node.peer is None:
             return
+        del node.fetches[key]
         self._note(node, "chunk", f"{fetch.transfer} {fetch.index}", fetch.source)
         now, transfer = self.now(node), node.peer.transfer
         if self.links.linked(node.id, fetch.source):
@@ -305,7 +307,9 @@ class World:
 
     def _note(self, node: Node, kind: str, detail: str, other: NodeId) -> None:
         self.stats.inputs += 1
-        self._trace.update(f"{self.loop.now!r} {node.name} {kind} {detail} {self._by_id[other].name}\n".encode())
+        known = self._by_id.get(other)
+        whom = known.name if known else str(other)
+        self._trace.update(f"{self.loop.now!r} {node.name} {kind} {detail} {whom}\n".encode())
 
     # --- effects --------------------------------------------------------------------------------------------------
 

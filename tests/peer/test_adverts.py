@@ -14,7 +14,7 @@ from atmo.peer import CapabilitiesBody
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Side, Table, capability, model, pair
-from tests.trust.kit import ANNA, BERT, EVE, MESH, certificate, signer
+from tests.trust.kit import ANNA, BERT, EVE, certificate, signer
 
 
 def line(count: int) -> tuple[Table, list[Side]]:
@@ -214,4 +214,3 @@ def test_an_honest_neighbour_is_not_blamed_for_what_only_we_see_otherwise() -> N
         anna.hears(BERT.node_id, Flood(sealed(EVE, "weather", str(number), lifetime_s=0, issued_s=0)))
     assert anna.faults() == []
     assert anna.peer.is_ready(BERT.node_id)
-    assert anna.peer.trust.mesh_id == MESH

@@ -8,7 +8,7 @@ from atmo.gossip.records import NODE, NodeRecord
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Table, model, pair
-from tests.trust.kit import ANNA, BERT, EVE, START_S, certificate
+from tests.trust.kit import ANNA, BERT, EVE, certificate
 
 
 def test_a_restarted_node_knows_where_the_others_were_after_weeks() -> None:
@@ -102,4 +102,3 @@ def test_members_with_clocks_a_minute_apart_understand_each_other() -> None:
     bert.peer.publish_models(late, [model()])
     table.settle()
     assert anna.models() == ["iris"]
-    assert table.wall == START_S
