@@ -158,13 +158,13 @@ class Builder:
 
     def attention(self, x: str, layer: int, mask: str) -> str:
         graph, prefix = self.graph, f"encoder.layer.{layer}.attention.self."
-        parts = [
+        weight, bias = (
             np.concatenate([self.weights[f"{prefix}{part}.{kind}"] for part in ("query", "key", "value")])
             for kind in ("weight", "bias")
-        ]
-        for part in parts:
+        )
+        for part in (weight, bias):
             part[:WIDTH] *= np.float32(HEAD_WIDTH**-0.5)
-        joined = self.linear(x, *parts, f"{layer}.qkv")
+        joined = self.linear(x, weight, bias, f"{layer}.qkv")
         joined = graph.add("Reshape", joined, graph.ints(0, 0, 3 * HEADS, HEAD_WIDTH))
         joined = graph.add("Transpose", joined, perm=[0, 2, 1, 3])
         query, key, value = graph.split("Split", joined, graph.ints(HEADS, HEADS, HEADS), outputs=3, axis=1)
@@ -222,8 +222,8 @@ def calibrate(weights: Weights, tokenizer: Tokenizer) -> dict[str, Floats]:
     smoothing = {}
     for place, seen in largest.items():
         layer, kind = place.split(".")
-        names = ("attention.self.query", "attention.self.key", "attention.self.value")
-        names = names if kind == "qkv" else ("intermediate.dense",)
+        attention = ("attention.self.query", "attention.self.key", "attention.self.value")
+        names: tuple[str, ...] = attention if kind == "qkv" else ("intermediate.dense",)
         matrix = np.concatenate([weights[f"encoder.layer.{layer}.{name}.weight"] for name in names])
         ratio = seen**MIGRATION / np.maximum(np.abs(matrix).max(0), 1e-5) ** (1 - MIGRATION)
         smoothing[place] = np.exp2(np.rint(np.log2(ratio / np.median(ratio)))).astype(np.float32)

@@ -17,7 +17,6 @@ from atmo.engine.base import (
     Send,
     Store,
 )
-
 from atmo.wire.address import Address
 
 __all__ = [

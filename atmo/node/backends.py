@@ -8,7 +8,9 @@ from atmo.backends.base import Backend
 from atmo.backends.embedder import Embedder
 from atmo.backends.embeddings import BuiltinBackend as EmbeddingsBackend
 from atmo.backends.ml import BuiltinBackend
+from atmo.backends.ollama import OllamaBackend
 from atmo.backends.onnx import OnnxBackend
+from atmo.backends.openai import OpenAIBackend, OpenAIServer
 from atmo.backends.rag import Generate, RagBackend, RagProject, builtin_docs
 from atmo.backends.store import StoredModel
 from atmo.config.settings import Settings
@@ -39,4 +41,9 @@ def build_backends(
         OnnxBackend(models, embedder),
         RagBackend([*projects, *([docs] if docs else [])], embedder, generate, home.path / "cache" / "rag"),
     ]
+    if settings.ollama_url:
+        backends.append(OllamaBackend(settings.ollama_url))
+    for server in settings.servers:
+        access = (server.name, server.url, server.key_env, server.key_file, server.price)
+        backends.append(OpenAIBackend(OpenAIServer(*access, server.allow, server.hide)))
     return backends

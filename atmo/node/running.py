@@ -83,7 +83,7 @@ async def run_node(home: Path, settings: Settings, *, on_ready: Callable[[NodeIn
     async with trio.open_nursery() as nursery:
         with trio.CancelScope(shield=True) as scope:
             ready = trio.Event()
-            nursery.start_soon(stop_when_cancelled, scope, ready)
+            nursery.start_soon(stop_when_cancelled, scope, ready)  # noqa: ASYNC111 - it only cancels
 
             def tell(info: NodeInfo) -> None:
                 ready.set()
@@ -179,7 +179,7 @@ class _Running:
             partial(self._stats, host),
         )
 
-    async def _serve(
+    async def _serve(  # noqa: ASYNC128 - `serve` tells the status
         self, app: Any, stop: trio.Event, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
         host, port = self._settings.http

@@ -78,6 +78,10 @@ async def echo(stream: RequestStream) -> None:
         await stream.send(body)
 
 
+async def never(stream: RequestStream) -> None:
+    await trio.sleep_forever()
+
+
 async def test_two_who_dial_each_other_at_once_keep_one_link() -> None:
     async with running("anna") as anna, running("bert") as bert:
         introduce(anna, bert)
@@ -115,7 +119,7 @@ async def test_a_member_that_vanishes_fails_the_request_and_is_forgotten() -> No
         async with running("bert") as bert:
             introduce(anna, bert)
             await until(lambda: linked(anna, bert))
-            bert.handle("test/sleep/1", lambda stream: trio.sleep_forever())
+            bert.handle("test/sleep/1", never)
 
             async def ask() -> None:
                 async with anna.request(bert.peer.node_id, "test/sleep/1", {}, 5) as stream:
