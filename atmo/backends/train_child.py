@@ -24,8 +24,15 @@ CLEARLY = 0.005
 """How much more accurate a forest must be than a logistic regression, besides the standard error. Source: choice."""
 
 TREES = 100
+TREE_ROWS = 20_000
+"""Rows that each tree of a forest is grown on: more make it larger and slower to fit, hardly better. Source: choice."""
+
+ROWS_OF_LEAF = 5_000
+"""A leaf keeps one row more for each this many: without it the file grows with the data. Source: choice."""
+
 TEXT_C = 10.0
-"""Weak regularisation: sentence vectors have length 1, so that the weights must be large."""
+"""Weak regularisation: sentence vectors have length 1, so that the weights must be large. Source: measured on CLINC150,
+ten utterances for each of 150 intents: 88.8 % right with 1, 90.2 with 10, 90.2 with 100."""
 
 Rows = NDArray[np.float32]
 
@@ -60,7 +67,7 @@ def _fit_classifier(x: Rows, y: NDArray[np.int64], request: Mapping[str, Any], f
     classes: list[Any] = request["classes"]
     # Booleans stay indices: ONNX has no boolean classes, and the manifest's labels give them back.
     named = y if isinstance(classes[0], bool) else np.array(classes)[y]
-    candidates = _text_candidates() if request["text"] else _numeric_candidates()
+    candidates = _text_candidates() if request["text"] else _numeric_candidates(len(y))
     metrics: dict[str, Any] = {"baseline": round(float(np.bincount(y).max() / len(y)), 4)}
     best = next(iter(candidates))
     scores = _cross_validate(candidates, x, y)
@@ -80,7 +87,7 @@ def _fit_classifier(x: Rows, y: NDArray[np.int64], request: Mapping[str, Any], f
     return {"config": {"estimator": best}, "metrics": metrics}
 
 
-def _numeric_candidates() -> dict[str, Any]:
+def _numeric_candidates(rows: int) -> dict[str, Any]:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -88,7 +95,13 @@ def _numeric_candidates() -> dict[str, Any]:
 
     return {
         "LogisticRegression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)),
-        "RandomForestClassifier": RandomForestClassifier(TREES, random_state=0, n_jobs=1),
+        "RandomForestClassifier": RandomForestClassifier(
+            TREES,
+            max_samples=None if rows <= TREE_ROWS else TREE_ROWS / rows,
+            min_samples_leaf=1 + rows // ROWS_OF_LEAF,
+            random_state=0,
+            n_jobs=1,
+        ),
     }
 
 
