@@ -6,6 +6,8 @@ the connection there and then. It follows no redirects (they would carry the key
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -260,6 +262,10 @@ class HttpClient:
 
 
 def _reason(error: BaseException | None) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_reason, error.exceptions)), "")
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)
     return str(getattr(error, "strerror", None) or "")
 
 

@@ -55,6 +55,7 @@ async def test_a_pipeline_gives_the_same_answers_as_onnx(tmp_path: Path) -> None
     joblib.dump(estimator, tmp_path / "m.joblib", compress=3)
     model = await convert(tmp_path / "m.joblib", tmp_path / "m.onnx")
     assert (model.type, model.n_features, model.threshold) == ("classifier", 4, None)
+    assert model.capabilities == ("classification",)
     assert model.classes == ("setosa", "versicolor", "virginica")
     assert model.config["estimator"] == "LogisticRegression"
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))

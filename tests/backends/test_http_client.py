@@ -144,7 +144,7 @@ async def test_nobody_there() -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     port = listener.socket.getsockname()[1]
     await listener.aclose()
-    with pytest.raises(Unreachable, match="cannot be reached"):
+    with pytest.raises(Unreachable, match="cannot be reached: Connection refused"):
         await get(HttpClient(f"http://127.0.0.1:{port}"))
 
 
