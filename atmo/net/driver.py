@@ -185,10 +185,12 @@ class PeerDriver:
             case Store(key):
                 self._stores[key] = effect
             case FetchChunk() if self._nursery:
-                self._nursery.start_soon(self._run_fetch, effect)
+                scope = trio.CancelScope()  # made here, so that a CancelFetch right behind finds it
+                self._fetches[(effect.transfer, effect.source, effect.index)] = scope
+                self._nursery.start_soon(self._run_fetch, effect, scope)
             case CancelFetch(transfer, source, index):
-                if scope := self._fetches.get((transfer, source, index)):
-                    scope.cancel()
+                if running := self._fetches.get((transfer, source, index)):
+                    running.cancel()
             case Emit(event):
                 self._tell(event)
 
@@ -208,16 +210,13 @@ class PeerDriver:
         except (trio.WouldBlock, trio.BrokenResourceError):
             self.stats.messages_dropped += 1
 
-    async def _run_fetch(self, effect: FetchChunk) -> None:
+    async def _run_fetch(self, effect: FetchChunk, scope: trio.CancelScope) -> None:
         assert self.fetch is not None, "the model service attaches before anything is wanted"
         key = (effect.transfer, effect.source, effect.index)
-        with trio.CancelScope() as scope:
-            self._fetches[key] = scope
-            try:
-                await self.fetch(effect)
-            finally:
-                if self._fetches.get(key) is scope:
-                    del self._fetches[key]
+        with scope:
+            await self.fetch(effect)
+        if self._fetches.get(key) is scope:
+            del self._fetches[key]
 
     # --- links ----------------------------------------------------------------------------------------------------
 
