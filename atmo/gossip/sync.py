@@ -44,11 +44,12 @@ class RecordChanged:
 
 
 class Verdict(Enum):
-    """What became of a record: news to pass on, known already, or refused."""
+    """What became of a record: news to pass on, known already, refused here and now, or broken for everyone."""
 
     NEWS = 1
     KNOWN = 2
     REFUSED = 3
+    BROKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +172,7 @@ class RecordSync:
             record = unpack_untrusted(Record, opened.payload)
             check_record_untrusted(record)
         except WireError as error:
-            self._refuse(source, f"record: {error}")
-            return Verdict.REFUSED
+            return self._broken(source, f"record: {error}")
         return self._accept(now, source, opened.author, record, envelope)
 
     def _accept(self, now: Now, source: NodeId | None, author: NodeId, record: Record, envelope: bytes) -> Verdict:
@@ -194,7 +194,7 @@ class RecordSync:
         if refusal := self._authorise(now, author, record):
             self.stats.unknown_author += refusal.unknown
             if refusal.fault:
-                self._refuse(source, f"record of {author.short}: {refusal.reason}")
+                return self._broken(source, f"record of {author.short}: {refusal.reason}")
             return Verdict.REFUSED
         if not self._table.has_room(slot, len(envelope)):
             self.stats.no_room += 1
@@ -203,10 +203,11 @@ class RecordSync:
         self._put(now, slot, record, envelope)
         return Verdict.NEWS
 
-    def _refuse(self, source: NodeId | None, reason: str) -> None:
+    def _broken(self, source: NodeId | None, reason: str) -> Verdict:
         self.stats.refused += 1
         if source is not None:
             self._out.put(Misbehaved(source, reason))
+        return Verdict.BROKEN
 
     def _reclaim(self, now: Now, slot: Slot, record: Record) -> None:
         """The mesh holds a record of ours from another run: go past it, or take it back where this run has none."""

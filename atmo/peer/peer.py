@@ -141,21 +141,23 @@ class Peer:
                 self._take(now, source, envelope)
             case Records(envelopes):
                 for envelope in envelopes:
-                    self._take(now, source, envelope)
+                    if self._take(now, source, envelope) == Verdict.BROKEN:
+                        break  # one lie is enough: what follows is not worth checking signatures
             case Summary():
                 self.sync.receive_summary(now, source, message)
             case _:
                 assert isinstance(message, Goodbye), "the messages of `MESSAGES` are all told apart above"
                 self._hangup(source, f"it left: {message.reason}")
 
-    def _take(self, now: Now, source: NodeId, envelope: bytes) -> None:
+    def _take(self, now: Now, source: NodeId, envelope: bytes) -> Verdict:
         if self.broadcast.knows(envelope):
-            return
+            return Verdict.KNOWN
         verdict = self.sync.accept_untrusted(now, source, envelope)
-        if verdict != Verdict.REFUSED:
+        if verdict in (Verdict.NEWS, Verdict.KNOWN):
             self.broadcast.remember(envelope)
         if verdict == Verdict.NEWS:
             self.broadcast.forward(envelope, source)
+        return verdict
 
     def _hello(self, now: Now, source: NodeId, hello: Hello) -> None:
         if source not in self._pending:

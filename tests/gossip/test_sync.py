@@ -23,7 +23,7 @@ from tests.gossip.kit import at, of, record, sealed, sync
 from tests.trust.kit import ANNA, BERT, EVE, MESH, START_S, signer
 
 NO = Refusal("no", fault=True)
-NEWS, KNOWN, REFUSED = Verdict.NEWS, Verdict.KNOWN, Verdict.REFUSED
+NEWS, KNOWN, REFUSED, BROKEN = Verdict
 
 
 def changes(engine: RecordSync) -> list[RecordChanged]:
@@ -140,7 +140,7 @@ def test_what_is_accepted_is_told_and_kept() -> None:
 )
 def test_what_no_honest_node_passes_on_is_held_against_the_neighbour(envelope: bytes) -> None:
     engine = sync()
-    assert accept(engine, envelope) == REFUSED
+    assert accept(engine, envelope) == BROKEN
     (fault,) = of(engine.drain(), Misbehaved)
     assert fault.peer == BERT.node_id
     assert engine.stats.refused == 1
@@ -170,7 +170,7 @@ def test_the_rules_decide_and_say_who_is_to_blame() -> None:
 
     engine = sync(authorise=rules)
     verdicts = [accept(engine, sealed(EVE, key=key, body=key.encode())) for key in ("fault", "unknown", "good")]
-    assert verdicts == [REFUSED, REFUSED, NEWS]
+    assert verdicts == [BROKEN, REFUSED, NEWS]
     assert [fault.reason for fault in of(engine.drain(), Misbehaved)] == [f"record of {EVE.node_id.short}: no"]
     assert (engine.stats.refused, engine.stats.unknown_author) == (1, 1)
 

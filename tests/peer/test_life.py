@@ -195,4 +195,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=25, stateful_step_count=20)
+TestLife.settings = settings(max_examples=15, stateful_step_count=20)

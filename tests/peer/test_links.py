@@ -250,6 +250,13 @@ def test_records_that_no_honest_node_passes_on_are_held_against_the_neighbour() 
     assert anna.peer.neighbours() == []
 
 
+def test_what_follows_a_lie_is_not_read() -> None:
+    _, anna, bert = pair()
+    anna.hears(bert.id, Records(tuple(b"rubbish %d" % number for number in range(64))))
+    assert len(anna.faults()) == 1
+    assert anna.peer.sync.stats.refused == 1
+
+
 # --- transfers ----------------------------------------------------------------------------------------------------
 
 

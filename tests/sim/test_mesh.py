@@ -9,9 +9,9 @@ from simulations import mesh
 from simulations.mesh import MeshRun, MeshScenario
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_twenty_nodes_through_their_life(seed: str) -> None:
-    report = MeshRun(MeshScenario(nodes=20, seed=seed)).run()
+@pytest.mark.parametrize(("nodes", "seed"), [(20, "1"), (8, "2"), (8, "3")])
+def test_nodes_through_their_life(nodes: int, seed: str) -> None:
+    report = MeshRun(MeshScenario(nodes=nodes, seed=seed)).run()
     assert all(report.checks.values())
     assert list(report.checks) == ["join", "advert", "split", "revoke", "crash"]
 
