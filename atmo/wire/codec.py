@@ -40,14 +40,14 @@ def encode(value: Value) -> bytes:
     """Returns the deterministic encoding of `value`.
 
     Raises:
-        WireError: It holds something that no peer would accept: another type, an integer over 64 bits, a lone
+        ValueError: It holds something that no peer would accept: another type, an integer over 64 bits, a lone
             surrogate, nesting or a count of elements over the limits.
     """
     try:
         data = bytes(cbor2.dumps(value, canonical=True))
         _check_shape(data, limits.DEPTH, limits.REQUEST_ITEMS)
     except Exception as error:
-        raise WireError(f"a value has no encoding here: {error}") from error
+        raise ValueError(f"a value has no encoding here: {error}") from error
     return data
 
 
