@@ -24,6 +24,10 @@ class WireError(AtmoError):
     """Bytes from outside do not decode, break a limit, or carry a bad signature. The only error of the decoders."""
 
 
+class EncodeError(WireError, ValueError):
+    """A value of ours is one that no peer would accept: the value is wrong, not a peer."""
+
+
 class RemoteError(AtmoError):
     """A peer refused, vanished or broke the protocol while we waited for it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,20 @@ class SessionCache:
         most: How many models stay loaded.
         most_bytes: How much their files weigh together; one larger model may stay alone.
         threads: Threads within one run.
+        changed: Told, in the thread that loads, after a model was loaded or let go.
     """
 
-    def __init__(self, most: int = 8, most_bytes: int = 2 * 1024**3, threads: int = 1) -> None:
+    def __init__(
+        self,
+        most: int = 8,
+        most_bytes: int = 2 * 1024**3,
+        threads: int = 1,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._most = most
         self._most_bytes = most_bytes
         self._threads = threads
+        self._changed = changed
         self._lock = threading.Lock()
         self._loading: dict[FileKey, threading.Lock] = {}
         self._loaded: OrderedDict[FileKey, Loaded] = OrderedDict()
@@ -93,6 +101,7 @@ class SessionCache:
                 if found is None:
                     found = _load(path, key, self._threads)
                     self._keep(key, found)
+                    self._changed()
             finally:
                 self._loading.pop(key, None)
         return found

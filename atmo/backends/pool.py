@@ -130,7 +130,7 @@ class BackendPool:
                 parts = backend.execute(replace(call, capability=capability))
                 try:
                     async for part in parts:
-                        yield part
+                        yield part  # noqa: ASYNC119 - whoever executes closes the generator
                 finally:
                     with trio.move_on_after(self._config.close_s, shield=True):
                         await parts.aclose()

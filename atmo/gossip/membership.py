@@ -41,7 +41,7 @@ class MembershipConfig:
     target_links: int = 64
     dials: int = 8
     dial_s: float = 60.0
-    ping_period_s: float = 4.0
+    ping_period_s: float = 2.0
     ping_misses: int = 3
     backoff_s: float = 0.5
     backoff_most_s: float = 60.0

@@ -10,6 +10,7 @@ from atmo.backends.embeddings import BuiltinBackend as EmbeddingsBackend
 from atmo.backends.ml import BuiltinBackend
 from atmo.backends.ollama import OllamaBackend
 from atmo.backends.onnx import OnnxBackend
+from atmo.backends.onnx_session import SessionCache
 from atmo.backends.openai import OpenAIBackend, OpenAIServer
 from atmo.backends.rag import Generate, RagBackend, RagProject, builtin_docs
 from atmo.backends.store import StoredModel
@@ -23,6 +24,7 @@ def build_backends(
     embedder: Embedder,
     models: Callable[[], Sequence[StoredModel]],
     generate: Generate,
+    sessions: SessionCache,
 ) -> list[Backend]:
     """Returns the backends of a node, the ones that are always there first.
 
@@ -32,13 +34,14 @@ def build_backends(
         embedder: Embeds texts.
         models: Lists the models of the local store.
         generate: Asks a general language model of the mesh.
+        sessions: Where ONNX models are kept loaded.
     """
     projects = [RagProject(project.name, project.path, project.description) for project in settings.projects]
     docs = builtin_docs()
     backends: list[Backend] = [
         EmbeddingsBackend(embedder),
         BuiltinBackend(embedder),
-        OnnxBackend(models, embedder),
+        OnnxBackend(models, embedder, sessions),
         RagBackend([*projects, *([docs] if docs else [])], embedder, generate, home.path / "cache" / "rag"),
     ]
     if settings.ollama_url:

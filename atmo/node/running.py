@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -24,17 +25,21 @@ from atmo.backends.pool import BackendPool
 from atmo.backends.training import TrainedModel, Trainer
 from atmo.config.settings import Settings
 from atmo.config.values import Endpoint as HostPort
+from atmo.errors import WireError
 from atmo.gateway.gateway import Gateway
 from atmo.gossip.records import CAPABILITIES
 from atmo.gossip.sync import RecordChanged
 from atmo.net.driver import PeerDriver
 from atmo.net.quic import Endpoint, open_endpoint
 from atmo.node.backends import build_backends
+from atmo.node.loaded import LoadedModels
 from atmo.node.offline import NAME_KEY, Services, Store, build_host, listen_host, open_services, open_store
 from atmo.peer import LinkLost, LinkReady
 from atmo.services.host import MeshHost
 from atmo.services.models import ModelService
 from atmo.version import __version__
+
+log = logging.getLogger(__name__)
 
 _LOCK_S = 0.3  # a command that looks whether a node runs holds the lock for a moment
 GRACE_S = 1.2
@@ -134,7 +139,10 @@ class _Running:
         store, settings, nursery = self._store, self._settings, self._nursery
         models = services.models
         self._serving = models.server.stats
-        backends = build_backends(settings, store.home, self.embedder, models.local_models, self._generate)
+        loaded = LoadedModels(models)
+        backends = build_backends(
+            settings, store.home, self.embedder, models.local_models, self._generate, loaded.sessions
+        )
         self.pool = BackendPool(backends)
         self.gateway = Gateway(
             store.signer.node_id,
@@ -146,6 +154,7 @@ class _Running:
         )
         self.pool.on_change(partial(self._publish, host))
         models.on_change(partial(self.pool.refresh, "onnx"))
+        nursery.start_soon(loaded.run)
         await nursery.start(self.gateway.run)
         await nursery.start(self.pool.run)
         host.on_attach.append(self._attach)
@@ -167,7 +176,7 @@ class _Running:
         return self.info
 
     def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
-        save = partial(_save_trained, services.models)
+        save = partial(self._save_trained, services.models)
         return ApiServices(
             str(self._store.signer.node_id),
             self._settings.name,
@@ -193,15 +202,20 @@ class _Running:
     def _attach(self, driver: PeerDriver) -> None:
         self.gateway.attach(driver)
         driver.observers.append(self._mesh_changed)
-        driver.peer.publish_capabilities(driver.now(), self.pool.capabilities())
-        driver.kick()
+        self._advertise(driver)
         self.gateway.offers_changed()
 
     def _publish(self, host: MeshHost) -> None:
         if isinstance(host.port, PeerDriver):
-            host.port.peer.publish_capabilities(host.port.now(), self.pool.capabilities())
-            host.port.kick()
+            self._advertise(host.port)
         self.gateway.offers_changed()
+
+    def _advertise(self, driver: PeerDriver) -> None:
+        try:
+            driver.peer.publish_capabilities(driver.now(), self.pool.capabilities())
+        except WireError as error:
+            log.error("the mesh does not learn what this node can run: %s", error)
+        driver.kick()
 
     def _mesh_changed(self, event: object) -> None:
         if isinstance(event, LinkReady | LinkLost) or (isinstance(event, RecordChanged) and event.kind == CAPABILITIES):
@@ -209,6 +223,19 @@ class _Running:
 
     def _generate(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[Part, None] | None:
         return self.gateway.generate(body, stream=stream)
+
+    async def _save_trained(self, models: ModelService, model: TrainedModel) -> Mapping[str, Any]:
+        """Puts a fitted model into the store as the next version of its name; it can be asked when this returns."""
+        row = await models.import_model(
+            model.onnx_path,
+            name=model.name,
+            kind=model.type,
+            capabilities=model.capabilities,
+            description=model.description,
+            config=model.config,
+        )
+        await self.pool.refreshed("onnx")
+        return row.to_json()
 
     # --- what it tells --------------------------------------------------------------------------------------------
 
@@ -249,16 +276,3 @@ class _Running:
                 "transfer": peer.transfer.stats,
             }
         return groups
-
-
-async def _save_trained(models: ModelService, model: TrainedModel) -> Mapping[str, Any]:
-    """Puts a fitted model into the store, as the next version of its name."""
-    row = await models.import_model(
-        model.onnx_path,
-        name=model.name,
-        kind=model.type,
-        capabilities=model.capabilities,
-        description=model.description,
-        config=model.config,
-    )
-    return row.to_json()

@@ -20,6 +20,7 @@ REFUSALS = {
     "expired": "the code has expired",
     "used": "the code was used already: a code lets one machine in",
     "not admin": "the node that made this code may no longer let anyone in",
+    "name": "this machine's name has characters that no name may have",
     "revoked": "this machine was put out of the mesh",
 }
 

@@ -6,6 +6,7 @@ not run.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -32,7 +33,7 @@ from atmo.services.joining import (
 )
 from atmo.storage.database import Database
 from atmo.storage.meshstate import MeshCredentials, MeshState
-from atmo.trust.certificate import ADMIN, Certificate, issue, valid_role
+from atmo.trust.certificate import ADMIN, Certificate, issue, valid_name, valid_role
 from atmo.trust.genesis import found, mesh_id
 from atmo.trust.joincode import SECRET_BYTES, JoinCode, parse_join_code, secret_hash
 from atmo.trust.mesh import MeshTrust
@@ -225,21 +226,27 @@ class MeshService:
             return JoinRefusal("not admin")
         if peer.trust.is_revoked(joiner):
             return JoinRefusal("revoked")
+        if not valid_name(request.name):
+            return JoinRefusal("name")
         redemption = await self._in_thread(self._database.invite_redeem, secret_hash(request.secret), joiner, now.wall)
         if redemption.role is None:
             return JoinRefusal(redemption.reason)
-        certificate = self._issue(peer.trust.mesh_id, joiner, redemption.role, request.name, int(now.wall))
         own = peer.member(self._signer.node_id)
         assert own is not None
         by_founder = self._signer.node_id in peer.trust.genesis.founders
+        until_s = math.inf if by_founder else own.expires_s  # an expired admin's certificates count no more
+        certificate = self._issue(peer.trust.mesh_id, joiner, redemption.role, request.name, int(now.wall), until_s)
         records = tuple(peer.sync.envelopes(NODE))[:_RECORDS_IN_GRANT]
         return JoinGrant(peer.trust.genesis_sealed, certificate, None if by_founder else own.sealed, records)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
-    def _issue(self, mesh: bytes, subject: NodeId, role: str, name: str, now_s: int) -> bytes:
+    def _issue(
+        self, mesh: bytes, subject: NodeId, role: str, name: str, now_s: int, until_s: float = math.inf
+    ) -> bytes:
         serial = secrets.token_bytes(16)
-        certificate = Certificate(subject, self._signer.node_id, (role,), name, now_s, now_s + CERTIFICATE_S, serial)
+        expires_s = int(min(now_s + CERTIFICATE_S, until_s))
+        certificate = Certificate(subject, self._signer.node_id, (role,), name, now_s, expires_s, serial)
         return issue(self._signer, mesh, certificate)
 
     async def _begin(self, credentials: MeshCredentials) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import trio
 
 from atmo.engine import FetchChunk
-from atmo.errors import UserError
+from atmo.errors import UserError, WireError
 from atmo.gossip.records import ModelOffer
 from atmo.identity import Signer
 from atmo.net.ports import MeshPort
@@ -23,6 +24,8 @@ from atmo.storage.importing import Candidate, Converted
 from atmo.storage.registry import LocalModel
 from atmo.transfer.document import to_document
 from atmo.transfer.names import newest_first
+
+log = logging.getLogger(__name__)
 
 Scope = Literal["local", "mesh", "available"]
 Convert = Callable[[Path, Path], Awaitable[Converted]]
@@ -77,7 +80,10 @@ class ModelService:
         self._downloads.on_event(event)
 
     def _publish(self, mesh: MeshPort) -> None:
-        mesh.peer.publish_models(mesh.now(), tuple(record_of(model) for model in self._models))
+        try:
+            mesh.peer.publish_models(mesh.now(), tuple(record_of(model) for model in self._models))
+        except WireError as error:
+            log.error("the mesh does not learn of this node's models: %s", error)
         mesh.kick()
 
     # --- reading --------------------------------------------------------------------------------------------------

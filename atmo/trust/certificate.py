@@ -47,6 +47,11 @@ class Certificate:
     serial: bytes
 
 
+def valid_name(name: str) -> bool:
+    """Says whether `name` may stand in a certificate: printable, at most `limits.NAME_CHARS` characters."""
+    return len(name) <= limits.NAME_CHARS and name.isprintable()
+
+
 def valid_role(role: str) -> bool:
     """Says whether `role` is a word that may stand in a certificate: `[a-z][a-z0-9-]*`, at most 32 characters."""
     return _ROLE.fullmatch(role) is not None
@@ -103,7 +108,7 @@ def open_certificate_untrusted(sealed: bytes, mesh: bytes) -> Certificate:
 
 
 def _check(name: str, roles: Sequence[Any]) -> None:
-    if len(name) > limits.NAME_CHARS or not name.isprintable():
+    if not valid_name(name):
         raise WireError(f"the name in a certificate is not at most {limits.NAME_CHARS} printable characters")
     if len(roles) > MOST_ROLES or not all(isinstance(role, str) and valid_role(role) for role in roles):
         raise WireError("a certificate has too many roles or one that is no role's name")

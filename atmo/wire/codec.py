@@ -12,7 +12,7 @@ from typing import Any
 
 import cbor2
 
-from atmo.errors import WireError
+from atmo.errors import EncodeError, WireError
 from atmo.wire import limits
 
 Value = Any
@@ -40,14 +40,14 @@ def encode(value: Value) -> bytes:
     """Returns the deterministic encoding of `value`.
 
     Raises:
-        ValueError: It holds something that no peer would accept: another type, an integer over 64 bits, a lone
+        EncodeError: It holds something that no peer would accept: another type, an integer over 64 bits, a lone
             surrogate, nesting or a count of elements over the limits.
     """
     try:
         data = bytes(cbor2.dumps(value, canonical=True))
         _check_shape(data, limits.DEPTH, limits.REQUEST_ITEMS)
     except Exception as error:
-        raise ValueError(f"a value has no encoding here: {error}") from error
+        raise EncodeError(f"a value has no encoding here: {error}") from error
     return data
 
 

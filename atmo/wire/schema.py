@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from atmo.errors import WireError
+from atmo.errors import EncodeError, WireError
 from atmo.identity import NodeId
 from atmo.wire import codec, limits
 
@@ -51,9 +51,18 @@ def to_wire(value: Any) -> Any:
     return bytes(value) if isinstance(value, NodeId) else value
 
 
-def pack(value: Any) -> bytes:
-    """Returns the deterministic encoding of a dataclass."""
-    return codec.encode(to_wire(value))
+def pack(value: DataclassInstance) -> bytes:
+    """Returns the deterministic encoding of a dataclass.
+
+    Raises:
+        EncodeError: A field is not what its annotation says, so that every reader would refuse it.
+    """
+    fields = to_wire(value)
+    try:
+        from_wire_untrusted(type(value), fields)
+    except WireError as error:
+        raise EncodeError(f"nobody would accept this: {error}") from error
+    return codec.encode(fields)
 
 
 def unpack_untrusted(cls: type[T], data: bytes, max_bytes: int = limits.MESSAGE_BYTES) -> T:

@@ -83,8 +83,10 @@ def test_a_fitted_model_is_used_and_pulled_elsewhere(mesh: list[NodeProcess]) ->
         timeout=120,
     )
     assert fitted.status_code == 200, fitted.text
-    wait_for(lambda: any(row["name"] == "levels" for row in mesh[1].json("model", "list", "--mesh")))
+    assert fitted.json()["version"]
     query = {"action": "predict", "model": "levels", "data": [[6.0, 1.0], [0.0, 1.0]]}
+    at_once = httpx.post(mesh[0].url + "/ml/classify", json=query, timeout=60)
+    assert at_once.status_code == 200, at_once.text
     wait_for(lambda: httpx.post(mesh[1].url + "/ml/classify", json=query, timeout=60).status_code == 200)
     remote = httpx.post(mesh[1].url + "/ml/classify", json=query, timeout=60)
     assert remote.headers["x-atmosphere-node"] == "anna"
@@ -92,6 +94,7 @@ def test_a_fitted_model_is_used_and_pulled_elsewhere(mesh: list[NodeProcess]) ->
     mesh[1].atmo("model", "pull", "levels")
     wait_for(lambda: httpx.post(mesh[1].url + "/ml/classify", json=query).headers.get("x-atmosphere-node") == "bert")
     assert httpx.post(mesh[1].url + "/ml/classify", json=query).json()["predictions"] == remote.json()["predictions"]
+    wait_for(lambda: "loaded: true" in (mesh[1].home / "models" / "registry.yaml").read_text())
 
 
 def test_a_dry_run_gives_candidates_and_reasons(mesh: list[NodeProcess]) -> None:

@@ -1,0 +1,37 @@
+"""Keeps the registry's word on which models are loaded in step with the sessions that the ONNX backend holds."""
+
+from __future__ import annotations
+
+import trio
+
+from atmo.backends.onnx_session import SessionCache
+from atmo.services.models import ModelService
+
+
+class LoadedModels:
+    """Watches the loaded sessions.
+
+    Args:
+        models: Whose registry is kept in step.
+    """
+
+    def __init__(self, models: ModelService) -> None:
+        self.sessions = SessionCache(changed=self._from_thread)
+        self._models = models
+        self._changed = trio.Event()
+
+    def _from_thread(self) -> None:
+        trio.from_thread.run_sync(self._wake)
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Writes what differs, first what an earlier run left behind; until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            loaded = {path for path, *_ in self.sessions.loaded()}
+            for model in self._models.local_models():
+                if (model.loaded_at is not None) != (str(model.path) in loaded):
+                    await self._models.mark_loaded(model.name, model.version, str(model.path) in loaded)
+            await self._changed.wait()
