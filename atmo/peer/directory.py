@@ -12,7 +12,7 @@ from atmo.gossip.records import ModelRecord, ModelsBody, NodeRecord, Record
 from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
 from atmo.router.capability import Capability
-from atmo.wire.schema import Most, pack, unpack_untrusted
+from atmo.wire.schema import Most, pack_checked, unpack_untrusted
 
 _PAGE_BYTES = 40 * 1024
 _ITEM_BYTES = 56 * 1024  # with the record around it under the message limit
@@ -110,7 +110,7 @@ def pages(items: Sequence[Any]) -> list[tuple[Any, ...]]:
     cut: list[list[Any]] = []
     size = _PAGE_BYTES
     for item in items:
-        item_size = len(pack(item))
+        item_size = len(pack_checked(item))
         if item_size > _ITEM_BYTES:
             raise WireError(f"an advert of {item_size} bytes is over the limit of {_ITEM_BYTES}: shorten its texts")
         if size + item_size > _PAGE_BYTES or len(cut[-1]) >= 512:

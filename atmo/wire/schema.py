@@ -51,18 +51,27 @@ def to_wire(value: Any) -> Any:
     return bytes(value) if isinstance(value, NodeId) else value
 
 
-def pack(value: DataclassInstance) -> bytes:
+def pack(value: Any) -> bytes:
     """Returns the deterministic encoding of a dataclass.
 
     Raises:
-        EncodeError: A field is not what its annotation says, so that every reader would refuse it.
+        EncodeError: It holds something that CBOR here cannot say, such as an integer over 64 bits.
     """
-    fields = to_wire(value)
+    return codec.encode(to_wire(value))
+
+
+def pack_checked(value: DataclassInstance) -> bytes:
+    """Returns the same as `pack`, once every reader would accept it: for what came from files, servers and people.
+
+    Raises:
+        EncodeError: A field is not what its annotation says, or over its limit.
+    """
+    data = pack(value)
     try:
-        from_wire_untrusted(type(value), fields)
+        unpack_untrusted(type(value), data, len(data))
     except WireError as error:
-        raise EncodeError(f"nobody would accept this: {error}") from error
-    return codec.encode(fields)
+        raise EncodeError(f"no node would accept this: {error}") from error
+    return data
 
 
 def unpack_untrusted(cls: type[T], data: bytes, max_bytes: int = limits.MESSAGE_BYTES) -> T:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atmo.errors import WireError
+from atmo.errors import EncodeError, WireError
 from atmo.identity import NodeId
 from atmo.wire import codec, limits
 from tests.wire.values import values
@@ -188,14 +188,14 @@ def test_refused(what: str) -> None:
     ],
 )
 def test_a_value_that_no_peer_would_accept_is_not_encoded(value: Any, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(EncodeError, match=reason):
         codec.encode(value)
 
 
 def test_a_cycle_is_not_encoded() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
-    with pytest.raises(ValueError, match="no encoding"):
+    with pytest.raises(EncodeError, match="no encoding"):
         codec.encode(cycle)
 
 
@@ -225,7 +225,7 @@ def test_the_encoder_keeps_the_depth_of_the_decoder() -> None:
     for _ in range(limits.DEPTH):
         value = [value]
     codec.decode_untrusted(codec.encode(value))
-    with pytest.raises(ValueError, match="deeper"):
+    with pytest.raises(EncodeError, match="deeper"):
         codec.encode([value])
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atmo.errors import WireError
+from atmo.errors import EncodeError, WireError
 from atmo.identity import NodeId
 from atmo.wire import codec
-from atmo.wire.schema import Most, from_wire_untrusted, pack, to_wire, unpack_untrusted
+from atmo.wire.schema import Most, from_wire_untrusted, pack, pack_checked, to_wire, unpack_untrusted
 from tests.wire.values import values
 
 
@@ -171,9 +171,20 @@ def test_a_plain_value_packs_as_itself() -> None:
     assert codec.decode_untrusted(pack({"a": (NodeId(b"n" * 32), 1)})) == {"a": [b"n" * 32, 1]}
 
 
-@dataclass(frozen=True)
-class Wrong:
-    field: Any
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"note": "123456789"}, "Outer.note is not a str of at most 8"),
+        ({"inner": Inner("\ud800")}, "surrogates"),
+        ({"count": 2**64}, "64 bits"),
+        ({"count": -1}, "Outer.count is not an integer"),
+        ({"inner": Inner("", math.nan)}, "Outer.inner.weight is not a finite number"),
+    ],
+)
+def test_what_readers_would_refuse_is_not_sent(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(EncodeError, match=reason):
+        pack_checked(dataclasses.replace(GOOD, **changes))
+    assert pack_checked(GOOD) == pack(GOOD)
 
 
 @pytest.mark.parametrize("hint", [set, list, "int | str", "tuple[int, str]", "dict[int, int]", complex, "list[int]"])
