@@ -19,7 +19,6 @@ from atmo.config.files import find_config, read_config
 from atmo.config.values import Endpoint, ProjectSettings, ServerSettings, parse_endpoint
 from atmo.errors import UserError
 
-MODES = ("participant", "provider", "standalone", "headless")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_HTTP = Endpoint("127.0.0.1", 11451)
 DEFAULT_LISTEN = Endpoint("0.0.0.0", 11450)
@@ -43,7 +42,6 @@ class Settings:
         name: What people call the node.
         http: Where the OpenAI-compatible endpoint listens.
         listen: Where the mesh listens, UDP and TCP.
-        mode: `participant`, `provider`, `standalone` or `headless`.
         ollama_url: Where Ollama is looked for, None to leave it alone.
         servers: OpenAI-compatible servers.
         projects: Folders of documents.
@@ -53,7 +51,6 @@ class Settings:
     name: str
     http: Endpoint = DEFAULT_HTTP
     listen: Endpoint = DEFAULT_LISTEN
-    mode: str = "participant"
     ollama_url: str | None = checks.DEFAULT_OLLAMA_URL
     servers: tuple[ServerSettings, ...] = ()
     projects: tuple[ProjectSettings, ...] = ()
@@ -77,7 +74,7 @@ def load_settings(
 
     Args:
         home: The node's folder; it need not exist.
-        environ: The environment, `os.environ` when None. `ATMO_HTTP`, `ATMO_LISTEN`, `ATMO_NAME`, `ATMO_MODE`,
+        environ: The environment, `os.environ` when None. `ATMO_HTTP`, `ATMO_LISTEN`, `ATMO_NAME`,
             `ATMO_OLLAMA_URL` (a URL or `false`) and `ATMO_LOG_LEVEL` count.
         flags: Values of command-line flags by key; None means not given. `projects` is a list of `NAME=DIR` that is
             added to the configured ones and replaces one of the same name.
@@ -94,7 +91,7 @@ def load_settings(
         for key, value in raw.items():
             field, parse = _KEYS[key]
             values[field] = parse(value, f"{path}: {key}", home)
-    for key in ("name", "http", "listen", "mode", "ollama", "log_level"):
+    for key in ("name", "http", "listen", "ollama", "log_level"):
         field, parse = _KEYS[key]
         variable = "ATMO_OLLAMA_URL" if key == "ollama" else f"ATMO_{key.upper()}"
         if text := environ.get(variable, ""):
@@ -120,7 +117,6 @@ _KEYS: dict[str, tuple[str, Callable[[Any, str, Path], Any]]] = {
     "name": ("name", checks.node_name),
     "http": ("http", checks.endpoint(DEFAULT_HTTP.host)),
     "listen": ("listen", checks.endpoint(DEFAULT_LISTEN.host)),
-    "mode": ("mode", checks.choice(MODES)),
     "ollama": ("ollama_url", checks.ollama),
     "servers": ("servers", checks.server_list),
     "projects": ("projects", checks.project_list),

@@ -61,7 +61,7 @@ def test_every_format(write: Write, name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", FILE_NAMES)
 def test_an_empty_file_means_the_defaults(write: Write, name: str) -> None:
-    assert load_settings(write(name=name, text="\n"), {}).mode == "participant"
+    assert load_settings(write(name=name, text="\n"), {}).log_level == "info"
 
 
 def test_every_key(write: Write, tmp_path: Path) -> None:
@@ -71,9 +71,8 @@ def test_every_key(write: Write, tmp_path: Path) -> None:
             "name": " küche ",
             "http": "[::1]:0",
             "listen": ":2",
-            "mode": "Provider",
             "ollama": False,
-            "log_level": "debug",
+            "log_level": "Debug",
             "servers": [
                 {
                     "name": "cloud",
@@ -92,7 +91,6 @@ def test_every_key(write: Write, tmp_path: Path) -> None:
         name="küche",
         http=Endpoint("::1", 0),
         listen=Endpoint("0.0.0.0", 2),
-        mode="provider",
         ollama_url=None,
         servers=(
             ServerSettings("cloud", "https://api.example.org/v1", "KEY", "", 2.0, ("big-*",), ("big-secret",)),
@@ -154,7 +152,8 @@ def test_projects_of_flags_replace_those_of_the_same_name(write: Write, tmp_path
         ({"http": None}, "http: is nothing where a text belongs", ""),
         ({"http": "1"}, "http: '1' has no port", "127.0.0.1:11451"),
         ({"listen": "x:99999"}, "listen: 'x:99999': the port '99999'", ""),
-        ({"mode": "provide"}, "mode: 'provide' is not known", '"provider"'),
+        ({"mode": "provider"}, "mode: there is no such key", ""),
+        ({"log_level": "warnin"}, "log_level: 'warnin' is not known", '"warning"'),
         ({"log_level": "loud"}, "log_level: 'loud' is not known", "debug, info"),
         ({"ollama": 5}, "ollama: is a number where a text belongs", ""),
         ({"ollama": "localhost:11434"}, "ollama: 'localhost:11434' is not an http", "http://"),
