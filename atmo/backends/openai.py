@@ -147,16 +147,24 @@ class OpenAIBackend:
         key = ""
         if self._server.key_env:
             key = self._environ.get(self._server.key_env, "").strip()
+            if not key:
+                raise self._no_key(
+                    f"the environment variable {self._server.key_env} with its key is not set where this node runs"
+                )
         elif self._server.key_file:
             path = Path(self._server.key_file).expanduser()
             try:
                 key = (await trio.Path(path).read_text(encoding="utf-8", errors="replace"))[:MAX_KEY_BYTES].strip()
             except OSError as error:
-                message = f"{self._label}: its key file {path} cannot be read: {error.strerror}."
-                raise RequestError(502, message, kind="server_error", code="no_key") from error
-        if key and not (key.isascii() and key.isprintable()):
-            raise RequestError(502, f"{self._label}: its key holds characters that no key has.", kind="server_error")
+                raise self._no_key(f"its key file {path} cannot be read: {error.strerror}") from error
+            if not key:
+                raise self._no_key(f"its key file {path} is empty")
+        if not (key.isascii() and key.isprintable()):
+            raise self._no_key("its key holds characters that no key has")
         return key
+
+    def _no_key(self, reason: str) -> RequestError:
+        return RequestError(502, f"{self._label}: {reason}.", kind="server_error", code="no_key")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

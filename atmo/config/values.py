@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -91,30 +89,6 @@ class ServerSettings:
     price: float = 0.0
     allow: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
-
-    def read_key(self, environ: Mapping[str, str] | None = None) -> str | None:
-        """Returns the API key, None when the server needs none.
-
-        Raises:
-            UserError: The variable is not set, or the file cannot be read or is empty.
-        """
-        if self.key_env:
-            key = (os.environ if environ is None else environ).get(self.key_env, "").strip()
-            if not key:
-                raise UserError(
-                    f"server {self.name}: the environment variable {self.key_env} is not set.",
-                    f"Set it to the API key of {self.url}.",
-                )
-            return key
-        if self.key_file:
-            try:
-                key = Path(self.key_file).expanduser().read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"server {self.name}: cannot read the key file {self.key_file}: {error}.") from error
-            if not key:
-                raise UserError(f"server {self.name}: the key file {self.key_file} is empty.")
-            return key
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,14 +135,22 @@ async def test_the_key_is_sent_and_never_shown(
     by_env = OpenAIBackend(OpenAIServer("lab", server.url, key_env="K"), environ={"K": "sk-env"})
     await by_env.discover()
     assert server.received[2].headers["authorization"] == "Bearer sk-env"
-    without = OpenAIBackend(OpenAIServer("lab", server.url, key_env="ABSENT"), environ={})
+    without = OpenAIBackend(OpenAIServer("lab", server.url), environ={"K": "sk-env"})
     await without.discover()
     assert "authorization" not in server.received[3].headers
     for backend in (by_file, by_env, without):
         await backend.aclose()
 
 
-async def test_keys_that_cannot_be_used(server: Server, tmp_path: Path) -> None:
+async def test_keys_that_cannot_be_used(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for environ in ({}, {"ABSENT": " "}):
+        unset = OpenAIBackend(OpenAIServer("lab", server.url, key_env="ABSENT"), environ=environ)
+        assert "environment variable ABSENT with its key is not set" in (await failure(unset)).message
+        assert await unset.discover() == []
+    assert "environment variable ABSENT" in caplog.text
+    (tmp_path / "empty").write_text("\n")
+    empty = OpenAIBackend(OpenAIServer("lab", server.url, key_file=str(tmp_path / "empty")))
+    assert "is empty" in (await failure(empty)).message
     absent = OpenAIBackend(OpenAIServer("lab", server.url, key_file=str(tmp_path / "absent")))
     assert "cannot be read" in (await failure(absent)).message
     broken = OpenAIBackend(OpenAIServer("lab", server.url, key_env="K"), environ={"K": "two\nlines"})

@@ -296,21 +296,6 @@ def test_an_ipv6_address_without_brackets_gets_the_right_hint() -> None:
         parse_endpoint("fe80::1:11451")
 
 
-def test_server_keys(tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_text("secret\n", encoding="utf-8")
-    assert ServerSettings("a", "http://x").read_key({}) is None
-    assert ServerSettings("a", "http://x", key_env="K").read_key({"K": " s "}) == "s"
-    assert ServerSettings("a", "http://x", key_file=str(key)).read_key({}) == "secret"
-    with pytest.raises(UserError, match="the environment variable K is not set"):
-        ServerSettings("a", "http://x", key_env="K").read_key({})
-    with pytest.raises(UserError, match="cannot read the key file"):
-        ServerSettings("a", "http://x", key_file=str(tmp_path / "gone")).read_key({})
-    key.write_text("\n", encoding="utf-8")
-    with pytest.raises(UserError, match="is empty"):
-        ServerSettings("a", "http://x", key_file=str(key)).read_key({})
-
-
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/x")
     monkeypatch.chdir(tmp_path)
