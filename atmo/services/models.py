@@ -178,12 +178,10 @@ class ModelService:
 
     async def _import(self, path: Path, said: Mapping[str, Any], meter: Meter) -> LocalModel:
         candidate = await trio.to_thread.run_sync(importing.look_at, path, said)
-        if candidate.detected.format != "sklearn":
+        if not candidate.detected.runs_code:
             return await self._store(candidate, None, meter, path)
         if self._convert is None:
-            raise UserError(
-                f"{path} runs code when it is loaded, and nothing here can convert it.", "Export it to ONNX first."
-            )
+            raise importing.unconverted(path)
         with self._storage.incoming(0, ".onnx") as target:
             meter.begin("converting", 0)
             converted = await self._convert(path, target)

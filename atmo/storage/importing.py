@@ -2,7 +2,7 @@
 
 What a manifest says comes, in this order, from what the caller says, from a sidecar (`<file>.yaml` or
 `model-manifest.yaml` beside the file), and from the file itself. Files that run code when they are loaded are only
-stored converted to ONNX.
+stored converted to ONNX; where there is no conversion they are refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from atmo.transfer.names import check_version, name_from, next_version
 
 SIDECAR = "model-manifest.yaml"
 _SIDECAR_MOST_BYTES = 1024 * 1024
+_CONVERTIBLE = "sklearn"
 _CLAIMS = ("size_bytes", "checksum_sha256")
 
 
@@ -71,9 +72,15 @@ def look_at(source: Path, said: Mapping[str, Any]) -> Candidate:
         said: What the caller says, as arguments of `Manifest`; None and empty values say nothing.
 
     Raises:
-        UserError: The file is no whole model that is known here, or its sidecar is not sound.
+        UserError: The file is no whole model that is known here, it runs code and cannot be converted, or its sidecar
+            is not sound.
     """
     detected = detect(source)
+    if detected.runs_code and detected.format != _CONVERTIBLE:
+        raise UserError(
+            f"{source} is a PyTorch file, which can run code when it is loaded, and cannot be converted here.",
+            "Export the model to ONNX (torch.onnx.export), or save its weights as safetensors, and import that.",
+        )
     fields = _read_sidecar(source)
     claims: dict[str, Any] = {name: fields.pop(name) for name in _CLAIMS if name in fields}
     fields |= {name: value for name, value in said.items() if value}
@@ -123,8 +130,11 @@ def store(
     free one.
 
     Raises:
-        UserError: There is not enough room, the disk fails, the sidecar lies, or the version is taken.
+        UserError: The file runs code when it is loaded and is not converted, there is not enough room, the disk fails,
+            the sidecar lies, or the version is taken.
     """
+    if candidate.detected.runs_code and not converted:
+        raise unconverted(candidate.source)
     source = converted[0] if converted else candidate.source
     try:
         if converted and candidate.claims:
@@ -186,6 +196,13 @@ def _describe(candidate: Candidate, converted: Converted | None, version: str, f
         )
     except ValueError as error:
         raise _unfit(candidate, error) from error
+
+
+def unconverted(source: Path) -> UserError:
+    """Returns the error for a file that must be converted where nothing can do it."""
+    return UserError(
+        f"{source} runs code when it is loaded, and nothing here can convert it.", "Export it to ONNX first."
+    )
 
 
 def _unfit(candidate: Candidate, error: ValueError) -> UserError:

@@ -474,6 +474,20 @@ async def test_joblib_files_are_stored_as_onnx(tmp_path: Path) -> None:
             await a.service.import_model(source)
 
 
+async def test_a_pytorch_file_is_refused_even_where_joblib_files_are_converted(tmp_path: Path) -> None:
+    source = tmp_path / "net.pt"
+    source.write_bytes(samples.torch_zip())
+
+    async def convert(given: Path, target: Path) -> Onnx:
+        await trio.lowlevel.checkpoint()
+        raise AssertionError("a PyTorch file was given to the conversion of joblib files")
+
+    async with mesh(tmp_path, "a", convert=convert) as (a,):
+        with pytest.raises(UserError, match="is a PyTorch file"):
+            await a.service.import_model(source)
+        assert a.service.local_models() == []
+
+
 async def test_an_import_can_be_cancelled(tmp_path: Path) -> None:
     source = model_file(tmp_path, 40)
     async with mesh(tmp_path, "a") as (a,):

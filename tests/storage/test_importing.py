@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,31 @@ def test_a_converted_file_is_stored_as_what_it_became(storage: ModelStorage, tmp
     source.with_name("iris.joblib.yaml").write_text(f"checksum_sha256: {'ab' * 32}\n")
     with pytest.raises(UserError, match="another SHA-256"):
         importing.store(storage, SIGNER, "me", importing.look_at(source, {}), (converted, result))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (samples.torch_zip(), "net.pt"),
+        (samples.torch_zip("code/data.pkl"), "script.pt"),
+        (samples.TORCH_LEGACY, "old.bin"),
+        (pickle.dumps([1, 2]), "net.pth"),
+    ],
+)
+def test_files_that_run_code_and_cannot_be_converted_are_refused(tmp_path: Path, data: bytes, name: str) -> None:
+    source = tmp_path / name
+    source.write_bytes(data)
+    with pytest.raises(UserError, match="can run code when it is loaded") as caught:
+        importing.look_at(source, {})
+    assert "ONNX" in caught.value.hint
+    assert "safetensors" in caught.value.hint
+
+
+def test_a_file_that_runs_code_is_not_stored_as_it_is(storage: ModelStorage, tmp_path: Path) -> None:
+    source = samples.joblib_file(tmp_path / "iris.joblib")
+    with pytest.raises(UserError, match="runs code when it is loaded"):
+        importing.store(storage, SIGNER, "me", importing.look_at(source, {}))
+    assert storage.models() == []
 
 
 def test_a_file_that_changes_while_it_is_read(storage: ModelStorage, source: Path) -> None:

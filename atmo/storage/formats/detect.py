@@ -8,7 +8,7 @@ from atmo.errors import UserError
 from atmo.storage.formats import gguf, onnx, pickles, safetensors
 from atmo.storage.formats.reader import Detected, FormatError, Reader
 
-KNOWN = "ONNX (.onnx), GGUF (.gguf), safetensors, PyTorch (.pt), scikit-learn (.joblib, .pkl)"
+KNOWN = "ONNX (.onnx), GGUF (.gguf), safetensors, scikit-learn (.joblib, .pkl)"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = {".pt": "pytorch", ".pth": "pytorch"}
 
