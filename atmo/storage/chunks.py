@@ -109,6 +109,12 @@ class ModelStorage:
             self.warn(f"{corrupt}; remove that model and pull or import it again")
         raise CorruptChunk(corrupt) if corrupt else MissingChunk(f"chunk {name.hex()[:16]} is not here")
 
+    def _find_chunk(self, name: bytes) -> bytes | None:
+        try:
+            return self.read_chunk(name)
+        except (MissingChunk, CorruptChunk):  # read_chunk has warned of the damaged file
+            return None
+
     @contextmanager
     def incoming(self, need_bytes: int, suffix: str = "") -> Iterator[Path]:
         """Gives a path for a file on its way in; whatever is left there at the end is deleted.
@@ -194,7 +200,9 @@ class ModelStorage:
             self.registry.set_loaded(name, version, time.time() if loaded else None)
 
     def open_partial(self, sealed: bytes, check: Check = nothing) -> PartialDownload:
-        """Starts a download or continues one; chunks of a former run are verified again.
+        """Starts a download or continues one.
+
+        Chunks of a former run are verified again; those that another model here has are copied.
 
         Raises:
             WireError: The manifest is not sound.
@@ -207,7 +215,7 @@ class ModelStorage:
                 raise UserError(f"{manifest.name} {manifest.version} is already being downloaded.")
             self._open_partials.add(name)
         try:
-            return PartialDownload(self.root / PARTIAL / name, sealed, manifest, check)
+            return PartialDownload(self.root / PARTIAL / name, sealed, manifest, check, self._find_chunk)
         except BaseException:
             self._open_partials.discard(name)
             raise

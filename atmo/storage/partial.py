@@ -11,6 +11,7 @@ import contextlib
 import os
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from atmo.errors import UserError
@@ -19,7 +20,14 @@ from atmo.storage.files import Check, nothing
 from atmo.transfer.manifest import ChunkPlace, Manifest, chunk_hash
 
 MANIFEST, JOURNAL, DATA = "manifest", "journal", "data"
+Find = Callable[[bytes], bytes | None]
+"""Returns the chunk of a BLAKE3 hash from the models that are here, None where none has it."""
+
 _ENTRY = struct.Struct(">I")
+
+
+def find_nothing(name: bytes) -> None:
+    """The source of chunks that has none."""
 
 
 class PartialDownload:
@@ -29,7 +37,8 @@ class PartialDownload:
         folder: Made when it is missing, continued when it is not.
         sealed: The sealed manifest.
         manifest: The same, opened.
-        check: Called with the bytes found whole while a former run's chunks are hashed again.
+        check: Called with the bytes found whole while a former run's chunks are hashed again and others are copied.
+        find: Asked for each chunk that is missing; what it has is copied and need not be downloaded.
 
     Attributes:
         have: Indices of the chunks that are verified and written.
@@ -38,7 +47,9 @@ class PartialDownload:
         UserError: There is not enough room, or the disk fails.
     """
 
-    def __init__(self, folder: Path, sealed: bytes, manifest: Manifest, check: Check = nothing) -> None:
+    def __init__(
+        self, folder: Path, sealed: bytes, manifest: Manifest, check: Check = nothing, find: Find = find_nothing
+    ) -> None:
         self.folder = folder
         self.sealed = sealed
         self.manifest = manifest
@@ -51,6 +62,7 @@ class PartialDownload:
         self._journal = -1
         try:
             self._open(check)
+            self._copy_known(check, find)
         except OSError as error:
             self.close()
             raise files.as_user_error(error, f"Preparing the download in {folder}") from error
@@ -155,6 +167,14 @@ class PartialDownload:
                 if chunk_hash(os.pread(self._data[place.file], place.size, place.offset)) == place.hash:
                     self.have.add(index)
                     done += place.size
+                check(done)
+
+    def _copy_known(self, check: Check, find: Find) -> None:
+        """Takes the chunks that other models here have."""
+        done = self.bytes_done
+        for index, place in enumerate(self.places):
+            if index not in self.have and (data := find(place.hash)) is not None and self.write(index, data):
+                done += place.size
                 check(done)
 
 

@@ -252,6 +252,25 @@ async def test_a_pull_that_was_cancelled_continues_from_what_is_there(tmp_path: 
         assert [protocol for _, _, protocol in b.hub.requests].count("atmo/manifest/1") == 1
 
 
+async def test_a_new_version_is_downloaded_only_where_it_differs(tmp_path: Path) -> None:
+    source = model_file(tmp_path, 6)
+    async with mesh(tmp_path, "a", "b") as (a, b):
+        await a.service.import_model(source, name="m", version="1")
+        await a.service.import_model(source, name="the-same")
+        await b.service.pull("m")
+        data = bytearray(source.read_bytes())
+        data[3 * CHUNK_BYTES] ^= 1
+        source.write_bytes(data)
+        await a.service.import_model(source, name="m", version="2")
+        before = chunk_requests(b.hub, "b")["a"]
+        reports: list[Progress] = []
+        assert (await b.service.pull("m", reports.append)).version == "2"
+        assert b.service.local_models()[0].path.read_bytes() == data
+        assert chunk_requests(b.hub, "b")["a"] - before == 1
+        await b.service.pull("the-same")
+        assert chunk_requests(b.hub, "b")["a"] - before == 1, "everything was here"
+
+
 async def test_two_pulls_of_one_model_share_the_download(tmp_path: Path) -> None:
     async with mesh(tmp_path, "a", "b") as (a, b):
         await a.service.import_model(model_file(tmp_path), name="big")

@@ -223,6 +223,30 @@ def test_the_journal_is_a_hint_and_never_believed(store: ModelStorage) -> None:
     assert (partial.folder / "journal").stat().st_size % 4 == 0
 
 
+def test_chunks_of_other_models_are_copied_when_a_download_opens(store: ModelStorage) -> None:
+    add(store)
+    changed = DATA[:SMALL_CHUNK] + bytes(SMALL_CHUNK) + DATA[2 * SMALL_CHUNK :]
+    sealed = seal_manifest(SIGNER, manifest_of(changed, version="2.0"))
+    steps: list[int] = []
+    partial = store.open_partial(sealed, steps.append)
+    assert partial.have == {0, 2, 3}
+    assert steps == [SMALL_CHUNK, 2 * SMALL_CHUNK, len(DATA) - SMALL_CHUNK]
+    store.close_partial(partial)
+    store.remove("iris", "1.0.0")
+    again = open_store(store.root).open_partial(sealed)
+    assert again.have == {0, 2, 3}, "what was copied is noted like what was downloaded"
+
+
+def test_a_damaged_chunk_of_another_model_is_not_copied(store: ModelStorage) -> None:
+    model = add(store)
+    with model.path.open("r+b") as file:
+        file.seek(70_000)
+        file.write(b"rot")
+    partial = store.open_partial(seal_manifest(SIGNER, manifest_of(DATA, name="copy")))
+    assert partial.have == {0, 2, 3}
+    assert "is damaged" in store.warnings[-1]
+
+
 def test_a_manifest_that_lies_about_the_sha256(store: ModelStorage) -> None:
     honest = manifest_of(DATA)
     file = replace(honest.main, sha256=bytes(32))
