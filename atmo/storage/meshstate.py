@@ -41,11 +41,12 @@ class MeshState:
         return MeshCredentials(genesis, certificate, self._database.kv_get(_ISSUER))
 
     def save(self, credentials: MeshCredentials) -> None:
-        """Remembers the mesh; the genesis comes last, so that a kill in between leaves this node without one."""
-        if credentials.issuer_certificate:
-            self._database.kv_put(_ISSUER, credentials.issuer_certificate)
-        self._database.kv_put(_CERTIFICATE, credentials.certificate)
-        self._database.kv_put(_GENESIS, credentials.genesis)
+        """Remembers the mesh, all of it or, when it is cut, nothing."""
+        with self._database.transaction():
+            if credentials.issuer_certificate:
+                self._database.kv_put(_ISSUER, credentials.issuer_certificate)
+            self._database.kv_put(_CERTIFICATE, credentials.certificate)
+            self._database.kv_put(_GENESIS, credentials.genesis)
 
     def next_epoch(self, wall: float) -> int:
         """Returns an epoch larger than any before, and remembers it.
@@ -62,9 +63,10 @@ class MeshState:
         return [value for _, value in self._database.kv_items(STORE_PREFIX)]
 
     def apply(self, stores: Iterable[Store]) -> None:
-        """Keeps or forgets what the peer asked for."""
-        for store in stores:
-            if store.value is None:
-                self._database.kv_delete(store.key)
-            else:
-                self._database.kv_put(store.key, store.value)
+        """Keeps or forgets what the peer asked for, the whole batch in one transaction: each costs a sync of the disk."""
+        with self._database.transaction():
+            for store in stores:
+                if store.value is None:
+                    self._database.kv_delete(store.key)
+                else:
+                    self._database.kv_put(store.key, store.value)
