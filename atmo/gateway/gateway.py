@@ -95,7 +95,7 @@ class Gateway:
         self.table = NodeTable()
         self.meaning = Meaning(embed)
         self.budget = ByteBudget()
-        self.server = ExecuteServer(pool, self.budget)
+        self.server = ExecuteServer(pool)
         self._node = node
         self._node_name = node_name
         self._pool = pool

@@ -14,7 +14,7 @@ The asking side keeps its direction open until it has the answer. When it goes a
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ import trio
 
 from atmo.backends.base import Call, Part
 from atmo.errors import RemoteError, RequestError, WireError
-from atmo.gateway.budget import ByteBudget, Holding
+from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
 from atmo.gateway.checks import check_body
 from atmo.gateway.jsontext import dump, parse_object_untrusted
 from atmo.identity import NodeId
@@ -151,11 +151,15 @@ class ServerConfig:
     Attributes:
         max_calls: Requests that run at once. Source: guess.
         max_calls_per_node: Of one node. Source: guess.
+        held_bytes: Bodies held at once; what local clients send is not counted. Source: a choice, as `BUDGET_BYTES`.
+        held_bytes_per_node: Of one node: its largest body and some small ones beside it.
         body_s: Seconds within which a body must be here.
     """
 
     max_calls: int = 64
     max_calls_per_node: int = 32
+    held_bytes: int = BUDGET_BYTES
+    held_bytes_per_node: int = limits.REQUEST_BYTES + 8 * 1024 * 1024
     body_s: float = 60.0
 
 
@@ -169,53 +173,67 @@ class ServerStats:
     abandoned: int = 0
 
 
+class _Asking:
+    """A node whose requests are being served."""
+
+    def __init__(self, held_bytes: int) -> None:
+        self.calls = 0
+        self.budget = ByteBudget(held_bytes)
+
+
 class ExecuteServer:
     """Answers `atmo/execute/1`: other nodes' requests, run on this machine and nowhere else.
 
     Args:
         pool: Who runs them.
-        budget: Bounds the bodies held at once.
         config: Limits.
     """
 
-    def __init__(self, pool: Pool, budget: ByteBudget, config: ServerConfig | None = None) -> None:
+    def __init__(self, pool: Pool, config: ServerConfig | None = None) -> None:
         self._pool = pool
-        self._budget = budget
         self._config = config or ServerConfig()
-        self._running: dict[NodeId, int] = {}
+        self._budget = ByteBudget(self._config.held_bytes)
+        self._asking: dict[NodeId, _Asking] = {}
         self.stats = ServerStats()
 
     async def serve(self, stream: RequestStream) -> None:
         """Handles one incoming request; raises `RemoteError` where the asking node broke the protocol or left."""
-        node = stream.node_id
         size = _size_untrusted(stream.header)
-        mine = self._running.get(node, 0)
-        if mine >= self._config.max_calls_per_node or sum(self._running.values()) >= self._config.max_calls:
+        node = stream.node_id
+        asking = self._asking.setdefault(node, _Asking(self._config.held_bytes_per_node))
+        calls = sum(other.calls for other in self._asking.values())
+        if asking.calls >= self._config.max_calls_per_node or calls >= self._config.max_calls:
+            self._forget(node)
             await self._refuse(stream, size, _busy())
             return
-        self._running[node] = mine + 1
+        asking.calls += 1
         try:
-            with self._budget.holding() as holding:
-                await self._serve(stream, size, holding)
+            with self._budget.holding() as held, asking.budget.holding() as held_of_node:
+                await self._serve(stream, size, (held_of_node, held))
         finally:
-            self._running[node] -= 1
-            if not self._running[node]:
-                del self._running[node]
+            asking.calls -= 1
+            self._forget(node)
 
-    async def _serve(self, stream: RequestStream, size: int, holding: Holding) -> None:
+    def _forget(self, node: NodeId) -> None:
+        if not self._asking[node].calls:
+            del self._asking[node]
+
+    async def _serve(self, stream: RequestStream, size: int, holdings: Sequence[Holding]) -> None:
         try:
             capability, deadline_s = self._check_untrusted(stream.header)
-            holding.take(size)
         except RequestError as error:
             await self._refuse(stream, size, error)
             return
-        raw = await self._read(stream, size)
+        raw = await self._read(stream, size, holdings)
+        if raw is None:
+            return
         try:
             body = parse_object_untrusted(raw)
             check_body(capability.operation, body)
         except RequestError as error:
             await self._refuse(stream, 0, error)
             return
+        del raw
         header = stream.header
         call = Call(capability, body, header["stream"] and capability.operation == "chat", header["request_id"])
         await self._run(stream, call, deadline_s)
@@ -236,7 +254,8 @@ class ExecuteServer:
             404, "This node does not offer that capability any more.", code="capability_gone", param="model"
         )
 
-    async def _read(self, stream: RequestStream, size: int) -> bytes:
+    async def _read(self, stream: RequestStream, size: int, holdings: Sequence[Holding]) -> bytes | None:
+        """Returns the body; None where there is no room for it and the asking node was told so."""
         with trio.move_on_after(self._config.body_s):
             pieces: list[bytes] = []
             left = size
@@ -244,8 +263,15 @@ class ExecuteServer:
                 piece = await stream.receive()
                 if piece is None or len(piece) > left:
                     raise RemoteError("the body is not as long as its header says")
-                pieces.append(piece)
                 left -= len(piece)
+                try:
+                    for holding in holdings:
+                        holding.take(len(piece))
+                except RequestError as error:
+                    pieces.clear()
+                    await self._refuse(stream, left, error)
+                    return None
+                pieces.append(piece)
             if not left:
                 return b"".join(pieces)
         raise RemoteError("the body came too slowly or in too many pieces")

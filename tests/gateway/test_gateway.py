@@ -76,6 +76,23 @@ async def test_large_bodies_and_answers_cross_in_pieces() -> None:
         assert alpha.gateway.budget.held == 0
 
 
+async def test_bodies_of_other_nodes_take_no_room_from_local_clients() -> None:
+    async with loop_net() as net:
+        alpha, beta = await net.add("alpha", Echo()), await net.add("beta")
+        header = {
+            "operation": CHAT,
+            "capability": "echo:echo",
+            "stream": False,
+            "deadline_ms": 5_000,
+            "request_id": "r",
+            "size": 1_000_000,
+        }
+        async with beta.port.request(alpha.id, "atmo/execute/1", header, 5) as stream:
+            await stream.send(b"x" * 500_000)
+            await trio.testing.wait_all_tasks_blocked()
+            assert alpha.gateway.budget.held == 0
+
+
 async def test_our_own_options_are_not_forwarded() -> None:
     async with loop_net() as net:
         backend = Echo()

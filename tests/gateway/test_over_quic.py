@@ -13,7 +13,6 @@ import trio
 
 from atmo.backends.pool import BackendPool
 from atmo.errors import RequestError
-from atmo.gateway.budget import ByteBudget
 from atmo.gateway.remote import PROTOCOL, ExecuteServer, Outgoing, RemoteParts, open_remote
 from atmo.identity import Signer
 from atmo.net.ports import MeshPort
@@ -65,7 +64,7 @@ async def link() -> AsyncIterator[Link]:
     alpha, beta = Signer(b"a" * 32), Signer(b"b" * 32)
     failing = Failing(FAILING, after=2)
     pool = BackendPool([failing, Echo(ECHO)])
-    server = ExecuteServer(pool, ByteBudget())
+    server = ExecuteServer(pool)
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)
         async with open_endpoint(alpha, "127.0.0.1", 0) as here, open_endpoint(beta, "127.0.0.1", 0) as there:

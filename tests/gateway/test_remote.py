@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway import remote
-from atmo.gateway.budget import ByteBudget
 from atmo.gateway.remote import ExecuteServer, RemoteParts, ServerConfig
+from atmo.identity import NodeId
 from atmo.router.capability import CHAT, Capability
 from atmo.wire import codec, limits
 from tests.gateway.world import Echo, Failing, Lengths, MemoryStream, chat, node_id, refused, stream_pair
 
-ASKING, SERVING = node_id(1), node_id(2)
+ASKING, SERVING, OTHER = node_id(1), node_id(2), node_id(3)
 
 
 def header(**changes: Any) -> dict[str, Any]:
@@ -45,8 +45,8 @@ class Server:
         self.nursery = nursery
         self.ended: list[str] = []
 
-    def ask(self, head: dict[str, Any]) -> MemoryStream:
-        here, there = stream_pair(ASKING, SERVING, head)
+    def ask(self, head: dict[str, Any], asking: NodeId = ASKING) -> MemoryStream:
+        here, there = stream_pair(asking, SERVING, head)
         self.nursery.start_soon(self._serve, there)
         return here
 
@@ -71,13 +71,11 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(
-    *backends: Echo, config: ServerConfig | None = None, budget: ByteBudget | None = None
-) -> AsyncIterator[Server]:
+async def serving(*backends: Echo, config: ServerConfig | None = None) -> AsyncIterator[Server]:
     async with trio.open_nursery() as nursery:
         pool = BackendPool(backends)
         await nursery.start(pool.run)
-        yield Server(ExecuteServer(pool, budget or ByteBudget(), config), nursery)
+        yield Server(ExecuteServer(pool, config), nursery)
         nursery.cancel_scope.cancel()
 
 
@@ -194,12 +192,39 @@ class TestServer:
                 (answer,) = await server.answers(as_json(chat()))
                 assert answer["error"]["status"] == 429
 
-    async def test_bodies_held_at_once_are_bounded(self) -> None:
-        async with serving(Echo(), budget=ByteBudget(150)) as server:
-            server.ask(header(size=100))
+    @pytest.mark.parametrize(
+        ("config", "other"),
+        [(ServerConfig(held_bytes=150), OTHER), (ServerConfig(held_bytes_per_node=150), ASKING)],
+    )
+    async def test_bodies_held_at_once_are_bounded(self, config: ServerConfig, other: NodeId) -> None:
+        async with serving(Echo(), config=config) as server:
+            await server.ask(header(size=101), other).send(b"x" * 100)
             await trio.testing.wait_all_tasks_blocked()
             (answer,) = await server.answers(as_json(chat("x" * 60)))
             assert answer["error"]["status"] == 503
+            assert server.ended == [""]
+
+    async def test_one_node_takes_no_room_from_another(self) -> None:
+        async with serving(Echo(), config=ServerConfig(held_bytes_per_node=150)) as server:
+            await server.ask(header(size=101), OTHER).send(b"x" * 100)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(await server.answers(as_json(chat("x" * 60)))) == 2
+
+    async def test_a_body_that_is_only_announced_holds_nothing(self) -> None:
+        async with serving(Echo()) as server:
+            for _ in range(8):
+                server.ask(header(size=limits.REQUEST_BYTES))
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(await server.answers(as_json(chat()))) == 2
+
+    async def test_a_body_without_room_is_taken_and_thrown_away(self) -> None:
+        async with serving(Echo(), config=ServerConfig(held_bytes=150)) as server:
+            stream = server.ask(header(size=300))
+            for _ in range(3):
+                await stream.send(b"x" * 100)
+            assert b"overloaded" in (await stream.receive() or b"")
+            assert await stream.receive() is None
+            assert len(await server.answers(as_json(chat()))) == 2
 
     @pytest.mark.parametrize(("error", "status"), [(refused(429), 429), (ZeroDivisionError("secret"), 500)])
     async def test_a_backend_that_fails(self, error: Exception, status: int) -> None:
