@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.processes import NodeProcess, environment, join, wait_for
+from tests.e2e.processes import COMMAND_S, NodeProcess, environment, join, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -124,9 +124,8 @@ def test_a_big_model_comes_from_two_holders(mesh: list[NodeProcess], tmp_path: P
             wait_for(lambda: holders(doomed, name) >= {"anna", "bert"})
             doomed.atmo("model", "pull", name)
             wait_for(lambda: holders(cleo, name) == {"anna", "bert", "doomed"})
-            threading.Timer(2.0, doomed.kill).start()
         began = time.monotonic()
-        row = cleo.json("model", "pull", name)
+        row = pull_and_kill(cleo, name, doomed) if doomed else cleo.json("model", "pull", name)
         print(f"{size / 2**20:.0f} MiB in {time.monotonic() - began:.1f} s")
     finally:
         if doomed:
@@ -143,6 +142,27 @@ def test_a_big_model_comes_from_two_holders(mesh: list[NodeProcess], tmp_path: P
     assert digest in {hashlib.sha256(path.read_bytes()).hexdigest() for path in stored}
     cleo.atmo("model", "remove", name)
     assert name not in {row["name"] for row in cleo.json("model", "list")}
+
+
+def pull_and_kill(node: NodeProcess, name: str, doomed: NodeProcess) -> dict[str, Any]:
+    """Pulls a model and kills one of its holders as soon as the progress shows that it sends and more is to come."""
+    headers = {"authorization": f"Bearer {node.info['token']}"}
+    url = f"{node.info['http']}/atmo/v1/models/pull"
+    died_at = None
+    with httpx.stream("POST", url, json={"spec": name}, headers=headers, timeout=COMMAND_S) as answer:
+        for line in answer.iter_lines():
+            report = json.loads(line) if line.strip() else {}
+            assert "error" not in report, report
+            if "done" in report:
+                assert died_at is not None, f"{doomed.name} never sent anything while chunks were missing"
+                row: dict[str, Any] = report["done"]
+                return row
+            progress = report.get("progress", {})
+            done, total = progress.get("bytes_done", 0), progress.get("bytes_total", 0)
+            if died_at is None and doomed.name in progress.get("sources", ()) and 0 < done < total // 2:
+                doomed.kill()
+                died_at = done
+    raise AssertionError(f"the answer was cut short: {node.log()}")
 
 
 def holders(node: NodeProcess, name: str) -> set[str]:
