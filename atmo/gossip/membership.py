@@ -124,6 +124,8 @@ class Membership:
     def learn(self, now: Now, node: NodeId, addresses: tuple[Address, ...], *, stale: bool = False) -> None:
         """A record tells where a node is: dial it when there is no link, soon, for it was alive a moment ago.
 
+        The caller bounds how many are known at once: whom it forgets, it tells by `forget`.
+
         Args:
             now: The clocks.
             node: Who.

@@ -8,6 +8,7 @@ from atmo.gossip.broadcast import BroadcastConfig
 from atmo.gossip.membership import MembershipConfig
 from atmo.gossip.sync_config import SyncConfig
 from atmo.transfer.config import TransferConfig
+from atmo.wire import limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class PeerConfig:
         strikes: Broken messages of one neighbour that end its link. Source: guess.
         forgive_s: Each such time forgives one of them. Source: guess.
         ban_s: How long a neighbour that broke too many is kept out. Source: guess.
+        gone: Members remembered of whom nobody has heard for a record's lifetime.
     """
 
     hello_s: float = 5.0
@@ -29,6 +31,7 @@ class PeerConfig:
     strikes: int = 16
     forgive_s: float = 30.0
     ban_s: float = 300.0
+    gone: int = limits.AUTHORS
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     broadcast: BroadcastConfig = field(default_factory=BroadcastConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any
 
 from atmo.errors import WireError
@@ -12,6 +13,7 @@ from atmo.gossip.records import ModelRecord, ModelsBody, NodeRecord, Record
 from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
 from atmo.router.capability import Capability
+from atmo.wire import limits
 from atmo.wire.schema import Most, pack_checked, unpack_untrusted
 
 _PAGE_BYTES = 40 * 1024
@@ -29,13 +31,17 @@ class CapabilitiesBody:
 class Directory:
     """The decoded bodies of live records, kept in step by `changed`.
 
+    Args:
+        most_gone: How many members in `gone` are no surplus.
+
     Attributes:
-        nodes: Members whose record is alive.
-        gone: Members nobody has heard of for a record's lifetime, as they were last.
+        nodes: Members whose record is alive; the table of records bounds them.
+        gone: Members nobody has heard of for a record's lifetime, as they were last; who has been gone longest first.
         issued_s: Unix seconds of the last record of each of both.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_gone: int = limits.AUTHORS) -> None:
+        self._most_gone = most_gone
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.gone: dict[NodeId, NodeRecord] = {}
         self.issued_s: dict[NodeId, int] = {}
@@ -70,6 +76,14 @@ class Directory:
         """Takes over a node record that has expired: who is gone may come back."""
         self.gone[node] = unpack_untrusted(NodeRecord, record.body)
         self.issued_s[node] = record.issued_s
+
+    def surplus(self) -> list[NodeId]:
+        """Returns who has been gone longest, as many as there are too many of; the caller forgets them."""
+        return list(islice(self.gone, max(0, len(self.gone) - self._most_gone)))
+
+    def forget(self, node: NodeId) -> None:
+        """Forgets a member that is gone."""
+        del self.gone[node], self.issued_s[node]
 
     def name(self, node: NodeId) -> str:
         """Returns what a node calls itself, else the start of its id."""

@@ -76,7 +76,7 @@ class Peer:
         self._pending: dict[NodeId, float] = {}  # of new links: when the Hello is overdue
         self._closing: dict[NodeId, None] = {}
         self._strikes = Strikes(config.strikes, config.forgive_s, config.ban_s)
-        self._directory = Directory()
+        self._directory = Directory(config.gone)
         self._views = Views(member, trust, self.membership, self._directory, self._paths, self._closing)
         self._next_check = math.inf
         self._now = Now(0.0, 0.0)
@@ -299,7 +299,7 @@ class Peer:
         """
         expired = self.sync.load(now, envelopes)
         self._settle(now)
-        for author, record in expired:
+        for author, record in sorted(expired, key=lambda row: row[1].issued_s):
             try:
                 node = unpack_untrusted(NodeRecord, record.body)
                 self.trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
@@ -308,6 +308,7 @@ class Peer:
                 continue
             self._directory.remember(author, record)
             self.membership.learn(now, author, node.addresses, stale=True)
+        self._forget_surplus()
         self._settle(now)
 
     def _publish(self, now: Now, kind: str, key: str, body: bytes) -> None:
@@ -360,8 +361,11 @@ class Peer:
         if change.kind == kinds.NODE:
             if change.record:
                 self.membership.learn(now, change.author, self._directory.nodes[change.author].addresses)
-            else:
+            elif self.trust.is_member(now.wall, change.author):
                 self.membership.mark_stale(change.author)
+                self._forget_surplus()
+            else:
+                self._forget(change.author)
         elif change.kind == kinds.REVOCATION and change.record:
             self._revoked(now, unpack_untrusted(RevocationBody, change.record.body).node, change.author)
 
@@ -384,7 +388,19 @@ class Peer:
         for author in self.sync.authors():
             if author != self.node_id and not self.trust.is_member(now.wall, author):
                 self.sync.drop_author(author)
-                self.membership.forget(author)
+        for node in list(self._directory.gone):
+            if not self.trust.is_member(now.wall, node):
+                self._forget(node)
+
+    def _forget_surplus(self) -> None:
+        for node in self._directory.surplus():
+            self._forget(node)
+
+    def _forget(self, node: NodeId) -> None:
+        """Forgets a node that is gone or no member any more: its name, where it was, that it could be dialled."""
+        self._directory.forget(node)
+        self.membership.forget(node)
+        self.sync.forget(node)
 
     # --- queries --------------------------------------------------------------------------------------------------
 

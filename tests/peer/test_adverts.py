@@ -10,7 +10,7 @@ from atmo.engine import Send
 from atmo.errors import WireError
 from atmo.gossip.messages import Flood, Pong, Records
 from atmo.gossip.records import MODELS, NODE, ModelsBody, NodeRecord
-from atmo.peer import CapabilitiesBody
+from atmo.peer import CapabilitiesBody, PeerConfig
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Side, Table, capability, model, pair
@@ -214,3 +214,23 @@ def test_an_honest_neighbour_is_not_blamed_for_what_only_we_see_otherwise() -> N
         anna.hears(BERT.node_id, Flood(sealed(EVE, "weather", str(number), lifetime_s=0, issued_s=0)))
     assert anna.faults() == []
     assert anna.peer.is_ready(BERT.node_id)
+
+
+def test_those_who_have_been_gone_longest_are_forgotten_first() -> None:
+    table = Table(PeerConfig(gone=2))
+    anna = table.add(ANNA, "anna")
+    table.verified(anna, BERT)
+    others = [signer(f"node {number}") for number in range(4)]
+    for other in others:
+        node = NodeRecord("x", (ADDRESS,), certificate(other.node_id))
+        anna.hears(BERT.node_id, Flood(sealed(other, NODE, body=pack(node), issued_s=int(table.wall))))
+        table.advance(1)
+    table.advance(400)
+    kept = [other.node_id for other in others[2:]]
+    assert list(anna.peer._directory.gone) == list(anna.peer._directory.issued_s)[-2:] == kept
+    assert set(anna.peer.membership._candidates) == set(kept)
+    assert len(anna.disk()) == 2
+    again = Table(PeerConfig(gone=1))
+    again.mono, again.wall = table.mono, table.wall
+    later = again.add(ANNA, "anna", epoch=2, records=anna.disk())
+    assert list(later.peer._directory.gone) == kept[1:], "the disk too may hold more than there is room for"

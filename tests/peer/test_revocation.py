@@ -6,10 +6,11 @@ from itertools import permutations
 
 import pytest
 
-from atmo.engine import Dial
+from atmo.engine import Dial, Store
 from atmo.errors import WireError
 from atmo.gossip.messages import Flood
 from atmo.gossip.records import NODE, REVOCATION, RevocationBody
+from atmo.gossip.sync import store_key
 from atmo.peer import Revoked
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
@@ -185,3 +186,27 @@ def test_a_founder_can_revoke_after_a_restart_what_it_revoked_before() -> None:
     founder.tells(lambda peer, now: peer.revoke(now, eve.id))
     founder.tells(lambda peer, now: peer.revoke(now, eve.id))
     assert founder.emitted(Revoked) == [Revoked(eve.id)]
+
+
+def test_a_node_that_was_put_out_while_it_was_away_is_forgotten_too() -> None:
+    table, founder, admin, anna, eve = mesh()
+    for one, two in ((founder, eve), (anna, eve), (founder, admin)):
+        table.cut(one.id, two.id)
+    del table.sides[eve.id], table.sides[admin.id]
+    table.advance(400)
+    assert anna.peer.name(eve.id) == "eve", "gone, and remembered"
+    founder.tells(lambda peer, now: peer.revoke(now, eve.id))
+    for side in (founder, anna):
+        assert eve.id not in side.peer._directory.gone
+        assert eve.id not in side.peer._directory.issued_s
+        assert eve.id not in side.peer.membership._candidates
+        assert Store(store_key((eve.id, NODE, "")), None) in side.log
+        assert side.peer.name(admin.id) == "admin"
+
+
+def test_a_node_that_was_put_out_while_it_was_there_leaves_nothing_behind() -> None:
+    _, founder, _, anna, eve = mesh()
+    founder.tells(lambda peer, now: peer.revoke(now, eve.id))
+    assert eve.id not in anna.peer._directory.gone
+    assert eve.id not in anna.peer._directory.issued_s
+    assert eve.id not in anna.peer.membership._candidates
