@@ -156,7 +156,7 @@ class MeshHost:
 
 
 def this_hardware() -> Hardware:
-    """Describes this machine in the words of seed 000."""
+    """Describes this machine for its node record (docs/manifest.md)."""
     try:
         memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     except (ValueError, OSError):
