@@ -71,7 +71,7 @@ def check_record_untrusted(record: Record) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a machine has, in the words of seed 000's node capabilities."""
+    """What a machine has; docs/manifest.md describes the fields."""
 
     memory_mb: Annotated[int, Most(2**40)] = 0
     cpu_cores: Annotated[int, Most(2**20)] = 0
@@ -102,7 +102,7 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """One model that a node holds whole: MODEL_AVAILABLE of seed 000.
+    """One model that a node holds whole.
 
     Attributes:
         name, version, type, format: As in the manifest.
