@@ -10,10 +10,10 @@ class SyncConfig:
     """Periods and bounds.
 
     Attributes:
-        lifetime_s: Of own records. Source: seed 000, entries expire after five minutes without news.
+        lifetime_s: Of own records. Source: choice; what a node held is forgotten five minutes after its last word.
         renew_s: Own records are signed again after this, a third of the lifetime, so that two losses do no harm.
         round_s: Between two summaries to a random neighbour. Source: guess.
-        skew_s: Tolerated difference of clocks. Source: the protocol's design.
+        skew_s: Tolerated difference of clocks. Source: docs/PROTOCOL.md section 8.
         message_bytes: Of envelopes in one `Records` message, of entries in one `Summary`; under the message limit.
         summary_gap_s: A neighbour's summary sooner after its last one is not answered. Source: guess.
         reclaim_s: Between two times that this node takes back what is said in its name. Source: guess.
