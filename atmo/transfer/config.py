@@ -10,7 +10,7 @@ class TransferConfig:
     """Sizes and times of transfers.
 
     Attributes:
-        window_start: Fetches under way at a source of unknown rate. Source: measurements, two requests in flight.
+        window_start: Fetches under way at a source of unknown rate. Source: docs/measurements.md.
         window_most: The most of them; bounds memory at both ends. Source: guess.
         queue_s: A window holds what the source sends in this time. Source: libtorrent's `request_queue_time` is 3 s
             with 16 KiB blocks; chunks are larger, so that taking one back costs more.
