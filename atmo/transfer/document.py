@@ -1,4 +1,4 @@
-"""Manifests as the YAML documents of seed 000: plain maps here, files and YAML elsewhere."""
+"""Manifests as YAML documents (docs/manifest.md): plain maps here, files and YAML elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atmo.wire import schema
 
 
 def to_document(manifest: Manifest, publisher: NodeId | None = None) -> dict[str, Any]:
-    """Returns the manifest with the names and the order of seed 000; chunk lists are told by their number."""
+    """Returns the manifest with the names and the order of docs/manifest.md; chunk lists are told by their number."""
     document: dict[str, Any] = {"name": manifest.name, "version": manifest.version, "type": manifest.type}
     document |= {
         "description": manifest.description,
