@@ -49,7 +49,7 @@ class QuicConfig:
         retry_above_half_open: With more handshakes than this under way a newcomer must first prove its address
             (Retry, RFC 9000 section 8.1.2).
         max_accept_queue: Authenticated connections that nobody has accepted yet.
-        drain_datagrams: Datagrams read per wake-up. Source: design section 5, measured.
+        drain_datagrams: Datagrams read per wake-up. Source: docs/measurements.md, "Datagrams".
         socket_buffer_bytes: Asked of the system for each direction; it may grant less.
     """
 
