@@ -15,7 +15,7 @@ from atmo.trust.genesis import mesh_id, open_genesis_untrusted
 from atmo.wire import limits
 
 SKEW_S = 60.0
-"""Clocks of members may differ by this much. Source: the protocol's design."""
+"""Clocks of members may differ by this much. Source: docs/PROTOCOL.md section 5."""
 
 _REVOKERS = 64  # admins whose word against one node is kept
 
