@@ -154,6 +154,7 @@ class ServerConfig:
         held_bytes: Bodies held at once; what local clients send is not counted. Source: a choice, as `BUDGET_BYTES`.
         held_bytes_per_node: Of one node: its largest body and some small ones beside it.
         body_s: Seconds within which a body must be here.
+        last_s: Seconds within which an error that comes after the deadline, or before the work, must be taken.
     """
 
     max_calls: int = 64
@@ -161,6 +162,7 @@ class ServerConfig:
     held_bytes: int = BUDGET_BYTES
     held_bytes_per_node: int = limits.REQUEST_BYTES + 8 * 1024 * 1024
     body_s: float = 60.0
+    last_s: float = 5.0
 
 
 @dataclass(slots=True)
@@ -279,9 +281,16 @@ class ExecuteServer:
     async def _refuse(self, stream: RequestStream, unread: int, error: RequestError) -> None:
         """Answers with an error, then takes what is still under way, so that the asking side gets to read it."""
         self.stats.refused += 1
-        await stream.send(_error_frame(error))
+        await self._send_last(stream, _error_frame(error))
         if unread:
             await self._discard(stream, unread)
+
+    async def _send_last(self, stream: RequestStream, frame: bytes) -> None:
+        """Sends what no deadline of a request bounds any more; an asking node that does not read it is given up."""
+        with trio.move_on_after(self._config.last_s):
+            await stream.send(frame)
+            return
+        raise RemoteError("the asking node does not read its answer")
 
     async def _discard(self, stream: RequestStream, unread: int) -> None:
         with trio.move_on_after(self._config.body_s):
@@ -301,10 +310,11 @@ class ExecuteServer:
                 if timer.cancelled_caught:
                     self.stats.failed += 1
                     late = f"{call.capability.model} took longer than {deadline_s:g} s."
-                    await stream.send(_error_frame(RequestError(504, late, kind="api_error", code="timeout")))
+                    error = RequestError(504, late, kind="api_error", code="timeout")
+                    await self._send_last(stream, _error_frame(error))
                 finished = True
-            except RemoteError as error:
-                log.info("%s left while %s answered it: %s", stream.node_id.short, call.capability.id, error)
+            except RemoteError as left:
+                log.info("%s left while %s answered it: %s", stream.node_id.short, call.capability.id, left)
             nursery.cancel_scope.cancel()
         if not finished:
             self.stats.abandoned += 1

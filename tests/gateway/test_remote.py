@@ -241,6 +241,22 @@ class TestServer:
             assert answer["error"]["status"] == 504
             assert trio.current_time() < 10
 
+    @pytest.mark.parametrize("capability", ["echo:echo", "gone"])
+    async def test_an_end_that_nobody_reads(self, capability: str, autojump_clock: trio.testing.MockClock) -> None:
+        backend = Failing()
+        async with serving(backend) as server:
+            body = as_json(chat())
+            stream = server.ask(header(size=len(body), capability=capability, deadline_ms=2_000))
+            assert stream.other is not None
+            for _ in range(8):
+                stream.other.sender.send_nowait(b"")
+            await stream.send(body)
+            await trio.sleep(60)
+            assert server.ended
+            assert server.ended[0]
+            with pytest.raises(RemoteError):
+                await stream.send(b"")
+
     async def test_an_answer_that_is_too_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(limits, "REQUEST_BYTES", 200)
         async with serving(Echo()) as server:
