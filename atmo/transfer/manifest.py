@@ -1,8 +1,8 @@
 """A model's manifest: everything about a model but its bytes, signed by who published it.
 
-The fields are those of seed 000's `model-manifest.yaml`, plus the files with their SHA-256 and the BLAKE3 names of
-their chunks. A `Manifest` that exists is valid: its constructor checks it. The manifest's own name, by which nodes ask
-for it, is the BLAKE3 hash of the sealed bytes.
+The fields are those of `model-manifest.yaml` (docs/manifest.md), plus the files with their SHA-256 and the BLAKE3 names
+of their chunks. A `Manifest` that exists is valid: its constructor checks it. The manifest's own name, by which nodes
+ask for it, is the BLAKE3 hash of the sealed bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DOMAIN = "atmo/manifest/1"
 HASH_BYTES = 32
 
 CHUNK_BYTES = 1024 * 1024
-"""What we cut files into. Source: measurements, 256 KiB and 4 MiB chunks were slower."""
+"""What we cut files into. Source: docs/measurements.md, "Size of chunks"."""
 
 LEAST_CHUNK_BYTES = 64 * 1024
 ENVELOPE_BYTES = 1_024
@@ -236,7 +236,9 @@ def seal_manifest(signer: Signer, manifest: Manifest) -> bytes:
     """
     try:
         payload = schema.pack(manifest)
-        schema.unpack_untrusted(Manifest, payload, limits.MANIFEST_BYTES - ENVELOPE_BYTES)
+        schema.unpack_untrusted(
+            Manifest, payload, limits.MANIFEST_BYTES - ENVELOPE_BYTES, max_items=limits.MANIFEST_ITEMS
+        )
     except WireError as error:
         raise ValueError(str(error)) from error
     return envelope.seal(signer, DOMAIN, envelope.NO_MESH, payload)
@@ -249,7 +251,8 @@ def open_manifest_untrusted(sealed: bytes) -> tuple[Manifest, NodeId]:
         WireError: It is too long, malformed, not signed rightly, or contradicts itself.
     """
     opened = envelope.open_untrusted(sealed, DOMAIN, envelope.NO_MESH, limits.MANIFEST_BYTES)
-    return schema.unpack_untrusted(Manifest, opened.payload, limits.MANIFEST_BYTES), opened.author
+    manifest = schema.unpack_untrusted(Manifest, opened.payload, limits.MANIFEST_BYTES, max_items=limits.MANIFEST_ITEMS)
+    return manifest, opened.author
 
 
 def manifest_id(sealed: bytes) -> bytes:
