@@ -46,7 +46,7 @@ class ConvertedModel:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What the manifest says that it can do, where nobody said it; in the words of seed 000."""
+        """What the manifest says that it can do, where nobody said it, in the usual words (docs/manifest.md)."""
         words = {"classifier": "classification", "anomaly_detector": "anomaly_detection", "regressor": "regression"}
         return (words[self.type],)
 

@@ -36,7 +36,10 @@ second, which stands in where more than half of a column is one value."""
 
 MIN_ROWS = 3
 TEMPERATURE = 0.05
-"""Of the softmax over cosines. Source: measured on CLINC150, 8 labels drawn at random: 94 % right, mean score 0.93."""
+"""Of the softmax over cosines. 8 labels of CLINC150 drawn at random: 94 % right, mean score 0.93.
+
+Source: docs/measurements.md, "Routing by meaning".
+"""
 
 _CAPABILITIES = (
     Capability(

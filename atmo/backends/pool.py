@@ -22,7 +22,7 @@ class PoolConfig:
 
     Attributes:
         first_discovery_s: How long `run` waits for all backends together before it reports ready; the late ones
-            are announced when they answer. Source: issue "A mesh of real peers".
+            are announced when they answer.
         discover_s: After this a discovery counts as failed, and its backend as away.
         max_waiting: Requests that may wait for one capability; the next one is refused with 429.
         max_wait_s: How long a request waits for its turn before it is refused with 503.

@@ -34,7 +34,7 @@ MIN_ANOMALY_ROWS = 8
 """Fewer rows say nothing of what is normal. Source: guess."""
 
 CONTAMINATION = 0.1
-"""Share of the training rows that count as anomalies when nothing is said. Source: PyOD's default, and seed 000's."""
+"""Share of the training rows that count as anomalies when nothing is said. Source: PyOD's default."""
 
 MAX_WAITING = 4
 BUILTIN_PREFIX = "builtin-"
