@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from atmo.errors import AtmoError, UserError, WireError
+from atmo.errors import AtmoError, UserError
 from atmo.storage import files, recovery
 from atmo.storage.database import Database
 from atmo.storage.files import Check, nothing
@@ -227,15 +227,8 @@ class ModelStorage:
 
     def partials(self) -> dict[bytes, tuple[bytes, Manifest]]:
         """Returns the downloads that can be continued: id to (sealed manifest, manifest)."""
-        found = {}
-        for folder in sorted((self.root / PARTIAL).iterdir()):
-            try:
-                sealed = (folder / "manifest").read_bytes()
-                manifest, _ = open_manifest_untrusted(sealed)
-            except (OSError, WireError):
-                continue
-            found[manifest_id(sealed)] = (sealed, manifest)
-        return found
+        folders = sorted((self.root / PARTIAL).iterdir())
+        return {bytes.fromhex(folder.name): found for folder in folders if (found := recovery.sealed_manifest(folder))}
 
     def discard_partials(self, spec: Spec) -> int:
         """Deletes downloads that were stopped and match; returns how many."""

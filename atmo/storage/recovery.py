@@ -23,13 +23,13 @@ def recover(root: Path, database: Database, registry: Registry, warn: Warn) -> N
         UserError: The database fails.
     """
     models, partial = root / "models", root / "partial"
-    for left in (root / "incoming").iterdir():
+    for left in (*(root / "incoming").iterdir(), *models.glob(f".{VIEW}.*.tmp")):
         delete(left)
     _settle_pending(models, partial, database, warn)
     _drop_rows_without_manifests(database, warn)
     _drop_rows_without_files(models, database, warn)
     for folder in partial.iterdir():
-        if _manifest_of(folder) is None:
+        if sealed_manifest(folder) is None:
             warn(f"{folder} is no download that could be continued; it is deleted")
             delete(folder)
     with database.transaction() as run:
@@ -52,10 +52,11 @@ def _settle_pending(models: Path, partial: Path, database: Database, warn: Warn)
     for place, origin in database.query("SELECT place, partial FROM pending"):
         path = models / place
         if not _is_registered(database, place) and path.exists():
-            manifest = _manifest_of(partial / origin) if origin else None
-            if manifest is None:
+            found = sealed_manifest(partial / origin) if origin else None
+            if found is None:
                 delete(path)
             else:
+                _, manifest = found
                 warn(f"the download of {manifest.name} {manifest.version} was cut at its last step; pull it to finish")
                 _put_back(path, partial / origin / DATA, manifest)
         with database.transaction() as run:
@@ -105,14 +106,14 @@ def _drop_rows_without_files(models: Path, database: Database, warn: Warn) -> No
         _forget(database, model)
 
 
-def _manifest_of(folder: Path) -> Manifest | None:
-    """Returns the manifest of a download's folder, None where it is none."""
+def sealed_manifest(folder: Path) -> tuple[bytes, Manifest] | None:
+    """Returns the manifest of a download's folder, sealed and opened, None where it is none or another's."""
     try:
         sealed = (folder / MANIFEST).read_bytes()
         manifest, _ = open_manifest_untrusted(sealed)
     except (OSError, WireError):
         return None
-    return manifest if folder.name == manifest_id(sealed).hex() else None
+    return (sealed, manifest) if folder.name == manifest_id(sealed).hex() else None
 
 
 def _report_strangers(models: Path, database: Database, warn: Warn) -> None:

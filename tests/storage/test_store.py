@@ -272,7 +272,10 @@ def test_what_is_no_download_is_cleared_away(store: ModelStorage) -> None:
     renamed = download(store, manifest_of(DATA), count=1)
     renamed.folder.rename(store.root / "partial" / ("0" * 64))
     (store.root / "incoming" / "left over").write_text("half a model")
+    (store.models_folder / ".registry.yaml.1.ab.tmp").write_text("half a view")
+    assert store.partials() == {}, "a folder under another name is no download"
     again = open_store(store.root)
+    assert names(store.models_folder) == ["registry.yaml"]
     assert len(again.warnings) == 3
     assert names(store.root / "partial") == names(store.root / "incoming") == []
 
