@@ -12,7 +12,7 @@ import numpy as np
 from blake3 import blake3
 
 from atmo.backends.embedder import DIMENSIONS, Embedder, Vectors
-from atmo.storage.home import write_atomically
+from atmo.storage.files import write_atomically
 
 KEY_BYTES = 16
 MAX_FILE_BYTES = 16 * 1024 * 1024

@@ -123,7 +123,7 @@ def open_history(path: Path) -> History:
 
 
 def _cut_history(path: Path) -> None:
-    from atmo.storage.home import write_atomically
+    from atmo.storage.files import write_atomically
 
     if path.stat().st_size <= HISTORY_BYTES:
         return

@@ -16,6 +16,7 @@ from typing import Any
 
 from atmo.errors import UserError
 from atmo.identity import Signer
+from atmo.storage.files import write_atomically
 
 _KEY_PREFIX = "atmosphere-ed25519-seed:"
 _LOCK_POLL_S = 0.05
@@ -138,24 +139,3 @@ class Home:
         """Forgets the running node."""
         with suppress(FileNotFoundError):
             self.info_path.unlink()
-
-
-def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Writes a file so that after a crash there is the old one or the new one, whole: write, fsync, rename, fsync."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

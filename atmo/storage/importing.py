@@ -16,7 +16,7 @@ import yaml
 
 from atmo.errors import UserError, WireError
 from atmo.identity import Signer
-from atmo.storage import files
+from atmo.storage import files, hashing
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.files import Check, nothing
 from atmo.storage.formats import Detected, detect
@@ -138,10 +138,10 @@ def store(
     source = converted[0] if converted else candidate.source
     try:
         if converted and candidate.claims:
-            check_claims(candidate, candidate.source.stat().st_size, files.sha256_of(candidate.source, check))
+            check_claims(candidate, candidate.source.stat().st_size, hashing.sha256_of(candidate.source, check))
         with storage.incoming(source.stat().st_size) as target:
             suffix = ".onnx" if converted else candidate.detected.suffix
-            file = files.copy_hashed(source, target, f"model{suffix}", check)
+            file = hashing.copy_hashed(source, target, f"model{suffix}", check)
             if not converted:
                 check_claims(candidate, file.size_bytes, file.sha256)
             return _register(storage, signer, node_name, candidate, converted[1] if converted else None, file, target)

@@ -63,7 +63,7 @@ class MeshState:
         return [value for _, value in self._database.kv_items(STORE_PREFIX)]
 
     def apply(self, stores: Iterable[Store]) -> None:
-        """Keeps or forgets what the peer asked for, the whole batch in one transaction: each costs a sync of the disk."""
+        """Keeps or forgets what the peer asked for, all in one transaction: each costs a sync of the disk."""
         with self._database.transaction():
             for store in stores:
                 if store.value is None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from atmo.errors import UserError
-from atmo.storage import files
+from atmo.storage import files, hashing
 from atmo.storage.files import Check, nothing
 from atmo.transfer.manifest import ChunkPlace, Manifest, chunk_hash
 
@@ -118,7 +118,7 @@ class PartialDownload:
         done = 0
         for file in self.manifest.files:
             before = done
-            found = files.sha256_of(self.folder / DATA / file.path, lambda here, before=before: check(before + here))  # type: ignore[misc]
+            found = hashing.sha256_of(self.folder / DATA / file.path, lambda here, before=before: check(before + here))  # type: ignore[misc]
             if found != file.sha256:
                 return file.path
             done += file.size_bytes
@@ -146,7 +146,7 @@ class PartialDownload:
         paths = [data / file.path for file in self.manifest.files]
         files.check_room(self.folder, self.manifest.size_bytes - sum(_allocated(path) for path in paths))
         if not (self.folder / MANIFEST).exists():
-            files.write_whole(self.folder / MANIFEST, self.sealed)
+            files.write_atomically(self.folder / MANIFEST, self.sealed)
         for file, path in zip(self.manifest.files, paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._data.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))

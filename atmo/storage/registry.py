@@ -18,7 +18,7 @@ import yaml
 from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.storage.database import Database, damaged
-from atmo.storage.files import write_whole
+from atmo.storage.files import write_atomically
 from atmo.transfer.manifest import Manifest, open_manifest_untrusted
 from atmo.transfer.names import newest_first, version_key
 
@@ -200,7 +200,7 @@ class Registry:
         text = _HEAD + yaml.safe_dump({"models": self.view()}, sort_keys=False, allow_unicode=True)
         path, data = self._folder / VIEW, text.encode()
         if not path.exists() or path.read_bytes() != data:
-            write_whole(path, data)
+            write_atomically(path, data)
 
     def view(self) -> dict[str, Any]:
         """Returns the content of `registry.yaml`: by name the newest version, and the others under `versions`."""

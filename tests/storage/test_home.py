@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from atmo.errors import UserError
-from atmo.storage.home import Home, write_atomically
+from atmo.storage.files import write_atomically
+from atmo.storage.home import Home
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from atmo.errors import UserError
-from atmo.storage import files, importing
+from atmo.storage import hashing, importing
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.database import Database
 from atmo.storage.registry import LocalModel
@@ -227,12 +227,12 @@ def test_a_file_that_vanishes(storage: ModelStorage, source: Path) -> None:
 def test_short_reads_do_not_change_the_chunks(tmp_path: Path, source: Path) -> None:
     reads = iter([3, CHUNK_BYTES - 3, 0])
     buffer = memoryview(bytearray(CHUNK_BYTES))
-    assert files._fill(lambda view: min(next(reads), len(view)), buffer) == CHUNK_BYTES
+    assert hashing._fill(lambda view: min(next(reads), len(view)), buffer) == CHUNK_BYTES
     written: list[bytes] = []
 
     def write(data: memoryview) -> int:
         written.append(bytes(data[:2]))
         return min(2, len(data))
 
-    files._write_all(write, memoryview(b"abcde"))
+    hashing._write_all(write, memoryview(b"abcde"))
     assert written == [b"ab", b"cd", b"e"]

@@ -95,7 +95,7 @@ def check_whole(store: ModelStorage, name: str, data: bytes) -> bool:
 def check_tidy(store: ModelStorage) -> None:
     """Nothing lies about that belongs to nobody."""
     owned = {model.path.name for model in store.models()}
-    assert {path.name for path in store.models_folder.iterdir()} - owned <= {"registry.yaml", "registry.yaml.new"}
+    assert {path.name for path in store.models_folder.iterdir()} - owned == {"registry.yaml"}
     assert list((store.root / "incoming").iterdir()) == []
     assert not any("belongs to no model" in warning for warning in store.warnings)
 
