@@ -394,7 +394,7 @@ def _answer_untrusted(frame: bytes | None) -> tuple[str, Any]:
     if frame is None:
         raise RemoteError("it ended the stream in the middle of an answer")
     try:
-        value = codec.decode_untrusted(frame, limits.FRAME_BYTES)
+        value = codec.decode_untrusted(frame, limits.FRAME_BYTES, max_items=limits.ANSWER_ITEMS)
     except WireError as error:
         raise RemoteError(f"its answer does not decode: {error}") from error
     if not isinstance(value, dict) or len(value) != 1:

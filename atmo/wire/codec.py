@@ -45,7 +45,7 @@ def encode(value: Value) -> bytes:
     """
     try:
         data = bytes(cbor2.dumps(value, canonical=True))
-        _check_shape(data, limits.DEPTH, limits.REQUEST_ITEMS)
+        _check_shape(data, limits.DEPTH, limits.MANIFEST_ITEMS)
     except Exception as error:
         raise EncodeError(f"a value has no encoding here: {error}") from error
     return data
@@ -60,6 +60,7 @@ def decode_untrusted(
     data: bytes,
     max_bytes: int = limits.MESSAGE_BYTES,
     *,
+    max_items: int = limits.ITEMS,
     max_depth: int = limits.DEPTH,
     tag: int | None = None,
 ) -> Value:
@@ -67,8 +68,8 @@ def decode_untrusted(
 
     Args:
         data: Bytes from outside.
-        max_bytes: Longer input is refused unread. Up to `limits.MESSAGE_BYTES` a value may hold `limits.ITEMS`
-            elements, above it `limits.REQUEST_ITEMS`.
+        max_bytes: Longer input is refused unread.
+        max_items: More elements, over all arrays and maps, are refused undecoded.
         max_depth: Deeper nesting is refused undecoded.
         tag: The one CBOR tag that may stand in front of the value, once; it must be there and is taken off.
 
@@ -83,7 +84,7 @@ def decode_untrusted(
         if not data.startswith(head):
             raise WireError(f"CBOR tag {tag} is missing")
         body = data[len(head) :]
-    _check_shape(body, max_depth, limits.ITEMS if max_bytes <= limits.MESSAGE_BYTES else limits.REQUEST_ITEMS)
+    _check_shape(body, max_depth, max_items)
     try:
         value = cbor2.loads(body)
         again = cbor2.dumps(value, canonical=True)

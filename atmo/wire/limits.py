@@ -13,10 +13,13 @@ DEPTH = 32
 """Nesting of arrays and maps in one CBOR value: a tool's JSON schema in a chat request is easily 15 deep."""
 
 ITEMS = 16_384
-"""Elements over all arrays and maps of one CBOR value of at most MESSAGE_BYTES."""
+"""Elements over all arrays and maps of one CBOR value."""
 
-REQUEST_ITEMS = 1_048_576
-"""The same of a larger value: 2,048 vectors of 384 numbers, and at worst about 80 MB once decoded."""
+MANIFEST_ITEMS = 65_536
+"""The same of a manifest, the largest value there is: one with all that its fields admit has about half of that."""
+
+ANSWER_ITEMS = 64
+"""The same of one frame of an answer to `atmo/execute/1`."""
 
 ADDRESSES = 16
 """Addresses in one node record or join code."""

@@ -74,13 +74,15 @@ def pack_checked(value: DataclassInstance) -> bytes:
     return data
 
 
-def unpack_untrusted(cls: type[T], data: bytes, max_bytes: int = limits.MESSAGE_BYTES) -> T:
+def unpack_untrusted(
+    cls: type[T], data: bytes, max_bytes: int = limits.MESSAGE_BYTES, *, max_items: int = limits.ITEMS
+) -> T:
     """Decodes `data` as a `cls`.
 
     Raises:
         WireError: The bytes do not decode or do not fit the dataclass.
     """
-    return from_wire_untrusted(cls, codec.decode_untrusted(data, max_bytes))
+    return from_wire_untrusted(cls, codec.decode_untrusted(data, max_bytes, max_items=max_items))
 
 
 def from_wire_untrusted(cls: type[T], value: Any, where: str = "") -> T:

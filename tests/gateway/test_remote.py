@@ -341,6 +341,7 @@ class TestParts:
         ("frame", "words"),
         [
             (b"\xff", "does not decode"),
+            (b"\x9a" + (0xF_0000).to_bytes(4, "big") + b"\x80" * 0xF_0000, "more than 64 elements"),
             ([1], "not a map of one key"),
             ({}, "not a map of one key"),
             ({"part": b"{}", "end": True}, "not a map of one key"),

@@ -62,6 +62,12 @@ def test_the_largest_record_fits_a_flood_and_a_batch() -> None:
         assert decode_message_untrusted(encode_message(message)) == message
 
 
+@pytest.mark.parametrize("value", [["ping", {"nonce": 1, "more": [0] * 60_000}], ["flood", [[]] * limits.ITEMS]])
+def test_a_message_of_too_many_elements_is_refused(value: Any) -> None:
+    with pytest.raises(WireError, match=f"more than {limits.ITEMS} elements"):
+        decode_message_untrusted(codec.encode(value))
+
+
 @given(st.binary(max_size=200))
 def test_only_wire_errors_come_out_of_rubbish(rubbish: bytes) -> None:
     with pytest.raises(WireError):

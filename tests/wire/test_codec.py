@@ -234,9 +234,17 @@ def test_items() -> None:
     with pytest.raises(WireError, match="elements"):
         codec.decode_untrusted(b"\x99\x40\x01" + bytes(limits.ITEMS + 1))
     many = b"\x99\x40\x01" + bytes(limits.ITEMS + 1)
-    assert len(codec.decode_untrusted(many, limits.REQUEST_BYTES)) == limits.ITEMS + 1
     with pytest.raises(WireError, match="elements"):
-        codec.decode_untrusted(b"\x9a\x00\x10\x00\x01" + bytes(0x100001), limits.REQUEST_BYTES)
+        codec.decode_untrusted(many, limits.MANIFEST_BYTES)
+    assert len(codec.decode_untrusted(many, max_items=limits.ITEMS + 1)) == limits.ITEMS + 1
+    with pytest.raises(WireError, match="more than 2 elements"):
+        codec.decode_untrusted(b"\x83\0\0\0", max_items=2)
+
+
+def test_the_encoder_keeps_the_most_items_of_any_decoder() -> None:
+    codec.encode([0] * limits.MANIFEST_ITEMS)
+    with pytest.raises(EncodeError, match="elements"):
+        codec.encode([0] * (limits.MANIFEST_ITEMS + 1))
 
 
 def test_items_are_counted_over_all_levels() -> None:
