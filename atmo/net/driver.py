@@ -25,6 +25,7 @@ from atmo.engine import CancelFetch, Dial, Effect, Emit, FetchChunk, Hangup, Mis
 from atmo.errors import RemoteError, WireError
 from atmo.gossip.messages import decode_message_untrusted, encode_message
 from atmo.identity import NodeId
+from atmo.net.log_pace import LogPace
 from atmo.net.ports import Handler, RequestStream
 from atmo.net.quic import Connection, Endpoint
 from atmo.net.requests import open_request, serve_requests
@@ -46,7 +47,14 @@ _FLUSH_S = 0.1  # a last message is one packet
 
 @dataclass(slots=True)
 class DriverStats:
-    """Counters since start."""
+    """Counters since start.
+
+    Attributes:
+        messages_dropped: For links whose queue is full.
+        malformed: Messages that do not decode.
+        bad_requests: Requests that broke a rule.
+        misbehaved: Faults of other nodes, those among them.
+    """
 
     messages_in: int = 0
     messages_out: int = 0
@@ -97,6 +105,7 @@ class PeerDriver:
         self._fetches: dict[tuple[str, NodeId, int], trio.CancelScope] = {}
         self._stores: dict[str, Store] = {}
         self._wake = trio.Event()
+        self._log_pace = LogPace()
         self._nursery: trio.Nursery | None = None
 
     # --- MeshPort -------------------------------------------------------------------------------------------------
@@ -181,7 +190,8 @@ class PeerDriver:
                     link.scope.cancel()
             case Misbehaved(peer, reason):
                 self.stats.misbehaved += 1
-                log.warning("%s misbehaved: %s", self.peer.name(peer), reason)
+                if self._log_pace.admits(trio.current_time(), peer):
+                    log.warning("%s misbehaved: %s", self.peer.name(peer), reason)
             case Store(key):
                 self._stores[key] = effect
             case FetchChunk() if self._nursery:
@@ -289,7 +299,10 @@ class PeerDriver:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write_gossip, link)
                     nursery.start_soon(
-                        serve_requests, link.connection, lambda protocol: self._serving(link, protocol), self._bad
+                        serve_requests,
+                        link.connection,
+                        lambda protocol: self._serving(link, protocol),
+                        lambda reason: self._bad(node, reason),
                     )
                     await link.connection.closed.wait()
                     nursery.cancel_scope.cancel()
@@ -302,9 +315,10 @@ class PeerDriver:
                 self.peer.link_down(self.now(), node, reason)
                 self.kick()
 
-    def _bad(self, reason: str) -> None:
+    def _bad(self, node: NodeId, reason: str) -> None:
         self.stats.bad_requests += 1
-        log.warning("a bad request: %s", reason)
+        self.peer.malformed(self.now(), node, reason)
+        self.kick()
 
     async def _write_gossip(self, link: _Link) -> None:
         try:

@@ -91,6 +91,7 @@ class EndpointStats:
         refused_identity: Handshakes that ended without the right node id at the other end.
         handshakes_late: Incoming handshakes that did not end in time.
         streams_refused: Incoming streams reset because too many wait to be accepted.
+        requests_unknown: Requests of protocols that nobody here answers.
         requests_failed: Handlers that raised.
         internal_errors: Exceptions inside aioquic; each one cost its connection.
     """
@@ -113,5 +114,6 @@ class EndpointStats:
     handshakes_late: int = 0
     streams_refused: int = 0
     requests_served: int = 0
+    requests_unknown: int = 0
     requests_failed: int = 0
     internal_errors: int = 0

@@ -170,7 +170,7 @@ async def _serve_one(
             return
         handler = dispatch(request.protocol)
         if handler is None:
-            on_bad(f"{request.node_id.short} asked for {request.protocol!r}, which nobody here answers")
+            stream.connection.stats.requests_unknown += 1  # no fault: a later version may ask what we do not know
             code = StreamCode.UNKNOWN_PROTOCOL
             return
         done, code = await _run_handler(stream, request, handler, on_bad)

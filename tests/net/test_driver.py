@@ -214,3 +214,33 @@ async def test_goodbye_reaches_the_neighbours() -> None:
         await bert.leave()
         await until(lambda: not anna.peer.neighbours())
         assert any("it left" in reason for reason in reasons)
+
+
+async def test_bad_requests_end_the_link_and_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with running("anna") as anna, running("bert") as bert:
+        introduce(anna, bert)
+        await until(lambda: linked(anna, bert))
+        link = bert._links[anna.peer.node_id]
+        for _ in range(PeerConfig().strikes - 1):
+            stream = await link.connection.open_stream()
+            await stream.send_all(frame(b"\xff\xff\xff"))
+        await until(lambda: anna.stats.bad_requests == PeerConfig().strikes - 1)
+        assert linked(anna, bert)
+        for _ in range(2):  # time forgave a little meanwhile
+            stream = await link.connection.open_stream()
+            await stream.send_all(frame(b"\xff\xff\xff"))
+        await until(lambda: not anna.peer.neighbours())
+        assert anna.peer.stats.bans == 1
+        assert len([row for row in caplog.records if row.levelname == "WARNING"]) == 1
+
+
+async def test_asking_what_nobody_answers_is_no_fault() -> None:
+    async with running("anna") as anna, running("bert") as bert:
+        introduce(anna, bert)
+        await until(lambda: linked(anna, bert))
+        for _ in range(2 * PeerConfig().strikes):
+            with pytest.raises(RemoteError, match="does not speak"):
+                async with bert.request(anna.peer.node_id, "test/later/2", {}, 5) as stream:
+                    await stream.receive()
+        assert linked(anna, bert)
+        assert anna.stats.misbehaved == 0
