@@ -39,6 +39,21 @@ ANSWERED = {
     "what can I do in the shell": "getting-started.md#The shell",
     "ATMO_HOME": "getting-started.md#Where a node keeps its files",
     "x-atmosphere-reason": "endpoint.md#Seeing why",
+    "How do I let another machine into my mesh?": "meshes.md#Adding a second machine",
+    "invite my colleague's computer": "meshes.md#Adding a second machine",
+    "can I use the same code twice?": "meshes.md#How long an invitation",
+    "how long is an invitation valid?": "meshes.md#How long an invitation",
+    "leave a mesh": "meshes.md#Leaving a mesh",
+    "give a friend admin rights": "meshes.md#Roles",
+    "what happens if a computer is switched off?": "meshes.md#What happens when",
+    "the two computers cannot find one another": "troubleshooting.md#The machines do not see",
+    "how do I share a model with my other computers?": "models.md#Sharing a model",
+    "where are my models saved on disk?": "models.md#Where models are stored",
+    "how do I let my PDF and text files be searched?": "documents.md#Adding a folder",
+    "use GPT through my own API key": "language-models.md#Adding an OpenAI-compatible server",
+    "how do I rename my node?": "getting-started.md#Changing the name",
+    "can I run it without internet?": "getting-started.md#Working offline",
+    "I lost my phone, how do I block it?": "security.md#When a machine is lost",
 }
 
 NOT_ANSWERED = (
