@@ -1,6 +1,7 @@
 """Which models this machine holds: rows of the database, and the readable view `models/registry.yaml`.
 
-The database is the truth; the view is written after each change and again at start, whole, in the words of seed 000.
+The database is the truth; the view is written after each change and again at start, whole; docs/manifest.md
+describes its fields.
 """
 
 from __future__ import annotations
