@@ -7,7 +7,6 @@ Rows are a list of lists of numbers, or of objects keyed by column; texts are st
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atmo.errors import RequestError
+from atmo.transfer.names import check_name
 from atmo.wire import limits
 
 MAX_ROWS = 100_000
@@ -35,7 +35,6 @@ Label = str | int | float | bool
 Floats = NDArray[np.float32]
 
 _NUMBERS = {int, float}
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,18 +272,15 @@ def parse_model_name(body: Mapping[str, Any]) -> str:
     """Reads the name of a model that is to be made.
 
     Raises:
-        RequestError: 400: not a name of letters, digits, dot, dash and underscore.
+        RequestError: 400: not a name that a model may have.
     """
     name = body.get("model")
     if not isinstance(name, str) or name in ("", "auto"):
         raise invalid("'model' is missing: choose a name for the new model, such as 'pump-monitor'.", "model")
-    if len(name) > limits.NAME_CHARS or not _MODEL_NAME.fullmatch(name):
-        raise invalid(
-            f"'model' must start with a letter or digit and hold only letters, digits, '.', '_' and '-',"
-            f" at most {limits.NAME_CHARS} of them.",
-            "model",
-        )
-    return name
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise invalid(f"'model' is no name for a model: {error}.", "model") from error
 
 
 def parse_number(body: Mapping[str, Any], name: str, default: float | None, low: float, high: float) -> float | None:

@@ -158,12 +158,12 @@ def test_choices() -> None:
     assert "twice" in refused(parse_choices, {"labels": ["a", "a"]})
 
 
-@pytest.mark.parametrize("name", ["a", "pump-monitor", "A1._-", "x" * 128])
+@pytest.mark.parametrize("name", ["a", "pump-monitor", "A1._-", "x" * 128, "org/pump:v2"])
 def test_model_names(name: str) -> None:
     assert parse_model_name({"model": name}) == name
 
 
-@pytest.mark.parametrize("name", [None, "", "auto", 3, "../up", "a b", ".hidden", "a@1", "x" * 129, "a\n"])
+@pytest.mark.parametrize("name", [None, "", "auto", "Auto", 3, "../up", "a b", ".hidden", "a@1", "x" * 129, "a\n"])
 def test_bad_model_names(name: Any) -> None:
     assert "'model'" in refused(parse_model_name, {"model": name})
 

@@ -140,7 +140,7 @@ async def test_an_anomaly_detector_is_fitted_and_answers(trainer: Trainer, store
         ("forecast", {}, "Nothing can be fitted"),
         ("classify", {}, "'model' is missing"),
         ("classify", {"model": "builtin-x"}, "are taken"),
-        ("classify", {"model": "a/b"}, "letters, digits"),
+        ("classify", {"model": "a b"}, "letters, digits"),
         ("classify", {"model": "m", "data": [[1], [2]]}, "'labels' is missing"),
         ("classify", {"model": "m", "data": [[1], [2]], "labels": ["a"]}, "1 items for 2 rows"),
         ("classify", {"model": "m", "texts": ["a", ""], "labels": ["a", "b"]}, "Item 1 of 'texts' is empty"),
