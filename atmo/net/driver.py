@@ -29,7 +29,7 @@ from atmo.net.log_pace import LogPace
 from atmo.net.ports import Handler, RequestStream
 from atmo.net.quic import Connection, Endpoint
 from atmo.net.requests import open_request, serve_requests
-from atmo.peer import LinkReady, Peer
+from atmo.peer import AdvertLeftOut, LinkReady, Peer
 from atmo.wire.address import Address
 
 log = logging.getLogger(__name__)
@@ -207,6 +207,8 @@ class PeerDriver:
     def _tell(self, event: Any) -> None:
         if isinstance(event, LinkReady) and (link := self._links.get(event.node)):
             link.ready.set()
+        elif isinstance(event, AdvertLeftOut):
+            log.warning("the mesh does not learn of %r: %s", event.name, event.reason)
         for observer in self.observers:
             observer(event)
 

@@ -5,8 +5,18 @@ May import from the engines' rooms and everything below. `atmo.peer` exports wha
 
 from atmo.peer.config import PeerConfig, PeerStats
 from atmo.peer.directory import CapabilitiesBody
-from atmo.peer.events import LinkLost, LinkReady, Revoked
+from atmo.peer.events import AdvertLeftOut, LinkLost, LinkReady, Revoked
 from atmo.peer.peer import Peer
 from atmo.peer.views import NodeView
 
-__all__ = ["CapabilitiesBody", "LinkLost", "LinkReady", "NodeView", "Peer", "PeerConfig", "PeerStats", "Revoked"]
+__all__ = [
+    "AdvertLeftOut",
+    "CapabilitiesBody",
+    "LinkLost",
+    "LinkReady",
+    "NodeView",
+    "Peer",
+    "PeerConfig",
+    "PeerStats",
+    "Revoked",
+]

@@ -49,6 +49,7 @@ class PeerStats:
         dropped_closing: Messages on links that were being hung up.
         bans: Neighbours kept out for a while.
         revocations: Nodes put out of the mesh.
+        adverts_left_out: Models and capabilities of this node that no node would accept.
     """
 
     hellos_refused: int = 0
@@ -57,3 +58,4 @@ class PeerStats:
     dropped_closing: int = 0
     bans: int = 0
     revocations: int = 0
+    adverts_left_out: int = 0

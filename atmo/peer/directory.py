@@ -115,18 +115,24 @@ def check_body_untrusted(record: Record) -> None:
         unpack_untrusted(CapabilitiesBody, record.body)
 
 
-def pages(items: Sequence[Any]) -> list[tuple[Any, ...]]:
+def pages(items: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, WireError]]]:
     """Cuts adverts into pages that fit a record.
 
+    Returns:
+        The pages, and the adverts that no reader would accept, which are in none, each with why.
+
     Raises:
-        WireError: One of them is too large for any record, or all together for any node.
+        WireError: They are too many for any node.
     """
     cut: list[list[Any]] = []
+    unfit: list[tuple[Any, WireError]] = []
     size = _PAGE_BYTES
     for item in items:
-        item_size = len(pack_checked(item))
-        if item_size > _ITEM_BYTES:
-            raise WireError(f"an advert of {item_size} bytes is over the limit of {_ITEM_BYTES}: shorten its texts")
+        try:
+            item_size = _item_size(item)
+        except WireError as error:
+            unfit.append((item, error))
+            continue
         if size + item_size > _PAGE_BYTES or len(cut[-1]) >= 512:
             cut.append([])
             size = 0
@@ -134,4 +140,11 @@ def pages(items: Sequence[Any]) -> list[tuple[Any, ...]]:
         size += item_size
     if len(cut) > _PAGES:
         raise WireError(f"{len(items)} adverts are more than one node may tell the mesh")
-    return [tuple(page) for page in cut]
+    return [tuple(page) for page in cut], unfit
+
+
+def _item_size(item: Any) -> int:
+    size = len(pack_checked(item))
+    if size > _ITEM_BYTES:
+        raise WireError(f"an advert of {size} bytes is over the limit of {_ITEM_BYTES}: shorten its texts")
+    return size

@@ -23,6 +23,14 @@ class LinkLost:
 
 
 @dataclass(frozen=True, slots=True)
+class AdvertLeftOut:
+    """The mesh does not learn of a model or capability of this node, for no node would accept what it says."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked:
     """A node was put out of the mesh."""
 

@@ -26,7 +26,7 @@ from atmo.gossip.sync import RecordChanged, RecordSync, Refusal, Verdict
 from atmo.identity import NodeId, Signer
 from atmo.peer.config import PeerConfig, PeerStats
 from atmo.peer.directory import CapabilitiesBody, Directory, pages
-from atmo.peer.events import LinkLost, LinkReady, Revoked
+from atmo.peer.events import AdvertLeftOut, LinkLost, LinkReady, Revoked
 from atmo.peer.rules import judge_untrusted
 from atmo.peer.strikes import Strikes
 from atmo.peer.views import NodeView, Views
@@ -245,19 +245,25 @@ class Peer:
     def publish_models(self, now: Now, models: Sequence[ModelRecord]) -> None:
         """Tells the mesh which models this node holds, in place of what it said before.
 
+        One that no reader would accept is left out: an `AdvertLeftOut` says so.
+
         Raises:
-            WireError: They are more, or one is larger, than a node may tell; what it said before stands.
+            WireError: They are more than a node may tell; what it said before stands.
         """
-        self._publish_pages(now, kinds.MODELS, [pack(ModelsBody(page)) for page in pages(models)])
+        cut, unfit = pages(models)
+        self._leave_out((model.name, error) for model, error in unfit)
+        self._publish_pages(now, kinds.MODELS, [pack(ModelsBody(page)) for page in cut])
 
     def publish_capabilities(self, now: Now, capabilities: Sequence[Capability]) -> None:
-        """Tells the mesh what this node can run, in place of what it said before.
+        """Tells the mesh what this node can run, in place of what it said before; see `publish_models`."""
+        cut, unfit = pages(capabilities)
+        self._leave_out((capability.id, error) for capability, error in unfit)
+        self._publish_pages(now, kinds.CAPABILITIES, [pack(CapabilitiesBody(page)) for page in cut])
 
-        Raises:
-            WireError: They are more, or one is larger, than a node may tell; what it said before stands.
-        """
-        bodies = [pack(CapabilitiesBody(page)) for page in pages(capabilities)]
-        self._publish_pages(now, kinds.CAPABILITIES, bodies)
+    def _leave_out(self, adverts: Iterable[tuple[str, WireError]]) -> None:
+        for name, error in adverts:
+            self.stats.adverts_left_out += 1
+            self._out.put(Emit(AdvertLeftOut(name, str(error))))
 
     def _publish_pages(self, now: Now, kind: str, bodies: list[bytes]) -> None:
         for number, body in enumerate(bodies):

@@ -10,7 +10,7 @@ from atmo.engine import Send
 from atmo.errors import WireError
 from atmo.gossip.messages import Flood, Pong, Records
 from atmo.gossip.records import MODELS, NODE, ModelsBody, NodeRecord
-from atmo.peer import CapabilitiesBody, PeerConfig
+from atmo.peer import AdvertLeftOut, CapabilitiesBody, PeerConfig
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Side, Table, capability, model, pair
@@ -105,18 +105,30 @@ def test_a_page_holds_512_adverts_at_most() -> None:
     assert anna.faults() == []
 
 
-def test_an_advert_too_large_or_too_many_are_refused_at_the_author() -> None:
+def test_too_many_adverts_are_refused_at_the_author_and_one_too_large_is_left_out() -> None:
     _, anna, bert = pair()
     bert.tells(lambda peer, now: peer.publish_capabilities(now, [capability()]))
     huge = capability("huge", description="ü" * 1_024, examples=("ü" * 512,) * 32, backend="ü" * 128)
     giant = capability("giant", examples=("😀" * 512,) * 32)
     many = [capability(str(number), examples=("x" * 512,) * 32) for number in range(80)]
-    for wrong in ([capability(), giant], many):
-        with pytest.raises(WireError):
-            bert.peer.publish_capabilities(bert.table.now, wrong)
+    with pytest.raises(WireError):
+        bert.peer.publish_capabilities(bert.table.now, many)
     assert len(anna.peer.offers(anna.table.now)) == 1
-    bert.tells(lambda peer, now: peer.publish_capabilities(now, [huge]))
-    assert anna.peer.offers(anna.table.now)[0].capability == huge
+    bert.tells(lambda peer, now: peer.publish_capabilities(now, [giant, huge]))
+    assert [offer.capability for offer in anna.peer.offers(anna.table.now)] == [huge]
+    assert bert.emitted(AdvertLeftOut)[0].name == giant.id
+    assert anna.faults() == []
+
+
+def test_one_advert_that_no_node_would_accept_does_not_stop_the_others() -> None:
+    _, anna, bert = pair()
+    bad = [capability("bad", examples=("x" * 513,)), capability("\ud800")]
+    bert.tells(lambda peer, now: peer.publish_capabilities(now, [bad[0], capability(), bad[1]]))
+    bert.tells(lambda peer, now: peer.publish_models(now, [model("x" * 200), model("good")]))
+    assert [offer.capability for offer in anna.peer.offers(anna.table.now)] == [capability()]
+    assert anna.models() == ["good"]
+    assert [event.name for event in bert.emitted(AdvertLeftOut)] == [bad[0].id, bad[1].id, "x" * 200]
+    assert bert.peer.stats.adverts_left_out == 3
     assert anna.faults() == []
 
 
