@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from atmo.router.offer import Offer
+from atmo.wire.versions import newest_in, parse_range
 
 AUTO = "auto"
 _IMPLIED_TAG = ":latest"
@@ -31,34 +31,13 @@ def offers_named(model: str, offers: Sequence[Offer]) -> list[Offer]:
     found = _by_name(model, offers)
     name, at, wanted = model.partition("@")
     if not found and at:
-        admitted = version_range(wanted)
-        found = [
-            offer
-            for offer in _by_name(name, offers)
-            if (version := version_of(offer)) is not None and version in admitted
-        ]
+        versions = [(version_of(offer), offer) for offer in _by_name(name, offers)]
+        admitted = newest_in(parse_range(wanted), {version for version, _ in versions if version is not None})
+        found = [offer for version, offer in versions if version in admitted[:1]]
     if len({offer.capability.version for offer in found}) > 1:
         newest = max(map(_rank, found))
         found = [offer for offer in found if _rank(offer) == newest]
     return found
-
-
-def version_range(text: str) -> SpecifierSet:
-    """Reads what follows the `@` of a model: a PEP 440 version, a range of them, or `latest`.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if text in ("", "latest"):
-        return SpecifierSet()
-    try:
-        return SpecifierSet(f"=={Version(text)}")
-    except InvalidVersion:
-        pass
-    try:
-        return SpecifierSet(text)
-    except InvalidSpecifier:
-        raise ValueError(f"'{text[:64]}' is neither a version nor a range such as '>=1,<2'") from None
 
 
 def version_of(offer: Offer) -> Version | None:

@@ -6,18 +6,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_version
 from packaging.version import InvalidVersion, Version
 
 from atmo.wire import limits
+from atmo.wire.versions import parse_range
 
 VERSION_CHARS = 64
 PATH_CHARS = 512
 PART_BYTES = 200
 """One part of a path: file systems take 255 bytes; a suffix for temporary files needs room."""
-
-LATEST = "latest"
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"(?:{_PART}/)?{_PART}(?::{_PART})?")
@@ -143,10 +142,4 @@ def parse_spec(text: str) -> Spec:
     """
     name, _, wanted = (part.strip() for part in text.partition("@"))
     check_name(name)
-    if wanted in ("", LATEST):
-        return Spec(name, SpecifierSet(), wanted)
-    exact = wanted if wanted[0] in "<>=!~" else f"=={wanted}"
-    try:
-        return Spec(name, SpecifierSet(exact), wanted)
-    except InvalidSpecifier:
-        raise ValueError(f"{wanted!r} is not a version or range such as 1.2.0, 1.* or >=1,<2") from None
+    return Spec(name, parse_range(wanted), wanted)

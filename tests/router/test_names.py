@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from atmo.router.names import is_auto, offers_named, version_range
+from atmo.router.names import is_auto, offers_named
 from tests.router.offers import offer
 
 
@@ -21,7 +21,10 @@ def named(model: str, *offers: tuple[str, str]) -> list[str]:
         ("iris@~=1.0", ["iris 1.5"]),
         ("iris@latest", ["iris 2.0"]),
         ("iris@", ["iris 2.0"]),
+        ("iris@1.*", ["iris 1.5"]),
+        ("iris@ >=1, <2", ["iris 1.5"]),
         ("iris@3.0a1", ["iris 3.0a1"]),
+        ("iris@>2.0", ["iris 3.0a1"]),
         ("iris@>=4", []),
         ("Iris", []),
     ],
@@ -38,6 +41,11 @@ def test_every_node_with_the_newest_version_is_found() -> None:
 def test_only_a_preview_is_better_than_nothing() -> None:
     assert named("iris", ("iris", "2.0a1")) == ["iris 2.0a1"]
     assert named("iris", ("iris", "2.0a1"), ("iris", "2.0a2")) == ["iris 2.0a2"]
+    assert named("iris@latest", ("iris", "2.0a1"), ("iris", "2.0a2")) == ["iris 2.0a2"]
+
+
+def test_spellings_of_one_version_are_one() -> None:
+    assert named("iris@1.0", ("iris", "1.0"), ("iris", "1.0.0")) == ["iris 1.0", "iris 1.0.0"]
 
 
 def test_the_implied_tag_of_ollama() -> None:
@@ -59,7 +67,7 @@ def test_models_without_a_version_are_in_no_range() -> None:
 
 def test_what_follows_the_at_must_be_a_version_or_a_range() -> None:
     with pytest.raises(ValueError, match="neither a version nor a range"):
-        version_range("newish")
+        named("iris@newish", ("iris", "1.0"))
 
 
 def test_auto() -> None:
