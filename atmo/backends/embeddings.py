@@ -6,10 +6,8 @@ import base64
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from atmo.backends.base import Call, Part
-from atmo.backends.embedder import DIMENSIONS, MODEL, Embedder, Vectors
+from atmo.backends.embedder import MODEL, Embedder
 from atmo.errors import RequestError
 from atmo.router.capability import EMBEDDINGS, Capability
 
@@ -37,7 +35,7 @@ CAPABILITY = Capability(
 )
 
 
-class BuiltinBackend:
+class EmbeddingsBackend:
     """Offers the built-in embedder to the mesh.
 
     Args:
@@ -55,14 +53,13 @@ class BuiltinBackend:
         return (CAPABILITY,)
 
     async def execute(self, call: Call) -> AsyncGenerator[Part, None]:
-        """Yields one OpenAI list of embeddings in base64.
+        """Yields one OpenAI list of embeddings in base64, of full length: whoever asked shortens them.
 
         Raises:
-            RequestError: 400, `input` or `dimensions` are not what OpenAI's API takes.
+            RequestError: 400, `input` is not what OpenAI's API takes.
         """
         texts = _texts(call.body, self._embedder)
-        dimensions = _dimensions(call.body)
-        vectors = _shortened(await self._embedder.embed(texts), dimensions)
+        vectors = await self._embedder.embed(texts)
         tokens = await self._embedder.tokens_read(texts)
         data = [
             {"object": "embedding", "index": index, "embedding": base64.b64encode(vector.tobytes()).decode()}
@@ -102,24 +99,5 @@ def _is_token_ids(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
 
 
-def _dimensions(body: Mapping[str, Any]) -> int:
-    dimensions = body.get("dimensions")
-    if dimensions is None:
-        return DIMENSIONS
-    if type(dimensions) is not int or not 1 <= dimensions <= DIMENSIONS:
-        message = f"'dimensions' must be a whole number from 1 to {DIMENSIONS}: {MODEL} makes no longer vectors."
-        raise _bad(message, "dimensions")
-    return dimensions
-
-
-def _shortened(vectors: Vectors, dimensions: int) -> Vectors:
-    """Returns float32[n, dimensions] with rows of length 1 again."""
-    if dimensions == DIMENSIONS:
-        return vectors
-    cut = vectors[:, :dimensions]
-    lengths = np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.float32(1e-12))
-    return np.asarray(cut / lengths, np.float32)
-
-
-def _bad(message: str, param: str = "input") -> RequestError:
-    return RequestError(400, message, param=param, code="invalid_value")
+def _bad(message: str) -> RequestError:
+    return RequestError(400, message, param="input", code="invalid_value")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from atmo.backends.base import Backend
 from atmo.backends.embedder import Embedder
-from atmo.backends.embeddings import BuiltinBackend as EmbeddingsBackend
+from atmo.backends.embeddings import EmbeddingsBackend
 from atmo.backends.ml import BuiltinBackend
 from atmo.backends.ollama import OllamaBackend
 from atmo.backends.onnx import OnnxBackend
