@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -72,7 +72,6 @@ class MeshService:
         database: Where open invitations are.
         network: The node around it.
         mesh: Returns the running peer, None where there is no mesh.
-        in_thread: Runs a blocking call in a worker thread.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class MeshService:
         database: Database,
         network: Network,
         mesh: Callable[[], MeshPort | None],
-        in_thread: Callable[..., Awaitable[Any]] = trio.to_thread.run_sync,
     ) -> None:
         self._signer = signer
         self._name = name
@@ -91,7 +89,6 @@ class MeshService:
         self._database = database
         self._network = network
         self._mesh = mesh
-        self._in_thread = in_thread
         self._joining = trio.Lock()
 
     # --- queries --------------------------------------------------------------------------------------------------
@@ -153,7 +150,7 @@ class MeshService:
         now = time.time()
         expires_at = int(now + expires_s)
         try:
-            await self._in_thread(self._database.invite_add, secret_hash(secret), role, expires_at, now)
+            await trio.to_thread.run_sync(self._database.invite_add, secret_hash(secret), role, expires_at, now)
         except ValueError as error:
             raise UserError(f"No more codes can be made: {error}.", "Wait until some expire.") from error
         code = JoinCode(
@@ -228,7 +225,9 @@ class MeshService:
             return JoinRefusal("revoked")
         if not valid_name(request.name):
             return JoinRefusal("name")
-        redemption = await self._in_thread(self._database.invite_redeem, secret_hash(request.secret), joiner, now.wall)
+        redemption = await trio.to_thread.run_sync(
+            self._database.invite_redeem, secret_hash(request.secret), joiner, now.wall
+        )
         if redemption.role is None:
             return JoinRefusal(redemption.reason)
         own = peer.member(self._signer.node_id)
@@ -250,7 +249,7 @@ class MeshService:
         return issue(self._signer, mesh, certificate)
 
     async def _begin(self, credentials: MeshCredentials) -> None:
-        await self._in_thread(self._state.save, credentials)
+        await trio.to_thread.run_sync(self._state.save, credentials)
         await self._network.attach(credentials)
 
     async def _redeem(self, invitation: JoinCode) -> JoinGrant:

@@ -51,10 +51,6 @@ class Picker:
             return not self._free
         return not any(self._free.get(rarity) for rarity in self._free if rarity > 0)
 
-    def asked(self, index: int) -> tuple[NodeId, ...]:
-        """Returns who is being asked for a chunk, first asked first."""
-        return tuple(self._asked.get(index, ()))
-
     def is_missing(self, index: int) -> bool:
         """Says whether a chunk has not arrived; one out of range is not missing."""
         return index in self._missing
