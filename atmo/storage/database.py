@@ -72,6 +72,7 @@ MIGRATIONS = (
         stored_at REAL NOT NULL
     ) WITHOUT ROWID;
     """,
+    "DROP TABLE records;",  # records of the mesh lie under kv
 )
 """One script per version; a released one never changes."""
 

@@ -72,6 +72,19 @@ def test_it_is_durable_and_checks_references(database: Database) -> None:
         run.execute("INSERT INTO files (model, path, place, size_bytes) VALUES (7, 'a', 'a', 1)")
 
 
+def test_an_older_database_moves_up_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "atmosphere.db"
+    old = sqlite3.connect(path)
+    old.executescript(f"{MIGRATIONS[0]} PRAGMA user_version = 1; INSERT INTO kv VALUES ('a', x'31');")
+    old.close()
+    for _ in range(2):
+        database = Database(path)
+        assert database.kv_get("a") == b"1"
+        assert database.query("PRAGMA user_version") == [(len(MIGRATIONS),)]
+        assert database.query("SELECT name FROM sqlite_master WHERE name = 'records'") == []
+        database.close()
+
+
 def test_a_newer_database_is_left_alone(database: Database) -> None:
     with database.transaction() as run:
         run.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
