@@ -115,14 +115,17 @@ class OnnxBackend:
         deadline = self._clock() + TRIED_S
         found = [model for model in self._models() if model.format == "onnx" and model.type in OPERATION_OF_TYPE]
         found.sort(key=lambda model: (model.name, _rank(model.version)), reverse=True)
-        return [(describe(model), model) for model in found if self._usable(model, self._clock() < deadline)]
+        keys = [(model, key) for model in found if (key := _key(model)) is not None]
+        self._forget_all_but({key for _, key in keys})
+        return [(describe(model), model) for model, key in keys if self._usable(model, key, self._clock() < deadline)]
 
-    def _usable(self, model: StoredModel, time_left: bool) -> bool:
-        try:
-            key = file_key(model.path)
-        except OSError as error:
-            log.warning("model %s %s is left out: %s", model.name, model.version, error.strerror)
-            return False
+    def _forget_all_but(self, here: set[FileKey]) -> None:
+        """What is known of removed and replaced files would only grow."""
+        self._fine &= here
+        for key in set(self._bad) - here:
+            self._bad.pop(key, None)
+
+    def _usable(self, model: StoredModel, key: FileKey, time_left: bool) -> bool:
         if key in self._bad:
             return False
         if key in self._fine:
@@ -217,6 +220,14 @@ def describe(model: StoredModel) -> Capability:
         concurrency=CONCURRENCY,
         backend="onnx",
     )
+
+
+def _key(model: StoredModel) -> FileKey | None:
+    try:
+        return file_key(model.path)
+    except OSError as error:
+        log.warning("model %s %s is left out: %s", model.name, model.version, error.strerror)
+        return None
 
 
 def _capability_id(model: StoredModel) -> str:

@@ -264,6 +264,20 @@ async def test_a_removed_model_is_a_404(tmp_path: Path) -> None:
     assert caught.value.status == 404
 
 
+async def test_nothing_is_kept_of_files_that_are_gone(tmp_path: Path) -> None:
+    models: list[Stored] = []
+    backend = OnnxBackend(lambda: models, TinyEmbedder())
+    for number in range(4):
+        good = Stored(save(linear(), tmp_path / f"good-{number}.onnx"))
+        bad = Stored(save(custom(), tmp_path / f"bad-{number}.onnx"), name="bad")
+        models[:] = [good, bad]
+        assert [capability.model for capability in await backend.discover()] == ["m"]
+        assert (len(backend._fine), len(backend._bad)) == (1, 1)
+    models.clear()
+    await backend.discover()
+    assert (len(backend._fine), len(backend._bad)) == (0, 0)
+
+
 def test_the_cache_lets_the_least_recently_used_go(tmp_path: Path) -> None:
     cache = SessionCache(most=2)
     paths = [save(linear(), tmp_path / f"{i}.onnx") for i in range(3)]
