@@ -29,7 +29,7 @@ from atmo.net.log_pace import LogPace
 from atmo.net.ports import Handler, RequestStream
 from atmo.net.quic import Connection, Endpoint
 from atmo.net.requests import open_request, serve_requests
-from atmo.peer import AdvertLeftOut, LinkReady, Peer
+from atmo.peer import AdvertLeftOut, LinkAge, LinkReady, Peer
 from atmo.wire.address import Address
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ GOSSIP = "atmo/gossip/1"
 _READY_S = 5.0  # a request waits this long for its sender's Hello
 _DIAL_S = 5.0
 _STAGGER_S = 0.25  # Source: RFC 8305 section 8, Connection Attempt Delay
-_SIMULTANEOUS_S = 5.0  # two links this close together are two nodes dialling each other at once
 _QUEUE = 512
 _STORE_S = 1.0
 _LEAVE_S = 0.3
@@ -268,7 +267,7 @@ class PeerDriver:
         assert self._nursery is not None
         node = connection.node_id
         old = self._links.get(node)
-        if node == self.peer.node_id or (old and not self._replaces(connection, old)):
+        if node == self.peer.node_id or (old and self._keeps(old, connection)):
             self._nursery.start_soon(connection.aclose, "there is a link already")
             return
         if old:
@@ -282,17 +281,11 @@ class PeerDriver:
         self._nursery.start_soon(self._run_link, link)
         self.kick()
 
-    def _replaces(self, connection: Connection, old: _Link) -> bool:
-        """Of two links, both ends must keep the same: the one dialled by the smaller node id.
-
-        A link that has stood for a while is given up instead: its other end would not dial if it still had it.
-        """
-        if old.connection.closed.is_set() or trio.current_time() - old.since > _SIMULTANEOUS_S:
-            return True
-        if connection.outbound == old.connection.outbound:
-            return True
-        dialler = self.peer.node_id if connection.outbound else connection.node_id
-        return dialler == min(self.peer.node_id, connection.node_id)
+    def _keeps(self, old: _Link, connection: Connection) -> bool:
+        if old.connection.closed.is_set():
+            return False
+        age = LinkAge(old.connection.outbound, old.since)
+        return self.peer.keeps(self.now(), connection.node_id, age, connection.outbound)
 
     async def _run_link(self, link: _Link) -> None:
         node = link.connection.node_id

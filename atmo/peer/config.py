@@ -18,6 +18,7 @@ class PeerConfig:
     Attributes:
         hello_s: A link whose other end has not proved its membership by then is closed. Source: guess.
         unverified: Links at once whose other end has not proved its membership. Source: guess.
+        simultaneous_s: Two links to one node so close together are two nodes that dial each other at once.
         members_s: How often the certificates of neighbours are looked at again.
         strikes: Broken messages of one neighbour that end its link. Source: guess.
         forgive_s: Each such time forgives one of them. Source: guess.
@@ -27,6 +28,7 @@ class PeerConfig:
 
     hello_s: float = 5.0
     unverified: int = 256
+    simultaneous_s: float = 5.0
     members_s: float = 5.0
     strikes: int = 16
     forgive_s: float = 30.0

@@ -27,7 +27,7 @@ from atmo.identity import NodeId, Signer
 from atmo.peer.config import PeerConfig, PeerStats
 from atmo.peer.directory import CapabilitiesBody, Directory, pages
 from atmo.peer.events import AdvertLeftOut, LinkLost, LinkReady, Revoked
-from atmo.peer.rules import judge_untrusted
+from atmo.peer.rules import LinkAge, judge_untrusted, keeps
 from atmo.peer.strikes import Strikes
 from atmo.peer.views import NodeView, Views
 from atmo.router.capability import Capability
@@ -417,6 +417,10 @@ class Peer:
     def is_ready(self, node: NodeId) -> bool:
         """Says whether `node` is linked and proved its membership: its requests may be served."""
         return self._views.is_ready(node)
+
+    def keeps(self, now: Now, node: NodeId, old: LinkAge, outbound: bool) -> bool:
+        """Says whether the link to `node` stays although there is a new one; see `rules.keeps`."""
+        return keeps(now, self.node_id, node, old, outbound, self._config.simultaneous_s)
 
     def member(self, node: NodeId) -> Member | None:
         """Returns a member's certificate."""

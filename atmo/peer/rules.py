@@ -1,6 +1,8 @@
-"""Who may write what: the trust rules applied to records."""
+"""Who may write what, the trust rules applied to records; and which of two links to keep."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from atmo.clock import Now
 from atmo.errors import WireError
@@ -54,3 +56,35 @@ def _check_revocation_untrusted(trust: MeshTrust, author: NodeId, record: Record
         trust.check_revoker_untrusted(record.issued_s, author, body.certificate)
     except NotCounting as error:
         raise WireError(f"{error}, as of the revocation") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAge:
+    """A link that stands, as the shell knows it.
+
+    Attributes:
+        outbound: This node dialled it.
+        since: Monotonic seconds.
+    """
+
+    outbound: bool
+    since: float
+
+
+def keeps(now: Now, own: NodeId, other: NodeId, old: LinkAge, outbound: bool, simultaneous_s: float) -> bool:
+    """Says whether the link to `other` stays when there is another one; both ends must come to the same answer.
+
+    Of two that came up at about the same time, because both nodes dialled, the one dialled by the smaller node id
+    stays. A link that has stood for longer is given up: the other end would not dial if it still had it.
+
+    Args:
+        now: The clocks.
+        own: This node.
+        other: The node at the other end of both.
+        old: The link that stands.
+        outbound: This node dialled the new one.
+        simultaneous_s: Links further apart than this are not two dials at once.
+    """
+    if now.mono - old.since > simultaneous_s or outbound == old.outbound:
+        return False
+    return (own if old.outbound else other) == min(own, other)

@@ -2,17 +2,18 @@
 
 A link is a pair of reliable, ordered streams. A message whose packet is dropped is sent again after ever longer waits,
 and what was sent after it waits behind it; when nothing gets across for the idle timeout, both ends lose the link. A
-node that crashes tells nobody. When two nodes dial each other at once, both keep the link that the smaller id dialled,
-as in `net.driver`.
+node that crashes tells nobody. Of two links to one node, the node's peer says which to keep.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from atmo.identity import NodeId
+from atmo.peer import LinkAge
 from atmo.sim.loop import Loop
 from atmo.sim.network import Deliver, Network
 
@@ -25,7 +26,6 @@ class LinksConfig:
         resend_s: Before a lost packet is sent again; doubles. Source: guess, about RFC 9002's initial probe timeout.
         idle_s: A link over which nothing gets across is dead after this. Source: `net.quic_config`.
         dial_s: A dial nobody answers fails after this. Source: `net.driver`.
-        simultaneous_s: Links this close together are two nodes that dial each other at once. Source: `net.driver`.
         queue: Messages waiting in one direction; more are dropped. Source: `net.driver`.
         hello_bytes: Size of a handshake packet. Source: RFC 9000 section 14.1.
     """
@@ -33,7 +33,6 @@ class LinksConfig:
     resend_s: float = 0.2
     idle_s: float = 30.0
     dial_s: float = 5.0
-    simultaneous_s: float = 5.0
     queue: int = 512
     hello_bytes: int = 1_200
 
@@ -62,6 +61,10 @@ class Link:
     dialler: NodeId
     since: float
     ends: dict[NodeId, _End]
+
+
+Keeps = Callable[[NodeId, NodeId, LinkAge, bool], bool]
+"""Says whether a node keeps its link to another although there is a new one; as `Peer.keeps`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,14 @@ class Links:
     Args:
         loop: Virtual time.
         network: What becomes of packets.
+        keeps: Asks a node's peer.
         config: Times and bounds.
     """
 
-    def __init__(self, loop: Loop, network: Network, config: LinksConfig = LinksConfig()) -> None:
+    def __init__(self, loop: Loop, network: Network, keeps: Keeps, config: LinksConfig = LinksConfig()) -> None:
         self._loop = loop
         self._network = network
+        self._keeps = keeps
         self._config = config
         self._lives: dict[NodeId, int] = {}  # how often each node has started
         self._running: dict[NodeId, None] = {}
@@ -228,7 +233,7 @@ class Links:
     def _attach(self, node: NodeId, link: Link) -> bool:
         other = link.ends[node].other
         old = self._current.get((node, other))
-        if old and not self._replaces(link, old):
+        if old and self._keeps(node, other, LinkAge(old.dialler == node, old.since), link.dialler == node):
             return False
         if old:
             self.hang_up(node, other, "replaced by a newer link")
@@ -236,11 +241,6 @@ class Links:
         link.ends[node].open = True
         self._loop.put(self._loop.now, node, Up(link, other))
         return True
-
-    def _replaces(self, link: Link, old: Link) -> bool:
-        if self._loop.now - old.since > self._config.simultaneous_s or link.dialler == old.dialler:
-            return True
-        return link.dialler == min(link.ends)
 
     # --- sending --------------------------------------------------------------------------------------------------
 

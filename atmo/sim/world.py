@@ -18,7 +18,7 @@ from atmo.engine import CancelFetch, Dial, Effect, Emit, FetchChunk, Hangup, Mis
 from atmo.gossip.messages import decode_message_untrusted, encode_message
 from atmo.gossip.records import Hardware
 from atmo.identity import NodeId, Signer
-from atmo.peer import Peer, PeerConfig
+from atmo.peer import LinkAge, Peer, PeerConfig
 from atmo.sim.links import Arrived, DialFailed, Down, Links, LinksConfig, Up
 from atmo.sim.loop import Loop
 from atmo.sim.network import Network
@@ -129,7 +129,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.loop = Loop()
-        self.links = Links(self.loop, network or Network(), links)
+        self.links = Links(self.loop, network or Network(), self._keeps, links)
         self.nodes: dict[str, Node] = {}
         self.misbehaved: list[tuple[float, str, Misbehaved]] = []
         self.checks: list[Callable[[World], None]] = []
@@ -279,6 +279,10 @@ class World:
                 self._note(node, "dial failed", "", other)
                 node.peer.dial_failed(now, other)
         self._perform(node)
+
+    def _keeps(self, node_id: NodeId, other: NodeId, old: LinkAge, outbound: bool) -> bool:
+        node = self._by_id[node_id]
+        return node.running.keeps(self.now(node), other, old, outbound)
 
     def _timer(self, node: Node) -> None:
         if node.peer is None or self.loop.now < node.timer_at:

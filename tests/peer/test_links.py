@@ -10,7 +10,7 @@ from atmo.errors import WireError
 from atmo.gossip.membership import MembershipConfig
 from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Records, Summary
 from atmo.gossip.records import Hardware
-from atmo.peer import LinkLost, LinkReady, Peer, PeerConfig
+from atmo.peer import LinkAge, LinkLost, LinkReady, Peer, PeerConfig
 from atmo.trust.mesh import MeshTrust
 from tests.peer.kit import ADDRESS, Table, model, pair
 from tests.trust.kit import ADMIN, ANNA, BERT, EVE, GENESIS, MESH, admin_certificate, certificate, signer
@@ -308,3 +308,22 @@ def test_an_own_name_is_printable() -> None:
     for name in ("a\nb", "x" * 129):
         with pytest.raises(WireError, match="printable"):
             peer.publish_node(Now(0, 0), name, [], "1", Hardware())
+
+
+@pytest.mark.parametrize(
+    ("age_s", "old_outbound", "outbound", "stays"),
+    [
+        (1.0, True, False, True),
+        (1.0, False, True, False),
+        (1.0, True, True, False),
+        (1.0, False, False, False),
+        (6.0, True, False, False),
+        (6.0, False, True, False),
+    ],
+)
+def test_of_two_links_both_ends_keep_the_same(age_s: float, old_outbound: bool, outbound: bool, stays: bool) -> None:
+    table = Table()
+    small, large = sorted((table.add(ANNA), table.add(BERT)), key=lambda side: side.id)
+    now = Now(age_s, table.wall)
+    assert small.peer.keeps(now, large.id, LinkAge(old_outbound, 0.0), outbound) is stays
+    assert large.peer.keeps(now, small.id, LinkAge(not old_outbound, 0.0), not outbound) is stays

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from atmo.clock import Now
 from atmo.identity import NodeId
+from atmo.peer import LinkAge
+from atmo.peer.rules import keeps
 from atmo.sim.links import Arrived, DialFailed, Down, Links, LinksConfig, Up
 from atmo.sim.loop import Loop
 from atmo.sim.network import PASS, Drop, Fate, Latency, Network, Partition
@@ -32,10 +35,13 @@ class Room:
     def __init__(self, **config: float) -> None:
         self.loop, self.partition, self.script = Loop(), Partition(), Script()
         network = Network(self.partition, self.script, Latency(Streams("1"), 0.1, 0.1))
-        self.links = Links(self.loop, network, LinksConfig(**config))  # type: ignore[arg-type]
+        self.links = Links(self.loop, network, self._keeps, LinksConfig(**config))  # type: ignore[arg-type]
         self.told: list[tuple[float, NodeId, Any]] = []
         for node in (LOW, HIGH):
             self.links.start(node)
+
+    def _keeps(self, node: NodeId, other: NodeId, old: LinkAge, outbound: bool) -> bool:
+        return keeps(Now(self.loop.now, 0.0), node, other, old, outbound, 5.0)
 
     def run(self, until: float = 100.0) -> list[tuple[float, NodeId, Any]]:
         """Lets time pass; returns what the nodes were told meanwhile."""
