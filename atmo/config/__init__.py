@@ -4,21 +4,21 @@ May import from `errors` and `version` only: settings are plain values that ever
 """
 
 from atmo.config.settings import (
-    Endpoint,
+    HostPort,
     ProjectSettings,
     ServerSettings,
     Settings,
     load_settings,
-    parse_endpoint,
+    parse_host_port,
     resolve_home,
 )
 
 __all__ = [
-    "Endpoint",
+    "HostPort",
     "ProjectSettings",
     "ServerSettings",
     "Settings",
     "load_settings",
-    "parse_endpoint",
+    "parse_host_port",
     "resolve_home",
 ]

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from atmo.config.values import Endpoint, ProjectSettings, ServerSettings, parse_endpoint
+from atmo.config.values import HostPort, ProjectSettings, ServerSettings, parse_host_port
 from atmo.errors import UserError
 
 DEFAULT_OLLAMA_URL = "http://127.0.0.1:11434"
@@ -98,13 +98,13 @@ def choice(options: tuple[str, ...]) -> Callable[[Any, str, Path], str]:
     return parse
 
 
-def endpoint(default_host: str) -> Callable[[Any, str, Path], Endpoint]:
+def host_port(default_host: str) -> Callable[[Any, str, Path], HostPort]:
     """Returns the check for `HOST:PORT`, where an empty host means `default_host`."""
 
-    def parse(value: Any, where: str, _base: Path) -> Endpoint:
+    def parse(value: Any, where: str, _base: Path) -> HostPort:
         text = _text(value, where)
         try:
-            return parse_endpoint(text, default_host)
+            return parse_host_port(text, default_host)
         except UserError as error:
             raise UserError(f"{where}: {error.message}", error.hint) from error
 

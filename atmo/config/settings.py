@@ -16,20 +16,20 @@ from typing import Any
 
 from atmo.config import checks
 from atmo.config.files import find_config, read_config
-from atmo.config.values import Endpoint, ProjectSettings, ServerSettings, parse_endpoint
+from atmo.config.values import HostPort, ProjectSettings, ServerSettings, parse_host_port
 from atmo.errors import UserError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-DEFAULT_HTTP = Endpoint("127.0.0.1", 11451)
-DEFAULT_LISTEN = Endpoint("0.0.0.0", 11450)
+DEFAULT_HTTP = HostPort("127.0.0.1", 11451)
+DEFAULT_LISTEN = HostPort("0.0.0.0", 11450)
 
 __all__ = [
-    "Endpoint",
+    "HostPort",
     "ProjectSettings",
     "ServerSettings",
     "Settings",
     "load_settings",
-    "parse_endpoint",
+    "parse_host_port",
     "resolve_home",
 ]
 
@@ -49,8 +49,8 @@ class Settings:
     """
 
     name: str
-    http: Endpoint = DEFAULT_HTTP
-    listen: Endpoint = DEFAULT_LISTEN
+    http: HostPort = DEFAULT_HTTP
+    listen: HostPort = DEFAULT_LISTEN
     ollama_url: str | None = checks.DEFAULT_OLLAMA_URL
     servers: tuple[ServerSettings, ...] = ()
     projects: tuple[ProjectSettings, ...] = ()
@@ -115,8 +115,8 @@ def default_name() -> str:
 
 _KEYS: dict[str, tuple[str, Callable[[Any, str, Path], Any]]] = {
     "name": ("name", checks.node_name),
-    "http": ("http", checks.endpoint(DEFAULT_HTTP.host)),
-    "listen": ("listen", checks.endpoint(DEFAULT_LISTEN.host)),
+    "http": ("http", checks.host_port(DEFAULT_HTTP.host)),
+    "listen": ("listen", checks.host_port(DEFAULT_LISTEN.host)),
     "ollama": ("ollama_url", checks.ollama),
     "servers": ("servers", checks.server_list),
     "projects": ("projects", checks.project_list),

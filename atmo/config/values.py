@@ -15,7 +15,7 @@ MAX_PORT = 65_535
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
 
 
-class Endpoint(NamedTuple):
+class HostPort(NamedTuple):
     """A host, which may be a name, and a port; port 0 lets the system choose one."""
 
     host: str
@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
             return False
 
 
-def parse_endpoint(text: str, default_host: str = "127.0.0.1") -> Endpoint:
+def parse_host_port(text: str, default_host: str = "127.0.0.1") -> HostPort:
     """Reads `HOST:PORT`, `[IPV6]:PORT` or `:PORT`, which means `default_host`.
 
     Raises:
@@ -51,13 +51,13 @@ def parse_endpoint(text: str, default_host: str = "127.0.0.1") -> Endpoint:
         raise UserError(f"{text!r}: the port {port!r} is not a number between 0 and {MAX_PORT}.")
     if match["v6"] is not None:
         try:
-            return Endpoint(str(ipaddress.IPv6Address(match["v6"])), int(port))
+            return HostPort(str(ipaddress.IPv6Address(match["v6"])), int(port))
         except ValueError as error:
             raise UserError(f"{text!r}: {match['v6']!r} is not an IPv6 address.") from error
     host = match["name"] or default_host
     if not _HOST_NAME.match(host) or (re.fullmatch(r"[0-9.]+", host) and not _is_ipv4(host)):
         raise UserError(f"{text!r}: {host!r} is neither an IP address nor a host name.")
-    return Endpoint(host, int(port))
+    return HostPort(host, int(port))
 
 
 def _is_ipv4(text: str) -> bool:

@@ -24,7 +24,7 @@ from atmo.backends.embedder import Embedder
 from atmo.backends.pool import BackendPool
 from atmo.backends.training import TrainedModel, Trainer
 from atmo.config.settings import Settings
-from atmo.config.values import Endpoint as HostPort
+from atmo.config.values import HostPort
 from atmo.errors import WireError
 from atmo.gateway.gateway import Gateway
 from atmo.gossip.records import CAPABILITIES
@@ -33,7 +33,7 @@ from atmo.net.driver import PeerDriver
 from atmo.net.quic import Endpoint, open_endpoint
 from atmo.node.backends import build_backends
 from atmo.node.loaded import LoadedModels
-from atmo.node.offline import NAME_KEY, Services, Store, build_host, listen_host, open_services, open_store
+from atmo.node.offline import NAME_KEY, Services, OpenHome, build_host, listen_host, open_services, open_home
 from atmo.peer import LinkLost, LinkReady
 from atmo.services.host import MeshHost
 from atmo.services.models import ModelService
@@ -100,19 +100,19 @@ async def run_node(home: Path, settings: Settings, *, on_ready: Callable[[NodeIn
 
 async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], None], stop: trio.Event) -> None:
     with ExitStack() as stack:
-        store = await trio.to_thread.run_sync(open_store, stack, path, _LOCK_S)
-        await trio.to_thread.run_sync(store.database.kv_put, NAME_KEY, settings.name.encode())
+        opened = await trio.to_thread.run_sync(open_home, stack, path, _LOCK_S)
+        await trio.to_thread.run_sync(opened.database.kv_put, NAME_KEY, settings.name.encode())
         host_name = await trio.to_thread.run_sync(listen_host, settings)
         async with (
-            open_endpoint(store.signer, host_name, settings.listen.port) as endpoint,
+            open_endpoint(opened.signer, host_name, settings.listen.port) as endpoint,
             trio.open_nursery() as nursery,
         ):
-            running = _Running(store, settings, endpoint, nursery)
-            host = build_host(store, settings, endpoint, nursery, lambda: running.pool.in_flight)
-            async with open_services(store, settings, host) as services:
+            running = _Running(opened, settings, endpoint, nursery)
+            host = build_host(opened, settings, endpoint, nursery, lambda: running.pool.in_flight)
+            async with open_services(opened, settings, host) as services:
                 info = await running.start(services, host, stop)
-                stack.callback(store.home.remove_node_info)
-                await trio.to_thread.run_sync(store.home.write_node_info, asdict(info))
+                stack.callback(opened.home.remove_node_info)
+                await trio.to_thread.run_sync(opened.home.write_node_info, asdict(info))
                 on_ready(info)
                 await stop.wait()
                 with trio.move_on_after(GRACE_S):
@@ -123,29 +123,29 @@ async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], No
 class _Running:
     """The parts of a running node that commands on a resting home do not need: backends, gateway and the endpoint."""
 
-    def __init__(self, store: Store, settings: Settings, endpoint: Endpoint, nursery: trio.Nursery) -> None:
-        self._store = store
+    def __init__(self, opened: OpenHome, settings: Settings, endpoint: Endpoint, nursery: trio.Nursery) -> None:
+        self._home = opened
         self._settings = settings
         self._endpoint = endpoint
         self._nursery = nursery
         self._started = time.monotonic()
-        self._training = store.home.run / "training"
+        self._training = opened.home.run / "training"
         self.served = trio.Event()
         self.embedder = Embedder()
         self.pool = BackendPool(())
 
     async def start(self, services: Services, host: MeshHost, stop: trio.Event) -> NodeInfo:
         """Starts everything and returns when requests are answered."""
-        store, settings, nursery = self._store, self._settings, self._nursery
+        opened, settings, nursery = self._home, self._settings, self._nursery
         models = services.models
         self._serving = models.server.stats
         loaded = LoadedModels(models)
         backends = build_backends(
-            settings, store.home, self.embedder, models.local_models, self._generate, loaded.sessions
+            settings, opened.home, self.embedder, models.local_models, self._generate, loaded.sessions
         )
         self.pool = BackendPool(backends)
         self.gateway = Gateway(
-            store.signer.node_id,
+            opened.signer.node_id,
             settings.name,
             self.pool,
             self.embedder.embed,
@@ -166,7 +166,7 @@ class _Running:
         port = await nursery.start(self._serve, app, stop)
         self.info = NodeInfo(
             os.getpid(),
-            str(store.signer.node_id),
+            str(opened.signer.node_id),
             settings.name,
             f"http://{HostPort(settings.http.host, port)}",
             [str(address) for address in host.addresses()],
@@ -178,7 +178,7 @@ class _Running:
     def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
         save = partial(self._save_trained, services.models)
         return ApiServices(
-            str(self._store.signer.node_id),
+            str(self._home.signer.node_id),
             self._settings.name,
             self.gateway,
             services.mesh,
@@ -225,7 +225,7 @@ class _Running:
         return self.gateway.generate(body, stream=stream)
 
     async def _save_trained(self, models: ModelService, model: TrainedModel) -> Mapping[str, Any]:
-        """Puts a fitted model into the store as the next version of its name; it can be asked when this returns."""
+        """Puts a fitted model into the opened as the next version of its name; it can be asked when this returns."""
         row = await models.import_model(
             model.onnx_path,
             name=model.name,

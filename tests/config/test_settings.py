@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from atmo.config import Endpoint, ProjectSettings, ServerSettings, Settings, load_settings, parse_endpoint, resolve_home
+from atmo.config import (
+    HostPort,
+    ProjectSettings,
+    ServerSettings,
+    Settings,
+    load_settings,
+    parse_host_port,
+    resolve_home,
+)
 from atmo.config.files import FILE_NAMES, MAX_FILE_BYTES
 from atmo.errors import UserError
 
@@ -55,7 +63,7 @@ def test_defaults(tmp_path: Path) -> None:
 def test_every_format(write: Write, name: str, text: str) -> None:
     settings = load_settings(write(name=name, text=text), {})
     assert settings.name == "kitchen"
-    assert settings.http == Endpoint("127.0.0.1", 1)
+    assert settings.http == HostPort("127.0.0.1", 1)
     assert settings.servers == (ServerSettings("a", "http://h/v1"),)
 
 
@@ -89,8 +97,8 @@ def test_every_key(write: Write, tmp_path: Path) -> None:
     )
     assert load_settings(home, {}) == Settings(
         name="küche",
-        http=Endpoint("::1", 0),
-        listen=Endpoint("0.0.0.0", 2),
+        http=HostPort("::1", 0),
+        listen=HostPort("0.0.0.0", 2),
         ollama_url=None,
         servers=(
             ServerSettings("cloud", "https://api.example.org/v1", "KEY", "", 2.0, ("big-*",), ("big-secret",)),
@@ -251,12 +259,12 @@ def test_errors_name_the_variable_and_the_flag(tmp_path: Path) -> None:
     ],
 )
 def test_endpoints(text: str, host: str, port: int) -> None:
-    assert parse_endpoint(text, "10.0.0.1") == (host, port)
+    assert parse_host_port(text, "10.0.0.1") == (host, port)
 
 
 def test_endpoints_print_as_they_are_written() -> None:
-    assert str(Endpoint("::1", 5)) == "[::1]:5"
-    assert [Endpoint(host, 1).loopback for host in ("::1", "localhost", "127.9.9.9", "0.0.0.0", "box")] == [
+    assert str(HostPort("::1", 5)) == "[::1]:5"
+    assert [HostPort(host, 1).loopback for host in ("::1", "localhost", "127.9.9.9", "0.0.0.0", "box")] == [
         True,
         True,
         True,
@@ -288,12 +296,12 @@ def test_endpoints_print_as_they_are_written() -> None:
 )
 def test_endpoints_that_are_none(text: str) -> None:
     with pytest.raises(UserError):
-        parse_endpoint(text)
+        parse_host_port(text)
 
 
 def test_an_ipv6_address_without_brackets_gets_the_right_hint() -> None:
     with pytest.raises(UserError, match=r"\[::1\]:11451"):
-        parse_endpoint("fe80::1:11451")
+        parse_host_port("fe80::1:11451")
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
