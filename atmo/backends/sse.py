@@ -1,4 +1,4 @@
-"""Server-sent events from servers that do not all read the specification. No I/O.
+"""Server-sent events from servers that do not all read the specification. No I/O, and light to import for the shell.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, and what vLLM, llama-server, Ollama and proxies
 send: comments as heartbeats, CRLF, `data:` without a space, a last event without the blank line after it. Lines that
@@ -19,9 +19,15 @@ class SseParser:
     """Turns bytes into the data of events.
 
     `feed` as pieces come; `finish` at the end of the stream.
+
+    Args:
+        line_bytes: The longest line.
+        event_bytes: The most data of one event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, line_bytes: int = MAX_LINE_BYTES, event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._line_bytes = line_bytes
+        self._event_bytes = event_bytes
         self._buffer = bytearray()
         self._data: list[str] = []
         self._size = 0
@@ -39,8 +45,8 @@ class SseParser:
             self._buffer.clear()
         self._buffer += rest
         events = [event for line in lines if (event := self._line(line.removesuffix(b"\r"))) is not None]
-        if len(self._buffer) > MAX_LINE_BYTES:
-            raise SseError(f"a line is longer than {MAX_LINE_BYTES} bytes")
+        if len(self._buffer) > self._line_bytes:
+            raise SseError(f"a line is longer than {self._line_bytes} bytes")
         return events
 
     def finish(self) -> list[str]:
@@ -57,7 +63,9 @@ class SseParser:
         name, _, value = line.partition(b":")
         if name == b"data":
             self._size += len(value)
-            if self._size > MAX_EVENT_BYTES or len(line) > MAX_LINE_BYTES:
-                raise SseError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+            if len(line) > self._line_bytes:
+                raise SseError(f"a line is longer than {self._line_bytes} bytes")
+            if self._size > self._event_bytes:
+                raise SseError(f"an event is longer than {self._event_bytes} bytes")
             self._data.append(value.removeprefix(b" ").decode("utf-8", "replace"))
         return None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from atmo.backends.sse import SseError, SseParser
 from atmo.errors import UserError
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
@@ -52,27 +53,22 @@ def json_lines(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 def events(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Reads the objects of an OpenAI stream up to `[DONE]`.
 
-    Only `data` counts, and several `data` lines of one event are joined.
-    Source: WHATWG HTML, 9.2.6 "Interpreting an event stream".
-
     Raises:
-        UserError: A line is too long, or data is not a JSON object.
+        UserError: A line or an event is too long, or data is not a JSON object.
     """
-    data: list[bytes] = []
-    for line in bounded_lines(chunks):
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-            if sum(map(len, data)) > MAX_LINE_BYTES:
-                raise UserError(f"The node sent an event of more than {MAX_LINE_BYTES} bytes.")
-        elif not line and data:
-            text = b"\n".join(data)
-            data = []
-            if text == DONE.encode():
+    parser = SseParser(MAX_LINE_BYTES, MAX_LINE_BYTES)
+    for chunk in chunks:
+        try:
+            found = parser.feed(chunk)
+        except SseError as error:
+            raise UserError(f"The node sent more than fits: {error}.") from error
+        for text in found:
+            if text == DONE:
                 return
             yield _object(text)
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _object(text: bytes | str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

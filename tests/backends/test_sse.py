@@ -4,13 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atmo.backends import sse
-from atmo.backends.sse import SseError, SseParser
+from atmo.backends.sse import MAX_EVENT_BYTES, MAX_LINE_BYTES, SseError, SseParser
 
 
-def parse(*pieces: bytes) -> list[str]:
-    parser = SseParser()
-    events = [event for piece in pieces for event in parser.feed(piece)]
+def parse(*pieces: bytes, line: int = MAX_LINE_BYTES, event: int = MAX_EVENT_BYTES) -> list[str]:
+    parser = SseParser(line, event)
+    events = [data for piece in pieces for data in parser.feed(piece)]
     return events + parser.finish()
 
 
@@ -35,15 +34,13 @@ def test_what_servers_send(raw: bytes, events: list[str]) -> None:
     assert parse(*(raw[i : i + 1] for i in range(len(raw)))) == events
 
 
-def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_LINE_BYTES", 10)
-    with pytest.raises(SseError, match="line is longer"):
-        parse(b"data: 12345", b"6789")
-    with pytest.raises(SseError):
-        parse(b"data: 123456789\n")
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 8)
-    with pytest.raises(SseError, match="event is longer"):
-        parse(b"data: 1\n" * 9)
+def test_limits() -> None:
+    with pytest.raises(SseError, match="line is longer than 10 bytes"):
+        parse(b"data: 12345", b"6789", line=10)
+    with pytest.raises(SseError, match="line is longer than 10 bytes"):
+        parse(b"data: 123456789\n", line=10)
+    with pytest.raises(SseError, match="event is longer than 8 bytes"):
+        parse(b"data: 1\n" * 9, event=8)
 
 
 @given(st.lists(st.binary(max_size=20), max_size=8))

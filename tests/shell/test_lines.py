@@ -57,6 +57,6 @@ def test_an_event_without_its_empty_line_is_not_one() -> None:
 
 
 def test_events_of_many_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 8)
-    with pytest.raises(UserError, match="event of more than 8 bytes"):
-        list(events([b"data: 12345\ndata: 67890\n\n"]))
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 12)
+    with pytest.raises(UserError, match="an event is longer than 12 bytes"):
+        list(events([b"data: 12345\n" * 3 + b"\n"]))
