@@ -44,7 +44,7 @@ class Services:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class OpenHome:
     """What a home holds, opened."""
 
     home: Home
@@ -54,7 +54,7 @@ class Store:
     storage: ModelStorage
 
 
-def open_store(stack: ExitStack, path: Path, wait_s: float) -> Store:
+def open_home(stack: ExitStack, path: Path, wait_s: float) -> OpenHome:
     """Opens and locks a home until `stack` unwinds; blocks the thread.
 
     Raises:
@@ -66,7 +66,7 @@ def open_store(stack: ExitStack, path: Path, wait_s: float) -> Store:
     signer = home.load_signer()
     database = Database(home.database_path)
     stack.callback(database.close)
-    return Store(home, signer, database, MeshState(database), ModelStorage(path, database))
+    return OpenHome(home, signer, database, MeshState(database), ModelStorage(path, database))
 
 
 @asynccontextmanager
@@ -82,27 +82,27 @@ async def open_offline(home: Path, *, network: bool = False) -> AsyncIterator[Se
     """
     settings = load_settings(home)
     with ExitStack() as stack:
-        store = await trio.to_thread.run_sync(open_store, stack, home, _OFFLINE_LOCK_S)
-        name = await trio.to_thread.run_sync(store.database.kv_get, NAME_KEY)
+        opened = await trio.to_thread.run_sync(open_home, stack, home, _OFFLINE_LOCK_S)
+        name = await trio.to_thread.run_sync(opened.database.kv_get, NAME_KEY)
         settings = replace(settings, name=name.decode()) if name else settings
-        member = await trio.to_thread.run_sync(store.state.credentials) is not None
+        member = await trio.to_thread.run_sync(opened.state.credentials) is not None
         if network and member:
-            async with open_endpoint(store.signer, "0.0.0.0", 0) as endpoint, trio.open_nursery() as nursery:
-                host = build_host(store, settings, endpoint, nursery)
-                async with open_services(store, settings, host) as services:
+            async with open_endpoint(opened.signer, "0.0.0.0", 0) as endpoint, trio.open_nursery() as nursery:
+                host = build_host(opened, settings, endpoint, nursery)
+                async with open_services(opened, settings, host) as services:
                     await host.wait_for_mesh(_OFFLINE_LINKS_S)
                     yield services
                 nursery.cancel_scope.cancel()
         else:
             port = settings.listen.port
             listen = Address(await trio.to_thread.run_sync(listen_host, settings), port) if port else None
-            host = MeshHost(store.signer, settings.name, store.state, listen)
-            async with open_services(store, settings, host) as services:
+            host = MeshHost(opened.signer, settings.name, opened.state, listen)
+            async with open_services(opened, settings, host) as services:
                 yield services
 
 
 def build_host(
-    store: Store,
+    opened: OpenHome,
     settings: Settings,
     endpoint: Endpoint,
     nursery: trio.Nursery,
@@ -110,9 +110,9 @@ def build_host(
 ) -> MeshHost:
     """Returns the place of a peer that is connected through `endpoint`."""
     return MeshHost(
-        store.signer,
+        opened.signer,
         settings.name,
-        store.state,
+        opened.state,
         endpoint.local_address,
         endpoint=endpoint,
         nursery=nursery,
@@ -121,10 +121,10 @@ def build_host(
 
 
 @asynccontextmanager
-async def open_services(store: Store, settings: Settings, host: MeshHost) -> AsyncIterator[Services]:
+async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) -> AsyncIterator[Services]:
     """Builds the services of a node and resumes its mesh."""
-    models = ModelService(store.storage, store.signer, settings.name, host.mesh, convert=_convert)
-    mesh = MeshService(store.signer, settings.name, store.state, store.database, host, host.mesh)
+    models = ModelService(opened.storage, opened.signer, settings.name, host.mesh, convert=_convert)
+    mesh = MeshService(opened.signer, settings.name, opened.state, opened.database, host, host.mesh)
 
     def attach(driver: PeerDriver) -> None:
         driver.handle(JOIN, mesh.serve_join, members_only=False)
@@ -137,7 +137,7 @@ async def open_services(store: Store, settings: Settings, host: MeshHost) -> Asy
 
     def status() -> dict[str, Any]:
         return {
-            "node_id": str(store.signer.node_id),
+            "node_id": str(opened.signer.node_id),
             "name": settings.name,
             "version": __version__,
             "mesh": mesh.mesh(),

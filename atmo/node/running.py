@@ -33,7 +33,7 @@ from atmo.net.driver import PeerDriver
 from atmo.net.quic import Endpoint, open_endpoint
 from atmo.node.backends import build_backends
 from atmo.node.loaded import LoadedModels
-from atmo.node.offline import NAME_KEY, Services, OpenHome, build_host, listen_host, open_services, open_home
+from atmo.node.offline import NAME_KEY, OpenHome, Services, build_host, listen_host, open_home, open_services
 from atmo.peer import LinkLost, LinkReady
 from atmo.services.host import MeshHost
 from atmo.services.models import ModelService
@@ -124,7 +124,7 @@ class _Running:
     """The parts of a running node that commands on a resting home do not need: backends, gateway and the endpoint."""
 
     def __init__(self, opened: OpenHome, settings: Settings, endpoint: Endpoint, nursery: trio.Nursery) -> None:
-        self._home = opened
+        self._opened = opened
         self._settings = settings
         self._endpoint = endpoint
         self._nursery = nursery
@@ -136,7 +136,7 @@ class _Running:
 
     async def start(self, services: Services, host: MeshHost, stop: trio.Event) -> NodeInfo:
         """Starts everything and returns when requests are answered."""
-        opened, settings, nursery = self._home, self._settings, self._nursery
+        opened, settings, nursery = self._opened, self._settings, self._nursery
         models = services.models
         self._serving = models.server.stats
         loaded = LoadedModels(models)
@@ -178,7 +178,7 @@ class _Running:
     def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
         save = partial(self._save_trained, services.models)
         return ApiServices(
-            str(self._home.signer.node_id),
+            str(self._opened.signer.node_id),
             self._settings.name,
             self.gateway,
             services.mesh,
@@ -225,7 +225,7 @@ class _Running:
         return self.gateway.generate(body, stream=stream)
 
     async def _save_trained(self, models: ModelService, model: TrainedModel) -> Mapping[str, Any]:
-        """Puts a fitted model into the opened as the next version of its name; it can be asked when this returns."""
+        """Puts a fitted model into the store as the next version of its name; it can be asked when this returns."""
         row = await models.import_model(
             model.onnx_path,
             name=model.name,
