@@ -14,7 +14,7 @@ from atmo.errors import RequestError
 from atmo.gateway.budget import ByteBudget, Holding
 from atmo.gateway.execution import Execution
 from atmo.gateway.gateway import Gateway
-from atmo.gateway.jsontext import dump, parse_object_untrusted
+from atmo.gateway.jsontext import dump, read_object_untrusted, write_object
 from atmo.wire import limits
 
 Body = dict[str, Any]
@@ -28,7 +28,6 @@ SSE_HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 
-_THREAD_BYTES = 256 * 1024
 _DISCARD_S = 2.0
 _HEADER_CHARS = 400
 
@@ -54,17 +53,14 @@ class Exchange(Response):
             raw = await _read(scope, receive, holding)
             if raw is None:
                 return
-            if len(raw) > _THREAD_BYTES:
-                body = await trio.to_thread.run_sync(parse_object_untrusted, raw)
-            else:
-                body = parse_object_untrusted(raw)
+            body = await read_object_untrusted(raw)
             del raw
             await _until_gone(receive, lambda: self._work(body, send))
 
 
 async def send_json(send: Send, value: Mapping[str, Any], headers: list[tuple[bytes, bytes]] | None = None) -> None:
     """Sends a JSON object with status 200."""
-    data = dump(value)
+    data = await write_object(value)
     length = (b"content-length", str(len(data)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [*JSON_HEADERS, length, *(headers or ())]})
     await send({"type": "http.response.body", "body": data})
@@ -90,17 +86,17 @@ async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send) -
         last = b"data: [DONE]\n\n"
         try:
             async for part in execution:
-                await send({"type": "http.response.body", "body": _event(part), "more_body": True})
+                await send({"type": "http.response.body", "body": _event(await write_object(part)), "more_body": True})
         except RequestError as error:
-            last = _event(error.body())
+            last = _event(dump(error.body()))
         except (TypeError, ValueError):
             log.exception("%s sent a part that is not JSON", execution.offer.node_name)
-            last = _event(_not_json(execution).body())
+            last = _event(dump(_not_json(execution).body()))
         await send({"type": "http.response.body", "body": last})
 
 
-def _event(part: Mapping[str, Any]) -> bytes:
-    return b"data: %b\n\n" % dump(part)
+def _event(data: bytes) -> bytes:
+    return b"data: %b\n\n" % data
 
 
 def _not_json(execution: Execution) -> RequestError:

@@ -17,7 +17,7 @@ from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
 from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, told_as
-from atmo.gateway.jsontext import dump
+from atmo.gateway.jsontext import write_object
 from atmo.gateway.listing import StoredModel, list_models
 from atmo.gateway.meaning import Embed, Meaning
 from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
@@ -294,7 +294,7 @@ class Gateway:
             message = "This node has just left the mesh: send the request again."
             raise RequestError(503, message, kind="api_error", code="no_mesh")
         self.stats.sent_away += 1
-        outgoing = Outgoing(offer, dump(body), stream, seconds + _DEADLINE_MARGIN_S, request_id)
+        outgoing = Outgoing(offer, await write_object(body), stream, seconds + _DEADLINE_MARGIN_S, request_id)
         return await stack.enter_async_context(open_remote(mesh, outgoing))
 
     def generate(self, body: Mapping[str, Any], *, stream: bool = False) -> AsyncGenerator[Part, None] | None:

@@ -25,7 +25,7 @@ from atmo.backends.base import Call, Part
 from atmo.errors import RemoteError, RequestError, WireError
 from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
 from atmo.gateway.checks import check_body
-from atmo.gateway.jsontext import dump, parse_object_untrusted
+from atmo.gateway.jsontext import read_object_untrusted, write_object
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort, RequestStream
 from atmo.router.capability import OPERATIONS, Capability
@@ -106,7 +106,7 @@ class RemoteParts:
                 raise RemoteError("its answer is too large")
             pieces.append(value)
             if key == "part":
-                return _part_untrusted(b"".join(pieces))
+                return await _part_untrusted(b"".join(pieces))
         raise RemoteError("its answer comes in too many pieces")
 
 
@@ -230,7 +230,7 @@ class ExecuteServer:
         if raw is None:
             return
         try:
-            body = parse_object_untrusted(raw)
+            body = await read_object_untrusted(raw)
             check_body(capability.operation, body)
         except RequestError as error:
             await self._refuse(stream, 0, error)
@@ -324,7 +324,7 @@ class ExecuteServer:
         try:
             async with aclosing(self._pool.execute(call)) as parts:
                 async for part in parts:
-                    await _send_part(stream, dump(part))
+                    await _send_part(stream, await write_object(part))
         except RequestError as error:
             self.stats.failed += 1
             await stream.send(_error_frame(error))
@@ -406,9 +406,9 @@ def _answer_untrusted(frame: bytes | None) -> tuple[str, Any]:
     return key, content
 
 
-def _part_untrusted(raw: bytes) -> Part:
+async def _part_untrusted(raw: bytes) -> Part:
     try:
-        return parse_object_untrusted(raw)
+        return await read_object_untrusted(raw)
     except RequestError as error:
         raise RemoteError(f"its answer is not usable JSON: {error.message}") from error
 

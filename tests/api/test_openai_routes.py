@@ -7,10 +7,10 @@ import httpx
 import pytest
 import trio
 
-from atmo.api import exchange
 from atmo.api.openai import embeddings_answer
 from atmo.backends.base import Call
 from atmo.errors import RequestError
+from atmo.gateway import jsontext
 from atmo.router.capability import CHAT, EMBEDDINGS, Capability
 from atmo.wire import limits
 from tests.api.face import in_process, make_app
@@ -158,7 +158,7 @@ class TestBadInput:
         assert answer.status_code == 503
 
     async def test_large_bodies_are_read_beside_the_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(exchange, "_THREAD_BYTES", 10)
+        monkeypatch.setattr(jsontext, "THREAD_BYTES", 10)
         async with loop_net() as net, await client_of(net, Echo()) as client:
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
             assert (await client.post("/v1/chat/completions", content=b"x" * 99)).status_code == 400

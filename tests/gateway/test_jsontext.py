@@ -3,13 +3,22 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atmo.errors import RequestError
-from atmo.gateway.jsontext import MAX_DEPTH, dump, parse_object_untrusted
+from atmo.gateway.jsontext import (
+    MAX_DEPTH,
+    THREAD_BYTES,
+    dump,
+    parse_object_untrusted,
+    read_object_untrusted,
+    write_object,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +77,52 @@ def test_nothing_but_request_errors_escapes(raw: bytes) -> None:
     with suppress(RequestError):
         value = parse_object_untrusted(raw)
         assert parse_object_untrusted(dump(value)) == value
+
+
+LARGE = [
+    {"a": "x" * THREAD_BYTES},
+    {"x" * THREAD_BYTES: 1},
+    {"a": [0.5] * 100_000},
+    {"a": [["x" * 1_000]] * 300},
+    {str(number): {} for number in range(40_000)},
+]
+
+
+class Threads:
+    """Counts what goes to a thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.used = 0
+        real = trio.to_thread.run_sync
+
+        async def counted(work: Any, *arguments: Any) -> Any:
+            self.used += 1
+            return await real(work, *arguments)
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", counted)
+
+
+@pytest.mark.parametrize("value", LARGE, ids=range(len(LARGE)))
+async def test_large_objects_are_read_and_written_in_a_thread(
+    value: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = Threads(monkeypatch)
+    assert await read_object_untrusted(await write_object(value)) == value
+    assert threads.used == 2
+
+
+@pytest.mark.parametrize("value", [{}, {"a": [1, {"b": None}], "c": "x" * 1_000}])
+async def test_small_objects_are_not(value: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(monkeypatch)
+    assert await read_object_untrusted(await write_object(value)) == value
+    assert threads.used == 0
+
+
+async def test_errors_come_out_of_the_thread() -> None:
+    with pytest.raises(RequestError, match="Expecting value"):
+        await read_object_untrusted(b" " * THREAD_BYTES)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        await write_object({"a": [math.nan] * 100_000})
 
 
 JSON = st.recursive(
