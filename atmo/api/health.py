@@ -41,8 +41,7 @@ def health_routes(services: ApiServices) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
-        groups = {"gateway": gateway.stats, "mesh_requests": gateway.server.stats, **services.stats()}
         gauges = {"requests_in_flight": gateway.in_flight, "mesh_neighbours": gateway.neighbours()}
-        return Response(render(groups, gauges), media_type=CONTENT_TYPE_LATEST)
+        return Response(render(services.stats(), gauges), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -40,7 +40,7 @@ class ApiServices:
         trainer: Fits models; None where this node cannot.
         control: Routes of the control API, which check their own token.
         http_host: The address that the server is bound to; requests must be addressed to it or to loopback.
-        stats: Further counters for `/metrics`: name of a group to a dataclass of numbers.
+        stats: The counters of `/metrics`: name of a group to a dataclass of numbers.
     """
 
     node_id: str

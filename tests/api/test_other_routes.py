@@ -111,12 +111,14 @@ class TestHealth:
     async def test_metrics(self) -> None:
         async with loop_net() as net:
             alpha = await net.add("alpha", Failing(error=refused(400)))
-            async with in_process(make_app(alpha)) as client:
+            app = make_app(alpha, stats=lambda: {"gateway": alpha.gateway.stats})
+            async with in_process(app) as client:
                 await client.post("/v1/chat/completions", json=chat())
                 answer = await client.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain")
         assert "atmo_gateway_requests_total 1.0" in answer.text
         assert "atmo_gateway_errors_total 1.0" in answer.text
+        assert "mesh_requests" not in answer.text
         assert "atmo_requests_in_flight 0.0" in answer.text
 
     def test_what_is_no_number_is_left_out(self) -> None:
