@@ -18,9 +18,9 @@ class Call:
 
     Attributes:
         capability: What was chosen.
-        body: The client's JSON body, validated by the API: OpenAI's chat or embeddings shape, or `{data |
-        input, ...}` for
-            `classify` and `anomaly`. The backend answers with `capability.model` as the model's name.
+        body: The client's JSON body, validated by the API: OpenAI's chat or embeddings shape, or
+            `{data | input, ...}` for `classify` and `anomaly`. The backend answers with `capability.model` as the
+            model's name.
         stream: Yield OpenAI stream chunks (chat only) instead of one body.
         request_id: For logs and for the `id` of answers.
     """
@@ -34,13 +34,10 @@ class Call:
 class Backend(Protocol):
     """Something that offers capabilities and runs calls.
 
-    `discover` answers quickly (bounded by its own deadline), returns an empty list when its runner is away, and
-    is asked again
-    every `recheck_s` seconds. `execute` is an async generator: without `stream` it yields exactly one body; with
-    it, chunks in
-    order. Embeddings bodies always carry base64 strings of little-endian float32. It raises `RequestError` for
-    what a client
-    should read, and cancelling it stops the work.
+    `discover` answers quickly (bounded by its own deadline), returns an empty list when its runner is away, and is
+    asked again every `recheck_s` seconds. `execute` is an async generator: without `stream` it yields exactly one
+    body; with it, chunks in order. Embeddings bodies always carry base64 strings of little-endian float32. It raises
+    `RequestError` for what a client should read, and cancelling it stops the work.
     """
 
     name: str
@@ -49,3 +46,7 @@ class Backend(Protocol):
     async def discover(self) -> Sequence[Capability]: ...
 
     def execute(self, call: Call) -> AsyncGenerator[Part, None]: ...
+
+    async def aclose(self) -> None:
+        """Lets go of what the backend holds open, at the end of the node; who inherits this holds nothing."""
+        return

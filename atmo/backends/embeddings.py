@@ -6,7 +6,7 @@ import base64
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.embedder import MODEL, Embedder
 from atmo.errors import RequestError
 from atmo.router.capability import EMBEDDINGS, Capability
@@ -35,7 +35,7 @@ CAPABILITY = Capability(
 )
 
 
-class EmbeddingsBackend:
+class EmbeddingsBackend(Backend):
     """Offers the built-in embedder to the mesh.
 
     Args:

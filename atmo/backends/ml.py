@@ -17,7 +17,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.ml_data import has_texts, invalid, parse_choices, parse_number, parse_rows, parse_texts
 from atmo.backends.ml_model import anomaly_answer, classification_answer
 from atmo.backends.pool import FOREVER
@@ -71,7 +71,7 @@ _CAPABILITIES = (
 )
 
 
-class BuiltinBackend:
+class BuiltinBackend(Backend):
     """The backend `builtin-ml`: always there, nothing to load but the embedder.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.http_client import HttpClient
 from atmo.backends.llm_names import ModelFacts, capabilities_of
 from atmo.backends.upstream import Upstream, UpstreamConfig
@@ -29,7 +29,7 @@ SHOWN_AT_ONCE = 4
 KEPT_FACTS = 1_024
 
 
-class OllamaBackend:
+class OllamaBackend(Backend):
     """The backend `ollama`.
 
     Args:

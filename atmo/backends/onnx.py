@@ -13,7 +13,7 @@ import trio
 from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.ml_data import has_texts, invalid, parse_number, parse_rows, parse_texts
 from atmo.backends.ml_model import (
     Plan,
@@ -47,7 +47,7 @@ TRIED_S = 1.0
 """How long one discovery spends on loading; the rest is offered on the look into its file alone."""
 
 
-class OnnxBackend:
+class OnnxBackend(Backend):
     """The backend `onnx`.
 
     Each version of each model is one capability; the router lets the newest answer the bare name.

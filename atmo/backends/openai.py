@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.http_client import HttpClient
 from atmo.backends.llm_names import ModelFacts, capabilities_of
 from atmo.backends.openai_shapes import BadAnswer, model_ids
@@ -56,7 +56,7 @@ class OpenAIServer:
     concurrency: int = CONCURRENCY
 
 
-class OpenAIBackend:
+class OpenAIBackend(Backend):
     """The backend of one server; its name is `openai:NAME`.
 
     Args:

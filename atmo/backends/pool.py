@@ -222,9 +222,7 @@ class BackendPool:
 
     async def _close(self) -> None:
         for slot in self._slots.values():
-            close = getattr(slot.backend, "aclose", None)
-            if close is not None:
-                await close()
+            await slot.backend.aclose()
 
 
 def _gone(capability: Capability) -> RequestError:

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.chat_answer import ChatAnswer, text_of, usage_of
 from atmo.backends.embedder import Embedder
 from atmo.backends.passage_index import RELEVANT, Hit, PassageIndex
@@ -133,7 +133,7 @@ def builtin_docs() -> RagProject | None:
     )
 
 
-class RagBackend:
+class RagBackend(Backend):
     """Offers one chat capability for each project that has documents.
 
     Args:

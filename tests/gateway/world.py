@@ -15,7 +15,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.pool import BackendPool
 from atmo.clock import Now
 from atmo.errors import RemoteError, RequestError
@@ -72,7 +72,7 @@ def completion(model: str, text: str) -> Part:
     }
 
 
-class Echo:
+class Echo(Backend):
     """A backend that answers a chat with its last message backwards, word by word."""
 
     recheck_s = 3_600.0
