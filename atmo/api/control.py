@@ -20,8 +20,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from atmo.api.ndjson import JobResponse, ProgressLike, error_body, error_status
+from atmo.api.ndjson import JobResponse, error_body, error_status
 from atmo.errors import RemoteError, UserError, leaf_error
+from atmo.services.progress import Report
 
 Scope = Literal["local", "mesh", "available"]
 SCOPES: tuple[Scope, ...] = ("local", "mesh", "available")
@@ -57,11 +58,11 @@ class ModelsFace(Protocol):
         kind: str | None = None,
         capabilities: Sequence[str] = (),
         description: str = "",
-        progress: Callable[[ProgressLike], None] | None = None,
+        progress: Report | None = None,
     ) -> Row: ...
     def rows(self, scope: Scope) -> Sequence[Row]: ...
     def info(self, name: str) -> dict[str, Any]: ...
-    async def pull(self, spec: str, progress: Callable[[ProgressLike], None] | None = None) -> Row: ...
+    async def pull(self, spec: str, progress: Report | None = None) -> Row: ...
     async def remove(self, spec: str) -> Sequence[Row]: ...
 
 
@@ -192,7 +193,7 @@ def _add_model_routes(router: APIRouter, authorise: _Guard, models: ModelsFace) 
         name, version, kind = (body.optional(key) for key in ("name", "version", "type"))
         capabilities, description = body.names("capabilities"), body.text("description", "")
 
-        async def job(report: Callable[[ProgressLike], None]) -> dict[str, Any]:
+        async def job(report: Report) -> dict[str, Any]:
             row = await models.import_model(
                 path,
                 name=name,
@@ -211,7 +212,7 @@ def _add_model_routes(router: APIRouter, authorise: _Guard, models: ModelsFace) 
         await authorise(request)
         spec = (await _Body.read(request, {"spec"})).text("spec")
 
-        async def job(report: Callable[[ProgressLike], None]) -> dict[str, Any]:
+        async def job(report: Report) -> dict[str, Any]:
             return (await models.pull(spec, progress=report)).to_json()
 
         return JobResponse(job)

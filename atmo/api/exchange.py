@@ -171,7 +171,7 @@ async def _until_gone(receive: Receive, work: Callable[[], Awaitable[None]]) -> 
     """Runs `work`; cancels it when the client disconnects."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
+        nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
         try:
             await work()
         except Exception as error:  # noqa: BLE001 raised below, where the nursery does not wrap it in a group
@@ -181,7 +181,8 @@ async def _until_gone(receive: Receive, work: Callable[[], Awaitable[None]]) -> 
         raise failure
 
 
-async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    """Cancels `scope` when the client has left; whatever else it sends is thrown away."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

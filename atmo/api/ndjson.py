@@ -6,38 +6,22 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from atmo.api.exchange import cancel_on_disconnect
 from atmo.errors import RemoteError, UserError, leaf_error
-
-
-class ProgressLike(Protocol):
-    """How far a job has come. Sizes in bytes, rate in bytes a second, time left in seconds."""
-
-    @property
-    def phase(self) -> str: ...
-    @property
-    def bytes_done(self) -> int: ...
-    @property
-    def bytes_total(self) -> int: ...
-    @property
-    def rate_bytes_s(self) -> float: ...
-    @property
-    def sources(self) -> tuple[str, ...]: ...
-    @property
-    def eta_s(self) -> float | None: ...
-
+from atmo.services.progress import Progress, Report
 
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
 """A line without content goes out after this much silence, so that a client can tell slow from dead (guess)."""
 
-Job = Callable[[Callable[[ProgressLike], None]], Awaitable[dict[str, Any]]]
+Job = Callable[[Report], Awaitable[dict[str, Any]]]
 """Works, reports progress through the function it is given, and returns what to answer in the end."""
 
 
@@ -53,28 +37,16 @@ def error_status(error: UserError | RemoteError) -> int:
     return 409 if isinstance(error, UserError) else 502
 
 
-def progress_body(progress: ProgressLike) -> dict[str, Any]:
-    """Returns the JSON form of a progress report."""
-    return {
-        "phase": progress.phase,
-        "bytes_done": progress.bytes_done,
-        "bytes_total": progress.bytes_total,
-        "rate_bytes_s": progress.rate_bytes_s,
-        "sources": list(progress.sources),
-        "eta_s": progress.eta_s,
-    }
-
-
 class _Reports:
     """Hands the newest report from the job, which may run in a thread, to the writer; older ones are skipped."""
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._wake = trio.Event()
-        self._newest: ProgressLike | None = None
+        self._newest: Progress | None = None
         self.end: tuple[int, dict[str, Any]] | None = None
 
-    def put(self, progress: ProgressLike) -> None:
+    def put(self, progress: Progress) -> None:
         self._newest = progress
         self._token.run_sync_soon(self._notify, idempotent=True)
 
@@ -85,7 +57,7 @@ class _Reports:
     def _notify(self) -> None:
         self._wake.set()
 
-    async def next(self) -> ProgressLike | None:
+    async def next(self) -> Progress | None:
         """Waits for news; None means that the job has ended.
 
         Raises:
@@ -115,7 +87,7 @@ class JobResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reports = _Reports()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, receive, nursery.cancel_scope)
+            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
             nursery.start_soon(self._work, reports)
             await _write(reports, send)
             nursery.cancel_scope.cancel()
@@ -142,13 +114,6 @@ def _broken(error: Exception) -> dict[str, Any]:
     return {"error": {"message": "Something went wrong inside the node.", "hint": "Its log has the details."}}
 
 
-async def _watch(receive: Receive, scope: trio.CancelScope) -> None:
-    message = await receive()
-    while message["type"] != "http.disconnect":
-        message = await receive()
-    scope.cancel()
-
-
 async def _write(reports: _Reports, send: Send) -> None:
     started = ended = False
     while not ended:
@@ -156,7 +121,7 @@ async def _write(reports: _Reports, send: Send) -> None:
         with suppress(trio.TooSlowError):
             progress = await reports.next()
             if progress is not None:
-                line = json.dumps({"progress": progress_body(progress)}).encode()
+                line = json.dumps({"progress": progress.to_json()}).encode()
             elif reports.end is not None:
                 ended, (status, end) = True, reports.end
                 line = json.dumps(end).encode()

@@ -144,6 +144,4 @@ async def _later(read: Callable[[], Result]) -> Result:
 
 
 def _reporter(on_progress: OnProgress) -> Callable[[Any], None]:
-    from atmo.api.ndjson import progress_body
-
-    return lambda progress: on_progress(progress_body(progress))
+    return lambda progress: on_progress(progress.to_json())

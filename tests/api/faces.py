@@ -10,18 +10,12 @@ from typing import Any
 import trio
 
 from atmo.errors import RemoteError, UserError
+from atmo.services.progress import Progress
 
 
-@dataclass
-class Progress:
-    """As `atmo.services.models.Progress`."""
-
-    phase: str = "pull"
-    bytes_done: int = 0
-    bytes_total: int = 100
-    rate_bytes_s: float = 10.0
-    sources: tuple[str, ...] = ("kitchen",)
-    eta_s: float | None = 9.0
+def hundred(phase: str = "pull", bytes_done: int = 0, sources: tuple[str, ...] = ("kitchen",)) -> Progress:
+    """Returns a report of a job of 100 bytes."""
+    return Progress(phase, bytes_done, 100, 10.0, sources, 9.0)
 
 
 @dataclass
@@ -121,7 +115,7 @@ class MemoryModels:
             "description": description,
         }
         if progress is not None:
-            await trio.to_thread.run_sync(progress, Progress("hash", 50, 100, sources=()))
+            await trio.to_thread.run_sync(progress, hundred("hash", 50, ()))
             await trio.testing.wait_all_tasks_blocked()
         row = Row(name or path.stem, version or "1.0.0")
         self.local[row.name] = row
@@ -146,7 +140,7 @@ class MemoryModels:
             raise UserError(f"Nobody in the mesh has the model {name}.", "See `atmo model list --mesh`.")
         for done in (0, 40, 80):
             if progress is not None:
-                progress(Progress("pull", done))
+                progress(hundred("pull", done))
             await trio.testing.wait_all_tasks_blocked()
         if "slow" in spec:
             try:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from atmo.api.control import MAX_BODY_BYTES, control_router
 from atmo.api.ndjson import KEEP_ALIVE_S, Job, JobResponse
-from tests.api.faces import MemoryMesh, MemoryModels, Progress, Row
+from tests.api.faces import MemoryMesh, MemoryModels, Row, hundred
 
 TOKEN = "secret-token"
 
@@ -239,7 +239,7 @@ async def test_a_slow_reader_gets_the_newest_report_only(nursery: trio.Nursery) 
     async def job(report: Any) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
         for done in range(1_000):
-            report(Progress(bytes_done=done))
+            report(hundred(bytes_done=done))
         await trio.testing.wait_all_tasks_blocked()
         return Row("x").to_json()
 
@@ -263,7 +263,7 @@ async def test_the_last_report_is_told_even_when_the_end_follows_at_once() -> No
     exchange = Exchange()
 
     async def job(report: Any) -> dict[str, Any]:
-        report(Progress("here already"))
+        report(hundred("here already"))
         await trio.lowlevel.checkpoint()
         return {}
 
