@@ -33,7 +33,9 @@ def test_named_files_exist() -> None:
     assert [name for name in names if not (ROOT / name).exists() and not name.endswith("/1")] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/ARCHITECTURE.md", "docs/PROTOCOL.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text())
