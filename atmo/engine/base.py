@@ -83,10 +83,11 @@ Effect = Send | Dial | Hangup | Misbehaved | Store | FetchChunk | CancelFetch | 
 
 
 class Engine(Protocol):
-    """A protocol as plain synchronous Python."""
+    """A protocol as plain synchronous Python: what all of them have in common.
 
-    def receive(self, now: Now, source: NodeId, message: Message) -> None:
-        """Takes a message from an authenticated neighbour; never raises for what it says."""
+    What else goes in, each says itself: messages and news of links come by methods such as `receive` and `link_up`,
+    which never raise for what a neighbour says, and commands by methods of their own. What goes out are effects alone.
+    """
 
     def handle_timer(self, now: Now) -> None:
         """Does what is due at `now`."""

@@ -43,6 +43,13 @@ class RecordChanged:
     record: Record | None
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """This node wrote a record: it is to be told to everyone."""
+
+    envelope: bytes
+
+
 class Verdict(Enum):
     """What became of a record: news to pass on, known already, refused here and now, or broken for everyone."""
 
@@ -110,8 +117,8 @@ class RecordSync:
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def publish(self, now: Now, kind: str, key: str, body: bytes, lifetime_s: int | None = None) -> bytes:
-        """Signs a record into our own slot; returns the envelope for the broadcast.
+    def publish(self, now: Now, kind: str, key: str, body: bytes, lifetime_s: int | None = None) -> None:
+        """Signs a record into our own slot; `Signed` tells the envelope.
 
         Args:
             now: The clocks.
@@ -133,15 +140,13 @@ class RecordSync:
         if lifetime_s is None:
             self._renew_at[slot] = now.mono + self._config.renew_s
             self._next_renew = min(self._next_renew, self._renew_at[slot])
-        return envelope
 
-    def withdraw(self, now: Now, kind: str, key: str) -> bytes:
-        """Empties our own slot everywhere; returns the envelope for the broadcast."""
+    def withdraw(self, now: Now, kind: str, key: str) -> None:
+        """Empties our own slot everywhere; `Signed` tells the envelope."""
         slot = (self._own, kind, key)
         record, envelope = self._sealed(now, kind, key, b"", self._config.lifetime_s)
         self._put_own(now, slot, record, envelope)
         self._renew_at.pop(slot, None)
-        return envelope
 
     def _sealed(self, now: Now, kind: str, key: str, body: bytes, lifetime_s: int) -> tuple[Record, bytes]:
         epoch, sequence = self._version
@@ -151,6 +156,7 @@ class RecordSync:
     def _put_own(self, now: Now, slot: Slot, record: Record, envelope: bytes) -> None:
         self._version = record.version
         self._put(now, slot, record, envelope)
+        self._out.put(Emit(Signed(envelope)))
 
     def drop_author(self, author: NodeId) -> None:
         """Forgets the records of a node that is no member any more, save whom it put out itself."""
@@ -316,20 +322,18 @@ class RecordSync:
 
     # --- time -----------------------------------------------------------------------------------------------------
 
-    def handle_timer(self, now: Now) -> list[bytes]:
-        """Sweeps what expired, renews own records, starts a round; returns new envelopes for the broadcast."""
+    def handle_timer(self, now: Now) -> None:
+        """Sweeps what expired, renews own records, starts a round."""
         if now.mono >= self._next_sweep:
             self._sweep(now)
         if now.mono >= self._next_round:
             self._next_round = now.mono + self._config.round_s if self._neighbours else math.inf
             if self._neighbours:
                 self._send_summary(self._rng.choice(list(self._neighbours)))
-        envelopes: list[bytes] = []
         if now.mono >= self._next_reclaim:
-            envelopes += self._take_back(now)
+            self._take_back(now)
         if now.mono >= self._next_renew:
-            envelopes += self._renew(now)
-        return envelopes
+            self._renew(now)
 
     def _sweep(self, now: Now) -> None:
         for slot in self._table.expired(now.wall):
@@ -344,26 +348,24 @@ class RecordSync:
             return math.inf
         return now.mono + min(max(1.0, self._table.soonest() - now.wall), self._config.sweep_s)
 
-    def _take_back(self, now: Now) -> list[bytes]:
+    def _take_back(self, now: Now) -> None:
         self._reclaimed_at, self._next_reclaim = now.mono, math.inf
         if self._outbid:
             self._outbid = False
             for slot in self._renew_at:
                 self._renew_at[slot] = self._next_renew = now.mono
         stale, self._stale = self._stale, {}
-        return [self.withdraw(now, kind, key) for _, kind, key in stale]
+        for _, kind, key in stale:
+            self.withdraw(now, kind, key)
 
-    def _renew(self, now: Now) -> list[bytes]:
-        envelopes = []
+    def _renew(self, now: Now) -> None:
         for slot in [slot for slot, at in self._renew_at.items() if now.mono >= at]:
             held = self._table.get(slot)
             assert held is not None, "what is renewed is in the table"
             record, envelope = self._sealed(now, slot[1], slot[2], held.record.body, self._config.lifetime_s)
             self._put_own(now, slot, record, envelope)
             self._renew_at[slot] = now.mono + self._config.renew_s
-            envelopes.append(envelope)
         self._next_renew = min(self._renew_at.values(), default=math.inf)
-        return envelopes
 
     def _remove(self, slot: Slot) -> None:
         self._table.remove(slot)

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from atmo.clock import Now
-from atmo.engine import Dial, Effect, Emit, Hangup, Message, Misbehaved, Outbox, Send
+from atmo.engine import Dial, Effect, Emit, Engine, Hangup, Message, Misbehaved, Outbox, Send
 from atmo.errors import WireError
 from atmo.gossip import records as kinds
 from atmo.gossip.broadcast import Broadcast
 from atmo.gossip.membership import Membership
 from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Records, Summary
 from atmo.gossip.records import Hardware, ModelOffer, ModelRecord, ModelsBody, NodeRecord, Record, RevocationBody
-from atmo.gossip.sync import RecordChanged, RecordSync, Refusal, Verdict
+from atmo.gossip.sync import RecordChanged, RecordSync, Refusal, Signed, Verdict
 from atmo.identity import NodeId, Signer
 from atmo.peer.config import PeerConfig, PeerStats
 from atmo.peer.directory import CapabilitiesBody, Directory, pages
@@ -71,6 +71,7 @@ class Peer:
             config.sync, signer, trust.mesh_id, epoch, Random(f"{seed}/sync"), authorise=self._authorise
         )
         self.transfer = TransferEngine(Random(f"{seed}/transfer"), config.transfer)
+        self._engines: tuple[Engine, ...] = (self.sync, self.membership, self.broadcast, self.transfer)
         self.stats = PeerStats()
         self._paths: dict[NodeId, str] = {}  # of all links
         self._pending: dict[NodeId, float] = {}  # of new links: when the Hello is overdue
@@ -194,11 +195,8 @@ class Peer:
 
     def handle_timer(self, now: Now) -> None:
         """Does what is due in all engines."""
-        self.membership.handle_timer(now)
-        self.broadcast.handle_timer(now)
-        self.transfer.handle_timer(now)
-        for envelope in self.sync.handle_timer(now):
-            self._spread(envelope)
+        for engine in self._engines:
+            engine.handle_timer(now)
         for node in [node for node, deadline in self._pending.items() if now.mono >= deadline]:
             self._hangup(node, "no Hello in time")
         if now.mono >= self._next_check:
@@ -212,14 +210,8 @@ class Peer:
         self._next_check = now.mono + self._config.members_s if self.membership.links else math.inf
 
     def next_timer(self) -> float:
-        return min(
-            self.membership.next_timer(),
-            self.broadcast.next_timer(),
-            self.sync.next_timer(),
-            self.transfer.next_timer(),
-            self._next_check,
-            min(self._pending.values(), default=math.inf),
-        )
+        due = min(engine.next_timer() for engine in self._engines)
+        return min(due, self._next_check, min(self._pending.values(), default=math.inf))
 
     def drain(self) -> list[Effect]:
         for effect in self.transfer.drain():  # commands go to the transfer engine directly
@@ -273,7 +265,7 @@ class Peer:
         number = len(bodies)
         while (held := self.sync.record(self.node_id, kind, str(number))) is not None:
             if held.body:
-                self._spread(self.sync.withdraw(now, kind, str(number)))
+                self.sync.withdraw(now, kind, str(number))
             number += 1
         self._settle(now)
 
@@ -289,8 +281,7 @@ class Peer:
             raise WireError("a founder cannot be revoked")
         proof = None if self.node_id in self.trust.genesis.founders else self._member.sealed
         body = pack(RevocationBody(node, reason[:REASON_CHARS], proof))
-        envelope = self.sync.publish(now, kinds.REVOCATION, str(node), body, REVOCATION_LIFETIME_S)
-        self._spread(envelope)
+        self.sync.publish(now, kinds.REVOCATION, str(node), body, REVOCATION_LIFETIME_S)
         self._settle(now)
 
     def leave(self, now: Now, reason: str = "shutting down") -> None:
@@ -318,12 +309,8 @@ class Peer:
         self._settle(now)
 
     def _publish(self, now: Now, kind: str, key: str, body: bytes) -> None:
-        self._spread(self.sync.publish(now, kind, key, body))
+        self.sync.publish(now, kind, key, body)
         self._settle(now)
-
-    def _spread(self, envelope: bytes) -> None:
-        self.broadcast.remember(envelope)
-        self.broadcast.forward(envelope, None)
 
     # --- across engines -------------------------------------------------------------------------------------------
 
@@ -333,7 +320,7 @@ class Peer:
     def _settle(self, now: Now) -> None:
         """Moves effects outwards until the inner engines are silent."""
         self._now = now
-        while effects := [*self.sync.drain(), *self.membership.drain(), *self.broadcast.drain()]:
+        while effects := [effect for engine in self._engines for effect in engine.drain()]:
             for effect in effects:
                 self._move(now, effect)
 
@@ -344,6 +331,10 @@ class Peer:
                 return
             case Dial(node) if not self._may_dial(now, node):
                 self.membership.dial_failed(now, node)
+                return
+            case Emit(Signed(envelope)):
+                self.broadcast.remember(envelope)
+                self.broadcast.forward(envelope, None)
                 return
             case Emit(RecordChanged() as change):
                 self._record_changed(now, change)
