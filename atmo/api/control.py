@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import trio
 from fastapi import APIRouter, Request
@@ -22,48 +22,13 @@ from fastapi.routing import APIRoute
 
 from atmo.api.ndjson import JobResponse, error_body, error_status
 from atmo.errors import RemoteError, UserError, leaf_error
+from atmo.services.mesh import MeshService
+from atmo.services.models import ModelService, Scope
 from atmo.services.progress import Report
 
-Scope = Literal["local", "mesh", "available"]
 SCOPES: tuple[Scope, ...] = ("local", "mesh", "available")
 MAX_BODY_BYTES = 64 * 1024
 """A join code and a model's configuration fit; nothing that is asked here is larger (guess)."""
-
-
-class Row(Protocol):
-    """One version of one model."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-class MeshFace(Protocol):
-    """What the routes need of `atmo.services.mesh.MeshService`."""
-
-    async def create(self, name: str) -> dict[str, Any]: ...
-    async def invite(self, role: str = "edge", expires_s: float = 86_400) -> dict[str, Any]: ...
-    async def join(self, code: str) -> dict[str, Any]: ...
-    def nodes(self) -> list[dict[str, Any]]: ...
-    async def revoke(self, node: str) -> dict[str, Any]: ...
-
-
-class ModelsFace(Protocol):
-    """What the routes need of `atmo.services.models.ModelService`."""
-
-    async def import_model(
-        self,
-        path: Path,
-        *,
-        name: str | None = None,
-        version: str | None = None,
-        kind: str | None = None,
-        capabilities: Sequence[str] = (),
-        description: str = "",
-        progress: Report | None = None,
-    ) -> Row: ...
-    def rows(self, scope: Scope) -> Sequence[Row]: ...
-    def info(self, name: str) -> dict[str, Any]: ...
-    async def pull(self, spec: str, progress: Report | None = None) -> Row: ...
-    async def remove(self, spec: str) -> Sequence[Row]: ...
 
 
 class _BadRequestError(Exception):
@@ -103,7 +68,7 @@ class _ControlRoute(APIRoute):
 
 
 def control_router(
-    token: str, mesh: MeshFace, models: ModelsFace, status: Callable[[], Mapping[str, Any]]
+    token: str, mesh: MeshService, models: ModelService, status: Callable[[], Mapping[str, Any]]
 ) -> APIRouter:
     """Builds the routes below `/atmo/v1/`.
 
@@ -137,7 +102,7 @@ def control_router(
 _Guard = Callable[[Request], Awaitable[None]]
 
 
-def _add_mesh_routes(router: APIRouter, authorise: _Guard, mesh: MeshFace) -> None:
+def _add_mesh_routes(router: APIRouter, authorise: _Guard, mesh: MeshService) -> None:
     @router.get("/mesh/nodes")
     async def nodes(request: Request) -> Response:
         await authorise(request)
@@ -168,7 +133,7 @@ def _add_mesh_routes(router: APIRouter, authorise: _Guard, mesh: MeshFace) -> No
         return JSONResponse(await mesh.revoke(body.text("node")))
 
 
-def _add_model_routes(router: APIRouter, authorise: _Guard, models: ModelsFace) -> None:
+def _add_model_routes(router: APIRouter, authorise: _Guard, models: ModelService) -> None:
     @router.get("/models")
     async def rows(request: Request) -> Response:
         await authorise(request)

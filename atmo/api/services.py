@@ -4,28 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from fastapi import APIRouter
 
+from atmo.backends.training import Trainer
 from atmo.gateway.gateway import Gateway
-
-
-class Trainer(Protocol):
-    """Fits models on this machine."""
-
-    async def fit(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Fits a model and saves it in the store; returns the answer's JSON."""
-
-
-class MeshService(Protocol):
-    """What the API needs of `services.mesh.MeshService`."""
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """Returns the rows of the mesh's nodes."""
-
-    def mesh(self) -> dict[str, Any] | None:
-        """Returns id and name of the mesh, None where this machine belongs to none."""
+from atmo.services.mesh import MeshService
 
 
 @dataclass(frozen=True, slots=True)

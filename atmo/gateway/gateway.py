@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from atmo.backends.base import Call, Part
+from atmo.backends.pool import BackendPool
 from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
@@ -21,7 +22,7 @@ from atmo.gateway.jsontext import write_object
 from atmo.gateway.listing import StoredModel, list_models
 from atmo.gateway.meaning import Embed, Meaning
 from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
-from atmo.gateway.remote import PROTOCOL, ExecuteServer, Mesh, Outgoing, Pool, open_remote
+from atmo.gateway.remote import PROTOCOL, ExecuteServer, Mesh, Outgoing, open_remote
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
 from atmo.router.capability import CHAT, EMBEDDINGS
@@ -83,7 +84,7 @@ class Gateway:
         self,
         node: NodeId,
         node_name: str,
-        pool: Pool,
+        pool: BackendPool,
         embed: Embed,
         mesh: Mesh,
         *,

@@ -17,11 +17,12 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
 from atmo.backends.base import Call, Part
+from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError, WireError
 from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
 from atmo.gateway.checks import check_body
@@ -44,16 +45,6 @@ MAX_PIECES = limits.REQUEST_BYTES // 1_024
 _TEXT_CHARS = 2_000
 
 log = logging.getLogger(__name__)
-
-
-class Pool(Protocol):
-    """What the gateway needs of `backends.pool.BackendPool`."""
-
-    in_flight: int
-
-    def capabilities(self) -> list[Capability]: ...
-
-    def execute(self, call: Call) -> AsyncGenerator[Part, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +182,7 @@ class ExecuteServer:
         config: Limits.
     """
 
-    def __init__(self, pool: Pool, config: ServerConfig | None = None) -> None:
+    def __init__(self, pool: BackendPool, config: ServerConfig | None = None) -> None:
         self._pool = pool
         self._config = config or ServerConfig()
         self._budget = ByteBudget(self._config.held_bytes)

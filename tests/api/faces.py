@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
+from fastapi import APIRouter
 
+from atmo.api.control import control_router
 from atmo.errors import RemoteError, UserError
+from atmo.services.mesh import MeshService
+from atmo.services.models import ModelService
 from atmo.services.progress import Progress
 
 
@@ -159,3 +163,10 @@ class MemoryModels:
         if spec not in self.local:
             raise UserError(f"The model {spec} is not on this machine.")
         return [self.local.pop(spec)]
+
+
+def memory_routes(
+    token: str, mesh: MemoryMesh, models: MemoryModels, status: Callable[[], Mapping[str, Any]]
+) -> APIRouter:
+    """Returns the control routes over these services."""
+    return control_router(token, cast(MeshService, mesh), cast(ModelService, models), status)

@@ -15,9 +15,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from hypercorn.config import Config
 
-from atmo.api.control import control_router
 from atmo.storage.home import Home
-from tests.api.faces import MemoryMesh, MemoryModels
+from tests.api.faces import MemoryMesh, MemoryModels, memory_routes
 
 TOKEN = "the-token"
 NODE_ID = "a" * 52
@@ -32,7 +31,7 @@ class ServedNode:
         self.asked: list[dict[str, Any]] = []
         self.pieces = ["It is ", "a code.\x1b[2J"]
         self.app = FastAPI()
-        self.app.include_router(control_router(TOKEN, self.mesh, self.models, self.status))
+        self.app.include_router(memory_routes(TOKEN, self.mesh, self.models, self.status))
         self.app.post("/v1/chat/completions")(self.chat)
         self.app.post("/v1/mesh/route")(self.route)
         self.url = ""
