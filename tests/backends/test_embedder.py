@@ -1,6 +1,9 @@
 """The embedder against the float model, and its behaviour at the edges."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +132,13 @@ def test_token_ids_are_decoded() -> None:
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
         Embedder(tmp_path).embed_now(["a"])
+
+
+def test_the_runtime_is_kept_from_telling_its_makers(tmp_path: Path) -> None:
+    """onnxruntime's telemetry would leave a session file where temporary files go."""
+    hidden = ("ORT_DISABLE_TELEMETRY", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"TMPDIR": str(tmp_path)}
+    code = "from atmo.backends.embedder import Embedder; print(Embedder().embed_now(['x']).shape)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 384)\n"
+    assert list(tmp_path.iterdir()) == []
