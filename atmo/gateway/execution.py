@@ -110,7 +110,7 @@ class Tried:
 
 
 class Execution:
-    """A request that one node is answering; iterate over it, or over `parts`, to get the parts.
+    """A request that one node is answering; iterate over it to get the parts.
 
     Attributes:
         decision: Who was chosen and why.
@@ -128,11 +128,6 @@ class Execution:
         self.request_id = request_id
         self._attempt = attempt
         self._first = first
-
-    @property
-    def parts(self) -> Execution:
-        """The parts in order."""
-        return self
 
     @property
     def reason(self) -> str:

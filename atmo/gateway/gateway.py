@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -42,13 +41,11 @@ class GatewayConfig:
     Attributes:
         tries: Nodes that one request is sent to at most, one after the other.
         answer_s: Within which an answer must be complete. Source: OpenAI's clients wait 600 s.
-        decisions: Decisions that are remembered for people.
         names: Model names that are remembered after nobody offers them any more, for `names_s` seconds.
     """
 
     tries: int = 3
     answer_s: float = 600.0
-    decisions: int = 64
     names: int = 4_096
     names_s: float = 600.0
 
@@ -75,7 +72,7 @@ class Gateway:
         pool: What runs on this machine.
         embed: Texts to vectors, for routing by meaning.
         mesh: The running peer; None while this machine belongs to no mesh.
-        stored: The models in the stores of the mesh; without it the running peer is asked.
+        stored: The models in the stores of the mesh.
         config: Limits.
         random: Draws which nodes are compared.
     """
@@ -88,7 +85,7 @@ class Gateway:
         embed: Embed,
         mesh: Mesh,
         *,
-        stored: Callable[[], Iterable[StoredModel]] | None = None,
+        stored: Callable[[], Iterable[StoredModel]],
         config: GatewayConfig | None = None,
         random: Random | None = None,
     ) -> None:
@@ -104,7 +101,6 @@ class Gateway:
         self._stored = stored
         self._config = config or GatewayConfig()
         self._random = random or Random(secrets.randbits(64))
-        self._decisions: deque[Decision] = deque(maxlen=self._config.decisions)
         self._names: dict[str, float] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -133,11 +129,6 @@ class Gateway:
         """Requests that this machine is running, its own and those of others."""
         return self._pool.in_flight
 
-    @property
-    def decisions(self) -> list[Decision]:
-        """The last decisions, newest last."""
-        return list(self._decisions)
-
     def neighbours(self) -> int:
         """Returns how many nodes this one is linked with."""
         mesh = self._mesh()
@@ -158,7 +149,7 @@ class Gateway:
 
     def models(self) -> list[dict[str, Any]]:
         """Returns the objects of `/v1/models`: every model of the mesh."""
-        return list_models(self.offers(), self._stored_models())
+        return list_models(self.offers(), self._stored())
 
     async def route(self, operation: str, body: Mapping[str, Any]) -> Decision:
         """Decides who would run a request; `execute` follows the same decision.
@@ -202,7 +193,6 @@ class Gateway:
         done = False
         try:
             decision = await self.route(operation, body)
-            self._decisions.append(decision)
             self.stats.routed_by_meaning += decision.rule == "meaning"
             if decision.failure is not None or decision.chosen is None:
                 assert decision.failure is not None
@@ -356,27 +346,7 @@ class Gateway:
         """Returns models that exist though nobody may offer them at the moment."""
         oldest = trio.current_time() - self._config.names_s
         recent = {name for name, when in self._names.items() if when >= oldest}
-        return recent | {model.name for model in self._stored_models()}
-
-    def _stored_models(self) -> Iterable[StoredModel]:
-        if self._stored is not None:
-            return self._stored()
-        mesh = self._mesh()
-        return [_Stored(offer) for offer in mesh.peer.models(mesh.now())] if mesh else []
-
-
-class _Stored:
-    """A model that a peer's catalog lists, as `listing` wants it."""
-
-    def __init__(self, offer: Any) -> None:
-        record = offer.record
-        self.name: str = record.name
-        self.version: str = record.version
-        self.type: str = record.type
-        self.format: str = record.format
-        self.size_bytes: int = record.size_bytes
-        self.nodes = (offer.node_name,)
-        self.local: bool = offer.local
+        return recent | {model.name for model in self._stored()}
 
 
 def _forwarded(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -35,7 +35,7 @@ from tests.gateway.world import (
 
 async def answer(node: Node, body: dict[str, Any], operation: str = CHAT, *, stream: bool = False) -> list[Any]:
     async with node.gateway.execute(operation, body, stream=stream) as execution:
-        return [part async for part in execution.parts]
+        return [part async for part in execution]
 
 
 async def test_runs_on_this_machine() -> None:
@@ -59,11 +59,12 @@ async def test_runs_on_another_machine_by_the_same_path() -> None:
         beta = await net.add("beta", Echo())
         parts = await answer(alpha, chat("abc def"), stream=True)
         assert [part["choices"][0]["delta"].get("content") for part in parts] == ["", "fed", "cba", None]
-        (whole,) = await answer(alpha, chat("abc"))
+        async with alpha.gateway.execute(CHAT, chat("abc")) as execution:
+            (whole,) = [part async for part in execution]
+        assert execution.offer.node == beta.id
         assert whole["choices"][0]["message"]["content"] == "cba"
         assert beta.gateway.server.stats.served == 2
         assert (alpha.gateway.stats.sent_away, alpha.gateway.stats.answered) == (2, 2)
-        assert [decision.chosen.node for decision in alpha.gateway.decisions if decision.chosen] == [beta.id] * 2
 
 
 async def test_large_bodies_and_answers_cross_in_pieces() -> None:
@@ -265,7 +266,7 @@ class TestBreaksWhenClosed:
     async def breaking(self, net: LoopNet, *backends: Echo) -> Gateway:
         alpha, _ = await net.add("alpha"), await net.add("beta", *backends)
         port = BreakingPort(net, alpha.id)
-        return Gateway(alpha.id, "alpha", alpha.pool, embed, lambda: port)
+        return Gateway(alpha.id, "alpha", alpha.pool, embed, lambda: port, stored=list)
 
     async def test_after_the_answer_nobody_minds(self) -> None:
         async with loop_net() as net:
@@ -305,7 +306,7 @@ class TestBreaksWhenClosed:
         async with loop_net() as net:
             alpha, _ = await net.add("alpha"), await net.add("beta", Echo())
             port = Deaf(net, alpha.id)
-            gateway = Gateway(alpha.id, "alpha", alpha.pool, embed, lambda: port)
+            gateway = Gateway(alpha.id, "alpha", alpha.pool, embed, lambda: port, stored=list)
             with pytest.raises(RequestError, match="the stream was reset"):
                 async with gateway.execute(CHAT, chat()):
                     raise AssertionError
@@ -328,9 +329,10 @@ class TestMeaning:
                 ("how to install the product", "docs", "meaning"),
                 ("write a poem", "echo", "general"),
             ):
-                (part,) = await answer(alpha, chat(text))
+                async with alpha.gateway.execute(CHAT, chat(text)) as execution:
+                    (part,) = [part async for part in execution]
                 assert part["model"] == model
-                assert alpha.gateway.decisions[-1].rule == rule
+                assert execution.decision.rule == rule
             assert alpha.gateway.stats.routed_by_meaning == 2
 
     async def test_the_dry_run_decides_the_same_and_runs_nothing(self) -> None:
@@ -421,9 +423,10 @@ class TestNobody:
 
     async def test_a_model_in_a_store_of_the_mesh_is_known(self) -> None:
         async with loop_net() as net:
-            alpha = await net.add("alpha", Lengths())
-            record = SimpleNamespace(name="iris", version="1.0", type="classifier", format="onnx", size_bytes=9)
-            alpha.port.peer.stored.append(SimpleNamespace(record=record, node_name="beta", local=False))
+            iris = SimpleNamespace(
+                name="iris", version="1.0", type="classifier", format="onnx", size_bytes=9, nodes=["beta"], local=False
+            )
+            alpha = await net.add("alpha", Lengths(), stored=lambda: [iris])
             with pytest.raises(RequestError, match="atmo model pull iris") as caught:
                 await answer(alpha, {"model": "iris", "data": [[1]]}, CLASSIFY)
             assert caught.value.status == 503
@@ -446,7 +449,7 @@ class TestNobody:
     async def test_without_a_mesh(self) -> None:
         async with loop_net() as net:
             node = await net.add("alpha", Echo())
-            alone = Gateway(node.id, "alpha", node.pool, embed, lambda: None)
+            alone = Gateway(node.id, "alpha", node.pool, embed, lambda: None, stored=list)
             assert [offer.node_name for offer in alone.offers()] == ["alpha"]
             assert alone.neighbours() == 0
             assert [row["id"] for row in alone.models()] == ["echo"]
@@ -455,7 +458,7 @@ class TestNobody:
         async with loop_net() as net:
             alpha, _ = await net.add("alpha"), await net.add("beta", Echo())
             ports = iter([alpha.port])
-            leaving = Gateway(alpha.id, "alpha", alpha.pool, embed, lambda: next(ports, None))
+            leaving = Gateway(alpha.id, "alpha", alpha.pool, embed, lambda: next(ports, None), stored=list)
             with pytest.raises(RequestError, match="has just left the mesh"):
                 async with leaving.execute(CHAT, chat()):
                     raise AssertionError

@@ -236,7 +236,6 @@ class LoopPeer:
     def __init__(self, net: LoopNet, node: NodeId) -> None:
         self.net = net
         self.node = node
-        self.stored: list[Any] = []
 
     def offers(self, _now: Now) -> list[Offer]:
         return [
@@ -245,9 +244,6 @@ class LoopPeer:
             for capability in node.pool.capabilities()
             if node.id not in self.net.dead
         ]
-
-    def models(self, _now: Now) -> list[Any]:
-        return self.stored
 
     def neighbours(self) -> list[NodeId]:
         return [node for node in self.net.nodes if node != self.node]
@@ -330,7 +326,15 @@ class LoopNet:
         await self.nursery.start(pool.run)
         mesh = cast(Callable[[], MeshPort | None], lambda: port)
         gateway = Gateway(
-            node, name, pool, options.pop("embed", embed), mesh, config=config, random=Random(number), **options
+            node,
+            name,
+            pool,
+            options.pop("embed", embed),
+            mesh,
+            stored=options.pop("stored", list),
+            config=config,
+            random=Random(number),
+            **options,
         )
         gateway.attach(port)
         self.nodes[node] = Node(node, name, pool, gateway, port)
