@@ -361,7 +361,7 @@ class PeerDriver:
         if self._links.get(node) is not link:
             return
         self.stats.messages_in += 1
-        self.peer.membership.load = self._load()
+        self.peer.set_load(self._load())
         try:
             message = decode_message_untrusted(body)
         except WireError as error:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated
 
-from atmo.errors import WireError
 from atmo.gossip import records as kinds
 from atmo.gossip.records import ModelRecord, ModelsBody, NodeRecord, Record
 from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
 from atmo.router.capability import Capability
 from atmo.wire import limits
-from atmo.wire.schema import Most, pack_checked, unpack_untrusted
-
-_PAGE_BYTES = 40 * 1024
-_ITEM_BYTES = 56 * 1024  # with the record around it under the message limit
-_PAGES = 24  # of models and of capabilities each: together under `SyncConfig.author_bytes`
+from atmo.wire.schema import Most, unpack_untrusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,38 +108,3 @@ def check_body_untrusted(record: Record) -> None:
         unpack_untrusted(ModelsBody, record.body)
     elif record.kind == kinds.CAPABILITIES:
         unpack_untrusted(CapabilitiesBody, record.body)
-
-
-def pages(items: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, WireError]]]:
-    """Cuts adverts into pages that fit a record.
-
-    Returns:
-        The pages, and the adverts that no reader would accept, which are in none, each with why.
-
-    Raises:
-        WireError: They are too many for any node.
-    """
-    cut: list[list[Any]] = []
-    unfit: list[tuple[Any, WireError]] = []
-    size = _PAGE_BYTES
-    for item in items:
-        try:
-            item_size = _item_size(item)
-        except WireError as error:
-            unfit.append((item, error))
-            continue
-        if size + item_size > _PAGE_BYTES or len(cut[-1]) >= 512:
-            cut.append([])
-            size = 0
-        cut[-1].append(item)
-        size += item_size
-    if len(cut) > _PAGES:
-        raise WireError(f"{len(items)} adverts are more than one node may tell the mesh")
-    return [tuple(page) for page in cut], unfit
-
-
-def _item_size(item: Any) -> int:
-    size = len(pack_checked(item))
-    if size > _ITEM_BYTES:
-        raise WireError(f"an advert of {size} bytes is over the limit of {_ITEM_BYTES}: shorten its texts")
-    return size

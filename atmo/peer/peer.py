@@ -11,22 +11,23 @@ they told: a revoked node is hung up on, one that is no member any more is not d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random
 
 from atmo.clock import Now
-from atmo.engine import Dial, Effect, Emit, Engine, Hangup, Message, Misbehaved, Outbox, Send
+from atmo.engine import Dial, Effect, Emit, Engine, FetchChunk, Hangup, Message, Misbehaved, Outbox, Send
 from atmo.errors import WireError
 from atmo.gossip import records as kinds
 from atmo.gossip.broadcast import Broadcast
 from atmo.gossip.membership import Membership
 from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Records, Summary
-from atmo.gossip.records import Hardware, ModelOffer, ModelRecord, ModelsBody, NodeRecord, Record, RevocationBody
+from atmo.gossip.records import Hardware, ModelOffer, ModelRecord, NodeRecord, Record, RevocationBody
 from atmo.gossip.sync import RecordChanged, RecordSync, Refusal, Signed, Verdict
 from atmo.identity import NodeId, Signer
+from atmo.peer.adverts import Adverts
 from atmo.peer.config import PeerConfig, PeerStats
-from atmo.peer.directory import CapabilitiesBody, Directory, pages
-from atmo.peer.events import AdvertLeftOut, LinkLost, LinkReady, Revoked
+from atmo.peer.directory import Directory
+from atmo.peer.events import LinkLost, LinkReady, Revoked
 from atmo.peer.rules import LinkAge, judge_untrusted, keeps
 from atmo.peer.strikes import Strikes
 from atmo.peer.views import NodeView, Views
@@ -34,7 +35,6 @@ from atmo.router.capability import Capability
 from atmo.router.offer import Offer
 from atmo.transfer.engine import TransferEngine
 from atmo.trust.mesh import Member, MeshTrust
-from atmo.wire import limits
 from atmo.wire.address import Address
 from atmo.wire.schema import pack, unpack_untrusted
 
@@ -80,8 +80,8 @@ class Peer:
         self._directory = Directory(config.gone)
         self._views = Views(member, trust, self.membership, self._directory, self._paths, self._closing)
         self._next_check = math.inf
-        self._now = Now(0.0, 0.0)
         self._out = Outbox()
+        self._adverts = Adverts(member, self.sync, self.stats, self._out)
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
@@ -214,8 +214,6 @@ class Peer:
         return min(due, self._next_check, min(self._pending.values(), default=math.inf))
 
     def drain(self) -> list[Effect]:
-        for effect in self.transfer.drain():  # commands go to the transfer engine directly
-            self._move(self._now, effect)
         return self._out.drain()
 
     # --- commands -------------------------------------------------------------------------------------------------
@@ -226,13 +224,8 @@ class Peer:
         Raises:
             WireError: The name is one that every reader would refuse.
         """
-        if not name.isprintable() or len(name) > limits.NAME_CHARS:
-            raise WireError(f"a node's name has at most {limits.NAME_CHARS} printable characters")
-        member = self._member
-        node = NodeRecord(
-            name, tuple(addresses[: limits.ADDRESSES]), member.sealed, member.issuer_sealed, version, hardware
-        )
-        self._publish(now, kinds.NODE, "", pack(node))
+        self._adverts.node(now, name, addresses, version, hardware)
+        self._settle(now)
 
     def publish_models(self, now: Now, models: Sequence[ModelRecord]) -> None:
         """Tells the mesh which models this node holds, in place of what it said before.
@@ -242,31 +235,12 @@ class Peer:
         Raises:
             WireError: They are more than a node may tell; what it said before stands.
         """
-        cut, unfit = pages(models)
-        self._leave_out((model.name, error) for model, error in unfit)
-        self._publish_pages(now, kinds.MODELS, [pack(ModelsBody(page)) for page in cut])
+        self._adverts.models(now, models)
+        self._settle(now)
 
     def publish_capabilities(self, now: Now, capabilities: Sequence[Capability]) -> None:
         """Tells the mesh what this node can run, in place of what it said before; see `publish_models`."""
-        cut, unfit = pages(capabilities)
-        self._leave_out((capability.id, error) for capability, error in unfit)
-        self._publish_pages(now, kinds.CAPABILITIES, [pack(CapabilitiesBody(page)) for page in cut])
-
-    def _leave_out(self, adverts: Iterable[tuple[str, WireError]]) -> None:
-        for name, error in adverts:
-            self.stats.adverts_left_out += 1
-            self._out.put(Emit(AdvertLeftOut(name, str(error))))
-
-    def _publish_pages(self, now: Now, kind: str, bodies: list[bytes]) -> None:
-        for number, body in enumerate(bodies):
-            held = self.sync.record(self.node_id, kind, str(number))
-            if held is None or held.body != body:
-                self._publish(now, kind, str(number), body)
-        number = len(bodies)
-        while (held := self.sync.record(self.node_id, kind, str(number))) is not None:
-            if held.body:
-                self.sync.withdraw(now, kind, str(number))
-            number += 1
+        self._adverts.capabilities(now, capabilities)
         self._settle(now)
 
     def revoke(self, now: Now, node: NodeId, reason: str = "") -> None:
@@ -308,8 +282,45 @@ class Peer:
         self._forget_surplus()
         self._settle(now)
 
-    def _publish(self, now: Now, kind: str, key: str, body: bytes) -> None:
-        self.sync.publish(now, kind, key, body)
+    def set_load(self, load: int) -> None:
+        """Tells how many requests this node is running: its answers to pings and its offers say so."""
+        self.membership.load = load
+
+    def want(
+        self, now: Now, transfer: str, sizes: Sequence[int], have: Collection[int], holders: Iterable[NodeId]
+    ) -> None:
+        """Starts a download; see `TransferEngine.want`."""
+        self.transfer.want(now, transfer, sizes, have, holders)
+        self._settle(now)
+
+    def cancel(self, now: Now, transfer: str) -> None:
+        """Ends a download without any event."""
+        self.transfer.cancel(now, transfer)
+        self._settle(now)
+
+    def holder_up(self, now: Now, transfer: str, node: NodeId) -> None:
+        """A node has all chunks of a download."""
+        self.transfer.source_up(now, transfer, node)
+        self._settle(now)
+
+    def holder_left(self, now: Now, transfer: str, node: NodeId) -> None:
+        """A node does not have the chunks of a download any more."""
+        self.transfer.source_left(now, transfer, node)
+        self._settle(now)
+
+    def chunk_done(self, now: Now, fetch: FetchChunk) -> None:
+        """A chunk is verified and stored."""
+        self.transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index)
+        self._settle(now)
+
+    def chunk_failed(self, now: Now, fetch: FetchChunk, reason: str, *, fatal: bool) -> None:
+        """A fetch failed; `fatal` means that the source sent bytes that are not the chunk."""
+        self.transfer.chunk_failed(now, fetch.transfer, fetch.source, fetch.index, reason, fatal)
+        self._settle(now)
+
+    def accuse(self, now: Now, node: NodeId, reason: str) -> None:
+        """Counts against a node what the shell found wrong outside of chunks, such as a manifest that lies."""
+        self._move(now, Misbehaved(node, reason))
         self._settle(now)
 
     # --- across engines -------------------------------------------------------------------------------------------
@@ -319,7 +330,6 @@ class Peer:
 
     def _settle(self, now: Now) -> None:
         """Moves effects outwards until the inner engines are silent."""
-        self._now = now
         while effects := [effect for engine in self._engines for effect in engine.drain()]:
             for effect in effects:
                 self._move(now, effect)
@@ -416,6 +426,10 @@ class Peer:
     def member(self, node: NodeId) -> Member | None:
         """Returns a member's certificate."""
         return self.trust.member(node)
+
+    def node_records(self) -> list[bytes]:
+        """Returns the sealed records that say who is there, for one who joins."""
+        return list(self.sync.envelopes(kinds.NODE))
 
     def name(self, node: NodeId) -> str:
         """Returns what a node calls itself, else the start of its id."""

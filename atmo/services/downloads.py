@@ -119,27 +119,26 @@ class Downloads:
         if download is None or download.partial is None:
             return
         mesh, partial = download.mesh, download.partial
-        transfer, source, index = effect.transfer, effect.source, effect.index
-        engine = mesh.peer.transfer
+        peer, source, index = mesh.peer, effect.source, effect.index
         try:
             data = await fetch_chunk(mesh, source, partial.places[index])
             right = await trio.to_thread.run_sync(partial.write, index, data, limiter=self._writers)
         except NotThere:
             download.gone.add(source)
-            engine.source_left(mesh.now(), transfer, source)
+            peer.holder_left(mesh.now(), effect.transfer, source)
         except RemoteError as error:
-            engine.chunk_failed(mesh.now(), transfer, source, index, str(error), fatal=False)
+            peer.chunk_failed(mesh.now(), effect, str(error), fatal=False)
         except Misled as error:
-            engine.chunk_failed(mesh.now(), transfer, source, index, str(error), fatal=True)
+            peer.chunk_failed(mesh.now(), effect, str(error), fatal=True)
         except UserError as error:
             download.fail(error)
         else:
             if right:
-                download.origin = download.origin or mesh.peer.name(source)
-                engine.chunk_done(mesh.now(), transfer, source, index)
+                download.origin = download.origin or peer.name(source)
+                peer.chunk_done(mesh.now(), effect)
             else:
                 wrong = f"chunk {index} of {download.label} with wrong bytes"
-                engine.chunk_failed(mesh.now(), transfer, source, index, wrong, fatal=True)
+                peer.chunk_failed(mesh.now(), effect, wrong, fatal=True)
         mesh.kick()
 
     async def _lead(self, download: _Download, report: Report | None) -> LocalModel:
@@ -169,8 +168,9 @@ class Downloads:
             return await trio.to_thread.run_sync(self._storage.finish, partial, download.origin or "mesh", check)
         except WrongContent as error:
             _, publisher = open_manifest_untrusted(sealed)
-            download.mesh.peer.transfer.accuse(publisher, f"a manifest of {download.label} that lies: {error}")
-            download.mesh.kick()
+            mesh = download.mesh
+            mesh.peer.accuse(mesh.now(), publisher, f"a manifest of {download.label} that lies: {error}")
+            mesh.kick()
             raise UserError(
                 f"{download.label} is not what its manifest says: {error}.", "Nothing was kept; tell its publisher."
             ) from error
@@ -193,7 +193,7 @@ class Downloads:
             except Misled as error:
                 reasons.append(f"{name} sent {error}")
                 download.gone.add(node)
-                download.mesh.peer.transfer.accuse(node, str(error))
+                download.mesh.peer.accuse(download.mesh.now(), node, str(error))
                 download.mesh.kick()
             else:
                 download.origin = name
@@ -209,14 +209,14 @@ class Downloads:
         try:
             download.told = set(download.holders())
             sizes = [place.size for place in partial.places]
-            mesh.peer.transfer.want(mesh.now(), transfer, sizes, set(partial.have), sorted(download.told))
+            mesh.peer.want(mesh.now(), transfer, sizes, set(partial.have), sorted(download.told))
             mesh.kick()
             while not download.settled.is_set():
                 with trio.move_on_after(REFRESH_S):
                     await download.settled.wait()
                 self._refresh(download)
         finally:
-            mesh.peer.transfer.cancel(mesh.now(), transfer)
+            mesh.peer.cancel(mesh.now(), transfer)
             mesh.kick()
             del self._by_transfer[transfer]
         if download.problem is not None:
@@ -227,9 +227,9 @@ class Downloads:
         mesh, transfer = download.mesh, download.transfer
         held = set(download.holders())
         for node in sorted(held - download.told):
-            mesh.peer.transfer.source_up(mesh.now(), transfer, node)
+            mesh.peer.holder_up(mesh.now(), transfer, node)
         for node in sorted(download.told - held):
-            mesh.peer.transfer.source_left(mesh.now(), transfer, node)
+            mesh.peer.holder_left(mesh.now(), transfer, node)
         download.told = held
         mesh.kick()
 

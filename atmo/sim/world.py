@@ -172,7 +172,7 @@ class World:
         self.links.start(node.id)
         records = [*node.disk.values()]
         for other in knows:
-            records += other.running.sync.envelopes("node")
+            records += other.running.node_records()
         peer.load_records(now, records)
         peer.publish_node(now, node.name, [node.address], __version__, Hardware())
         self._perform(node)
@@ -302,11 +302,11 @@ class World:
             return
         del node.fetches[key]
         self._note(node, "chunk", f"{fetch.transfer} {fetch.index}", fetch.source)
-        now, transfer = self.now(node), node.peer.transfer
+        now = self.now(node)
         if self.links.linked(node.id, fetch.source):
-            transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index)
+            node.peer.chunk_done(now, fetch)
         else:
-            transfer.chunk_failed(now, fetch.transfer, fetch.source, fetch.index, "the link is gone", False)
+            node.peer.chunk_failed(now, fetch, "the link is gone", fatal=False)
         self._perform(node)
 
     def _note(self, node: Node, kind: str, detail: str, other: NodeId) -> None:

@@ -139,7 +139,7 @@ def test_offers_carry_the_way_and_the_load() -> None:
     table, anna, bert = pair()
     for side in (anna, bert):
         side.tells(lambda peer, now: peer.publish_capabilities(now, [capability()]))
-        side.peer.membership.load = 3
+        side.peer.set_load(3)
     table.advance(5)
     own, remote = anna.peer.offers(table.now)
     assert (own.local, own.path, own.rtt_s, own.load, own.node_name) == (True, "local", 0.0, 3, "anna")

@@ -11,6 +11,7 @@ from atmo.gossip.membership import MembershipConfig
 from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Records, Summary
 from atmo.gossip.records import Hardware
 from atmo.peer import LinkAge, LinkLost, LinkReady, Peer, PeerConfig
+from atmo.transfer.engine import TransferDone
 from atmo.trust.mesh import MeshTrust
 from tests.peer.kit import ADDRESS, Table, model, pair
 from tests.trust.kit import ADMIN, ANNA, BERT, EVE, GENESIS, MESH, admin_certificate, certificate, signer
@@ -262,7 +263,7 @@ def test_what_follows_a_lie_is_not_read() -> None:
 
 def test_a_neighbour_that_dies_frees_the_chunks_it_owed() -> None:
     table, anna, bert = pair()
-    anna.tells(lambda peer, now: peer.transfer.want(now, "t", [10, 10], set(), [bert.id]))
+    anna.tells(lambda peer, now: peer.want(now, "t", [10, 10], set(), [bert.id]))
     assert sorted(fetch.index for fetch in anna.of(FetchChunk)) == [0, 1]
     table.cut(anna.id, bert.id)
     table.settle()
@@ -271,11 +272,39 @@ def test_a_neighbour_that_dies_frees_the_chunks_it_owed() -> None:
 
 def test_wrong_chunks_are_held_against_their_source() -> None:
     table, anna, bert = pair()
-    anna.tells(lambda peer, now: peer.transfer.want(now, "t", [10], set(), [bert.id]))
-    anna.tells(lambda peer, now: peer.transfer.chunk_failed(now, "t", bert.id, 0, "wrong bytes", True))
+    anna.tells(lambda peer, now: peer.want(now, "t", [10], set(), [bert.id]))
+    anna.tells(lambda peer, now: peer.chunk_failed(now, FetchChunk("t", bert.id, 0), "wrong bytes", fatal=True))
     assert anna.faults() == ["wrong bytes"]
     assert anna.peer.stats.misbehaved == 1
     table.advance(20)
+
+
+def test_holders_come_and_go() -> None:
+    _, anna, bert = pair()
+    fetch = FetchChunk("t", bert.id, 0)
+    anna.tells(lambda peer, now: peer.want(now, "t", [10], set(), []))
+    assert anna.of(FetchChunk) == []
+    anna.tells(lambda peer, now: peer.holder_up(now, "t", bert.id))
+    assert anna.of(FetchChunk) == [fetch]
+    anna.tells(lambda peer, now: peer.holder_left(now, "t", bert.id))
+    anna.tells(lambda peer, now: peer.holder_up(now, "t", bert.id))
+    assert anna.of(FetchChunk) == [fetch, fetch]
+    anna.tells(lambda peer, now: peer.chunk_done(now, fetch))
+    assert anna.emitted(TransferDone) == [TransferDone("t")]
+    anna.tells(lambda peer, now: peer.cancel(now, "t"))
+
+
+def test_a_lie_outside_of_chunks_is_a_strike() -> None:
+    _, anna, bert = pair()
+    anna.tells(lambda peer, now: peer.accuse(now, bert.id, "a manifest that lies"))
+    assert anna.faults() == ["a manifest that lies"]
+    assert anna.peer.stats.misbehaved == 1
+
+
+def test_who_joins_is_told_of_everyone() -> None:
+    _, anna, _ = pair()
+    late = Table().add(EVE, "late", records=anna.peer.node_records())
+    assert late.names() == ["late", "anna", "bert"]
 
 
 # --- time and repetition ------------------------------------------------------------------------------------------

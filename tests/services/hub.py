@@ -95,7 +95,13 @@ class Node:
         self.storage = ModelStorage(folder / name, self.database)
         self.transfer = TransferEngine(Random(name), TransferConfig(lonely_s=lonely_s))
         self.peer: Any = SimpleNamespace(
-            transfer=self.transfer,
+            want=self.transfer.want,
+            cancel=self.transfer.cancel,
+            holder_up=self.transfer.source_up,
+            holder_left=self.transfer.source_left,
+            chunk_done=self._chunk_done,
+            chunk_failed=self._chunk_failed,
+            accuse=lambda now, node, reason: self.transfer.accuse(node, reason),
             models=lambda now: [self._own(offer) for offer in hub.records()],
             publish_models=self._publish,
             neighbours=lambda: [node.id for node in hub.nodes.values() if node.up and node is not self],
@@ -111,6 +117,12 @@ class Node:
 
     def _own(self, offer: ModelOffer) -> ModelOffer:
         return ModelOffer(offer.node, offer.node_name, offer.record, offer.node == self.id)
+
+    def _chunk_done(self, now: Now, fetch: FetchChunk) -> None:
+        self.transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index)
+
+    def _chunk_failed(self, now: Now, fetch: FetchChunk, reason: str, *, fatal: bool) -> None:
+        self.transfer.chunk_failed(now, fetch.transfer, fetch.source, fetch.index, reason, fatal)
 
     def _publish(self, now: Now, records: tuple[ModelRecord, ...]) -> None:
         self.published = tuple(records)

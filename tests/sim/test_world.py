@@ -161,14 +161,14 @@ def test_an_engine_whose_timer_stands_still_is_found(monkeypatch: pytest.MonkeyP
 def test_chunks_arrive_from_linked_nodes_and_fail_from_others() -> None:
     world, nodes = small()
     holder, reader = nodes[1], nodes[2]
-    world.command(reader, lambda peer, now: peer.transfer.want(now, "good", [10] * 5, set(), [holder.id, nodes[0].id]))
+    world.command(reader, lambda peer, now: peer.want(now, "good", [10] * 5, set(), [holder.id, nodes[0].id]))
     world.run(5.0)
     assert [event for _, event in reader.events if isinstance(event, TransferDone)] == [TransferDone("good")]
     world.crash(holder)
     world.run(60.0)
-    world.command(reader, lambda peer, now: peer.transfer.want(now, "bad", [10], set(), [holder.id]))
-    world.command(reader, lambda peer, now: peer.transfer.want(now, "taken back", [10], set(), [holder.id]))
-    world.command(reader, lambda peer, now: peer.transfer.cancel(now, "taken back"))
+    world.command(reader, lambda peer, now: peer.want(now, "bad", [10], set(), [holder.id]))
+    world.command(reader, lambda peer, now: peer.want(now, "taken back", [10], set(), [holder.id]))
+    world.command(reader, lambda peer, now: peer.cancel(now, "taken back"))
     world.run(400.0)
     assert [event.transfer for _, event in reader.events if isinstance(event, TransferFailed)] == ["bad"]
 

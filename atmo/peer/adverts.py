@@ -1,0 +1,115 @@
+"""What this node tells the mesh of itself: who it is, which models it holds, what it can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from atmo.clock import Now
+from atmo.engine import Emit, Outbox
+from atmo.errors import WireError
+from atmo.gossip import records as kinds
+from atmo.gossip.records import Hardware, ModelRecord, ModelsBody, NodeRecord
+from atmo.gossip.sync import RecordSync
+from atmo.peer.config import PeerStats
+from atmo.peer.directory import CapabilitiesBody
+from atmo.peer.events import AdvertLeftOut
+from atmo.router.capability import Capability
+from atmo.trust.certificate import valid_name
+from atmo.trust.mesh import Member
+from atmo.wire import limits
+from atmo.wire.address import Address
+from atmo.wire.schema import pack, pack_checked
+
+_PAGE_BYTES = 40 * 1024
+_ITEM_BYTES = 56 * 1024  # with the record around it under the message limit
+_PAGES = 24  # of models and of capabilities each: together under `SyncConfig.author_bytes`
+
+
+class Adverts:
+    """Writes this node's own records.
+
+    Args:
+        own: This node's membership.
+        sync: Where records are written.
+        stats: Counts what is left out.
+        out: Tells what is left out.
+    """
+
+    def __init__(self, own: Member, sync: RecordSync, stats: PeerStats, out: Outbox) -> None:
+        self._own = own
+        self._sync = sync
+        self._stats = stats
+        self._out = out
+
+    def node(self, now: Now, name: str, addresses: Sequence[Address], version: str, hardware: Hardware) -> None:
+        """See `Peer.publish_node`."""
+        if not valid_name(name):
+            raise WireError(f"a node's name has at most {limits.NAME_CHARS} printable characters")
+        own, reached = self._own, tuple(addresses[: limits.ADDRESSES])
+        body = pack(NodeRecord(name, reached, own.sealed, own.issuer_sealed, version, hardware))
+        self._sync.publish(now, kinds.NODE, "", body)
+
+    def models(self, now: Now, models: Sequence[ModelRecord]) -> None:
+        """See `Peer.publish_models`."""
+        cut, unfit = _pages(models)
+        self._leave_out((model.name, error) for model, error in unfit)
+        self._put_pages(now, kinds.MODELS, [pack(ModelsBody(page)) for page in cut])
+
+    def capabilities(self, now: Now, capabilities: Sequence[Capability]) -> None:
+        """See `Peer.publish_capabilities`."""
+        cut, unfit = _pages(capabilities)
+        self._leave_out((capability.id, error) for capability, error in unfit)
+        self._put_pages(now, kinds.CAPABILITIES, [pack(CapabilitiesBody(page)) for page in cut])
+
+    def _leave_out(self, adverts: Iterable[tuple[str, WireError]]) -> None:
+        for name, error in adverts:
+            self._stats.adverts_left_out += 1
+            self._out.put(Emit(AdvertLeftOut(name, str(error))))
+
+    def _put_pages(self, now: Now, kind: str, bodies: list[bytes]) -> None:
+        own = self._own.certificate.subject
+        for number, body in enumerate(bodies):
+            held = self._sync.record(own, kind, str(number))
+            if held is None or held.body != body:
+                self._sync.publish(now, kind, str(number), body)
+        number = len(bodies)
+        while (held := self._sync.record(own, kind, str(number))) is not None:
+            if held.body:
+                self._sync.withdraw(now, kind, str(number))
+            number += 1
+
+
+def _pages(items: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, WireError]]]:
+    """Cuts adverts into pages that fit a record.
+
+    Returns:
+        The pages, and the adverts that no reader would accept, which are in none, each with why.
+
+    Raises:
+        WireError: They are too many for any node.
+    """
+    cut: list[list[Any]] = []
+    unfit: list[tuple[Any, WireError]] = []
+    size = _PAGE_BYTES
+    for item in items:
+        try:
+            item_size = _item_size(item)
+        except WireError as error:
+            unfit.append((item, error))
+            continue
+        if size + item_size > _PAGE_BYTES or len(cut[-1]) >= 512:
+            cut.append([])
+            size = 0
+        cut[-1].append(item)
+        size += item_size
+    if len(cut) > _PAGES:
+        raise WireError(f"{len(items)} adverts are more than one node may tell the mesh")
+    return [tuple(page) for page in cut], unfit
+
+
+def _item_size(item: Any) -> int:
+    size = len(pack_checked(item))
+    if size > _ITEM_BYTES:
+        raise WireError(f"an advert of {size} bytes is over the limit of {_ITEM_BYTES}: shorten its texts")
+    return size
