@@ -90,6 +90,7 @@ def control_router(
     router = APIRouter(prefix="/atmo/v1", route_class=_ControlRoute, include_in_schema=False)
     _add_mesh_routes(router, authorise, mesh)
     _add_model_routes(router, authorise, models)
+    _add_import(router, authorise, models)
 
     @router.get("/status")
     async def get_status(request: Request) -> Response:
@@ -148,6 +149,24 @@ def _add_model_routes(router: APIRouter, authorise: _Guard, models: ModelService
         await authorise(request)
         return JSONResponse(models.info(name))
 
+    @router.post("/models/pull")
+    async def pull(request: Request) -> Response:
+        await authorise(request)
+        spec = (await _Body.read(request, {"spec"})).text("spec")
+
+        async def job(report: Report) -> dict[str, Any]:
+            return (await models.pull(spec, progress=report)).to_json()
+
+        return JobResponse(job)
+
+    @router.post("/models/remove")
+    async def remove(request: Request) -> Response:
+        await authorise(request)
+        body = await _Body.read(request, {"spec"})
+        return JSONResponse({"removed": [row.to_json() for row in await models.remove(body.text("spec"))]})
+
+
+def _add_import(router: APIRouter, authorise: _Guard, models: ModelService) -> None:
     @router.post("/models/import")
     async def import_model(request: Request) -> Response:
         await authorise(request)
@@ -171,22 +190,6 @@ def _add_model_routes(router: APIRouter, authorise: _Guard, models: ModelService
             return row.to_json()
 
         return JobResponse(job)
-
-    @router.post("/models/pull")
-    async def pull(request: Request) -> Response:
-        await authorise(request)
-        spec = (await _Body.read(request, {"spec"})).text("spec")
-
-        async def job(report: Report) -> dict[str, Any]:
-            return (await models.pull(spec, progress=report)).to_json()
-
-        return JobResponse(job)
-
-    @router.post("/models/remove")
-    async def remove(request: Request) -> Response:
-        await authorise(request)
-        body = await _Body.read(request, {"spec"})
-        return JSONResponse({"removed": [row.to_json() for row in await models.remove(body.text("spec"))]})
 
 
 class _Body:

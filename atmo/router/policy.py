@@ -15,7 +15,7 @@ from statistics import fmean
 from atmo.router import decision as rules
 from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS
 from atmo.router.choice import THRESHOLD, Choice, Scores, choose_model, ruled_out
-from atmo.router.decision import Candidate, Decision, RouteRequest
+from atmo.router.decision import Candidate, Decision, Failure, RouteRequest
 from atmo.router.offer import Offer
 from atmo.router.semantic import key_of
 from atmo.router.table import HALF_OPEN, OPEN, NodeTable, Seen, queue_factor
@@ -99,25 +99,8 @@ def decide(
         config: Numbers of the decision.
     """
     choice = choose_model(request, offers, scores, known, config.threshold)
-    if not isinstance(choice, Choice):
-        looked_at = [offer for offer in offers if offer.capability.operation == request.operation]
-        refused = [
-            Candidate(
-                offer,
-                rules.RULED_OUT,
-                ruled_out(offer, request.constraints) or "not what the request names",
-                _similarity(offer, scores),
-            )
-            for offer in looked_at[: config.candidates_shown]
-        ]
-        return Decision(
-            request,
-            rules.RULE_NONE,
-            choice.message,
-            candidates=tuple(refused),
-            omitted=len(looked_at) - len(refused),
-            failure=choice,
-        )
+    if isinstance(choice, Failure):
+        return _refuse(request, choice, offers, scores, config)
     ranked = _rank(request, _rate(choice, table, now, config), config)
     chosen, fallbacks = ranked[0], ranked[1 : 1 + config.fallbacks]
     candidates = _explain(request, choice, ranked, scores, config)
@@ -131,6 +114,29 @@ def decide(
         fallbacks=tuple(rated.offer for rated in fallbacks),
         candidates=(*candidates, *others),
         omitted=able - len(candidates) - len(others),
+    )
+
+
+def _refuse(
+    request: RouteRequest, failure: Failure, offers: Sequence[Offer], scores: Scores | None, config: PolicyConfig
+) -> Decision:
+    looked_at = [offer for offer in offers if offer.capability.operation == request.operation]
+    refused = [
+        Candidate(
+            offer,
+            rules.RULED_OUT,
+            ruled_out(offer, request.constraints) or "not what the request names",
+            _similarity(offer, scores),
+        )
+        for offer in looked_at[: config.candidates_shown]
+    ]
+    return Decision(
+        request,
+        rules.RULE_NONE,
+        failure.message,
+        candidates=tuple(refused),
+        omitted=len(looked_at) - len(refused),
+        failure=failure,
     )
 
 
