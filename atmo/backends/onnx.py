@@ -105,7 +105,7 @@ class OnnxBackend(Backend):
         except BadModelFile as error:
             self._refuse(model, str(error))
             message = (
-                f"The model {model.name} {model.version} cannot run on this machine: {error}"
+                f"The model {model.name} {model.version} cannot run on this machine: {str(error).rstrip('.')}."
                 " Import a corrected version under the same name."
             )
             raise RequestError(503, message, kind="server_error", code="model_unusable") from error

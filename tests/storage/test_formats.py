@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atmo.errors import UserError
-from atmo.storage.formats import Detected, FormatError, detect, onnx, pickles
+from atmo.storage.formats import Detected, FormatError, detect, pickles, protobuf
 from atmo.storage.formats.reader import Reader
 from tests.storage import samples
 
@@ -56,6 +56,23 @@ def test_an_onnx_model_tells_inputs_and_notes(tmp_path: Path) -> None:
 def test_weights_in_other_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights in other files"):
         detect(write(tmp_path, samples.onnx_plain(external=True)))
+
+
+def test_onnx_operators_that_nobody_has_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    spin = field(1, field(4, b"Spin") + field(7, b"com.acme"))
+    with pytest.raises(UserError, match=r"uses the custom operator com\.acme::Spin") as caught:
+        detect(write(tmp_path, tiny_onnx(spin)))
+    assert "standard operators" in caught.value.hint
+    own = field(25, field(1, b"Spin") + field(10, b"com.acme"))
+    assert detect(write(tmp_path, tiny_onnx(spin, own))).format == "onnx"
+
+
+def test_weights_in_other_files_are_found_in_subgraphs(tmp_path: Path) -> None:
+    inner = field(5, field(14, 1))
+    outer = field(1, field(4, b"If") + field(5, field(1, b"then_branch") + field(6, inner)))
+    with pytest.raises(UserError, match="weights in other files") as caught:
+        detect(write(tmp_path, tiny_onnx(outer)))
+    assert "all weights inside" in caught.value.hint
 
 
 def test_pytorch(tmp_path: Path) -> None:
@@ -216,8 +233,8 @@ def test_onnx_that_is_damaged(tmp_path: Path, data: bytes, why: str) -> None:
 
 
 def test_onnx_with_too_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx, "_ITEMS_MOST", 100)
-    with pytest.raises(UserError, match="too many parts"):
+    monkeypatch.setattr(protobuf, "FIELDS_MOST", 100)
+    with pytest.raises(UserError, match="more than 100 fields"):
         detect(write(tmp_path, tiny_onnx(field(13, b"") * 200)))
 
 

@@ -26,7 +26,7 @@ def detect(path: Path) -> Detected:
         with Reader(path) as reader:
             return _detect(path, reader)
     except FormatError as error:
-        raise UserError(f"The file {path} {error}.", "Copy or download it again, then import it.") from error
+        raise UserError(f"The file {path} {error}.", error.hint) from error
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.", "Check the path and its permissions.") from error
 

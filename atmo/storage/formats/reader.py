@@ -14,7 +14,16 @@ _BLOCK_BYTES = 64 * 1024
 
 
 class FormatError(Exception):
-    """The file is not what it seems, or not whole; the message completes the sentence "the file ..."."""
+    """The file is not what it seems, not whole, or cannot be used here.
+
+    Args:
+        message: Completes the sentence "the file ...".
+        hint: What to do about it.
+    """
+
+    def __init__(self, message: str, hint: str = "Copy or download it again, then import it.") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,18 @@ class Reader:
         if len(found) != count:
             raise FormatError("shrank while it was being read")
         return found
+
+    def block(self, offset: int, end: int) -> tuple[bytes, int, int]:
+        """Returns bytes in memory, and where in them those from `offset` begin and end: one at least, none after `end`.
+
+        Raises:
+            FormatError: The file ends before.
+        """
+        start = offset - self._block_at
+        if not 0 <= start < len(self._block):
+            self.at(offset, 1)
+            start = 0
+        return self._block, start, min(len(self._block), start + end - offset)
 
     def start(self, count: int) -> bytes:
         """Returns up to `count` bytes from the start."""
