@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 import trio
 from aioquic.quic import events
 
-from atmo.errors import RemoteError
+from atmo.errors import RemoteError, leaf_error
 from atmo.identity import NodeId, Signer
 from atmo.net.admission import FIXED_BIT, LONG_HEADER_BIT, Admission, Admitted
 from atmo.net.certificate import make_credentials
@@ -80,14 +80,9 @@ async def open_endpoint(
                 endpoint.close_all("the node is shutting down")
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _unwrap(group) from None
+        raise leaf_error(group) from None  # the block's own: the two tasks raise nothing
     finally:
         sock.close()
-
-
-def _unwrap(group: BaseExceptionGroup) -> BaseException:
-    """Returns the error of the caller's block: the two tasks raise nothing, so the nursery wrapped that one."""
-    return group.exceptions[0] if len(group.exceptions) == 1 else group
 
 
 class Endpoint:
