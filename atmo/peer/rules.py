@@ -11,6 +11,7 @@ from atmo.gossip.records import NodeRecord, Record, RevocationBody
 from atmo.gossip.sync import Refusal
 from atmo.identity import NodeId
 from atmo.peer.directory import check_body_untrusted
+from atmo.trust.certificate import valid_name
 from atmo.trust.mesh import MeshTrust, NotCounting
 from atmo.wire.schema import unpack_untrusted
 
@@ -41,7 +42,7 @@ def judge_untrusted(
 
 def _introduce_untrusted(trust: MeshTrust, now: Now, author: NodeId, record: Record) -> None:
     node = unpack_untrusted(NodeRecord, record.body)
-    if record.key or not node.name.isprintable():
+    if record.key or not valid_name(node.name):
         raise WireError("a node record has a key or an unprintable name")
     trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
 

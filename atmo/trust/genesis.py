@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from atmo.errors import WireError
 from atmo.identity import NodeId, Signer
+from atmo.trust.certificate import valid_name
 from atmo.wire import limits
 from atmo.wire.envelope import NO_MESH, open_untrusted, seal
 from atmo.wire.schema import Most, pack, unpack_untrusted
@@ -64,5 +65,5 @@ def open_genesis_untrusted(sealed: bytes) -> Genesis:
 
 
 def _check_name(name: str) -> None:
-    if len(name) > limits.NAME_CHARS or not name.isprintable():
+    if not valid_name(name):
         raise WireError(f"the name of a mesh is not at most {limits.NAME_CHARS} printable characters")
