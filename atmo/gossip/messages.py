@@ -26,8 +26,8 @@ class Hello:
     """
 
     mesh: Annotated[bytes, Most(32)]
-    certificate: Annotated[bytes, Most(2_048)]
-    issuer_certificate: Annotated[bytes, Most(2_048)] | None = None
+    certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)]
+    issuer_certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)] | None = None
     version: Annotated[str, Most(32)] = ""
 
 

@@ -94,8 +94,8 @@ class NodeRecord:
 
     name: Name
     addresses: Annotated[tuple[Address, ...], Most(limits.ADDRESSES)]
-    certificate: Annotated[bytes, Most(2_048)]
-    issuer_certificate: Annotated[bytes, Most(2_048)] | None = None
+    certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)]
+    issuer_certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)] | None = None
     version: Annotated[str, Most(32)] = ""
     hardware: Hardware = field(default_factory=Hardware)
 
@@ -144,7 +144,7 @@ class RevocationBody:
 
     node: NodeId
     reason: Annotated[str, Most(200)] = ""
-    certificate: Annotated[bytes, Most(2_048)] | None = None
+    certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

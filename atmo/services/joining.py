@@ -52,8 +52,8 @@ class JoinGrant:
     """
 
     genesis: Annotated[bytes, Most(limits.MESSAGE_BYTES)]
-    certificate: Annotated[bytes, Most(2_048)]
-    issuer_certificate: Annotated[bytes, Most(2_048)] | None = None
+    certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)]
+    issuer_certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)] | None = None
     records: Annotated[tuple[Annotated[bytes, Most(limits.MESSAGE_BYTES)], ...], Most(64)] = ()
 
 

@@ -13,7 +13,6 @@ from atmo.wire import codec, limits
 from atmo.wire.envelope import open_untrusted, seal
 
 DOMAIN = "atmo/certificate/1"
-MOST_BYTES = 2_048
 MOST_ROLES = 8
 
 ADMIN = "admin"
@@ -48,7 +47,7 @@ class Certificate:
 
 
 def valid_name(name: str) -> bool:
-    """Says whether `name` may stand in a certificate: printable, at most `limits.NAME_CHARS` characters."""
+    """Says whether `name` may name a node or a mesh: printable, at most `limits.NAME_CHARS` characters."""
     return len(name) <= limits.NAME_CHARS and name.isprintable()
 
 
@@ -83,8 +82,8 @@ def open_certificate_untrusted(sealed: bytes, mesh: bytes) -> Certificate:
     Raises:
         WireError: It does not decode, is for another mesh, or the signature is wrong.
     """
-    opened = open_untrusted(sealed, DOMAIN, mesh, MOST_BYTES)
-    claims: Any = codec.decode_untrusted(opened.payload, MOST_BYTES)
+    opened = open_untrusted(sealed, DOMAIN, mesh, limits.CERTIFICATE_BYTES)
+    claims: Any = codec.decode_untrusted(opened.payload, limits.CERTIFICATE_BYTES)
     match claims:
         case {
             1: str() as issuer,

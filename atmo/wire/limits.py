@@ -24,6 +24,9 @@ ANSWER_ITEMS = 64
 ADDRESSES = 16
 """Addresses in one node record or join code."""
 
+CERTIFICATE_BYTES = 2_048
+"""One sealed certificate."""
+
 NAME_CHARS = 128
 """Names of nodes, meshes, models, capabilities."""
 
