@@ -39,11 +39,10 @@ class Hangup:
 
 @dataclass(frozen=True, slots=True)
 class Misbehaved:
-    """A peer broke the protocol: count it and, if `fatal`, the link is being closed by a `Hangup` beside this."""
+    """A peer broke the protocol: count it. If that ends its link, there is a `Hangup` beside this."""
 
     peer: NodeId
     reason: str
-    fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class Peer:
             self._hello(now, source, message)
         elif source in self._pending:
             self.stats.dropped_unverified += 1
-            self._out.put(Misbehaved(source, "a message before its Hello", fatal=True))
+            self._out.put(Misbehaved(source, "a message before its Hello"))
             self._hangup(source, "say Hello first")
         else:
             self.membership.heard(now, source)
@@ -170,7 +170,7 @@ class Peer:
             self.trust.admit_untrusted(now.wall, source, hello.certificate, hello.issuer_certificate)
         except WireError as error:
             self.stats.hellos_refused += 1
-            self._out.put(Misbehaved(source, f"Hello: {error}", fatal=True))
+            self._out.put(Misbehaved(source, f"Hello: {error}"))
             self._hangup(source, str(error))
             return
         if self.membership.link_up(now, source):
