@@ -10,7 +10,7 @@ import trio
 
 from atmo.backends.base import Part
 from atmo.errors import RemoteError, RequestError, leaf_error
-from atmo.gateway.remote import internal_error
+from atmo.gateway.serving import internal_error
 from atmo.router.decision import Decision
 from atmo.router.offer import Offer
 from atmo.router.table import NodeTable, Ticket

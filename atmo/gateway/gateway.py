@@ -21,7 +21,8 @@ from atmo.gateway.jsontext import write_object
 from atmo.gateway.listing import StoredModel, list_models
 from atmo.gateway.meaning import Embed, Meaning
 from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
-from atmo.gateway.remote import PROTOCOL, ExecuteServer, Mesh, Outgoing, open_remote
+from atmo.gateway.remote import PROTOCOL, Mesh, Outgoing, open_remote
+from atmo.gateway.serving import ExecuteServer
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
 from atmo.router.capability import CHAT, EMBEDDINGS

@@ -1,4 +1,4 @@
-"""`atmo/execute/1`: running a request on another node.
+"""`atmo/execute/1`, the asking side: running a request on another node.
 
 The header names the operation, the capability's id on that node, whether to stream, a deadline and the body's size. The
 JSON body follows in frames. The answer comes in frames too, each a CBOR map with one key:
@@ -14,22 +14,17 @@ The asking side keeps its direction open until it has the answer. When it goes a
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from atmo.backends.base import Call, Part
-from atmo.backends.pool import BackendPool
+from atmo.backends.base import Part
 from atmo.errors import RemoteError, RequestError, WireError
-from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
-from atmo.gateway.checks import check_body
-from atmo.gateway.jsontext import read_object_untrusted, write_object
-from atmo.identity import NodeId
+from atmo.gateway.jsontext import read_object_untrusted
 from atmo.net.ports import MeshPort, RequestStream
-from atmo.router.capability import OPERATIONS, Capability
 from atmo.router.offer import Offer
 from atmo.wire import codec, limits
 
@@ -42,7 +37,8 @@ MAX_DEADLINE_MS = 3_600_000
 MAX_PIECES = limits.REQUEST_BYTES // 1_024
 """Frames for one body or part: a peer that sends it byte by byte is cut off."""
 
-_TEXT_CHARS = 2_000
+TEXT_CHARS = 2_000
+"""Of an error's message."""
 
 log = logging.getLogger(__name__)
 
@@ -135,251 +131,6 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
         log.debug("%s closed a stream badly after its answer was complete", outgoing.offer.node_name)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerConfig:
-    """Limits for requests of other nodes.
-
-    Attributes:
-        max_calls: Requests that run at once. Source: guess.
-        max_calls_per_node: Of one node. Source: guess.
-        held_bytes: Bodies held at once; what local clients send is not counted. Source: a choice, as `BUDGET_BYTES`.
-        held_bytes_per_node: Of one node: its largest body and some small ones beside it.
-        body_s: Seconds within which a body must be here.
-        last_s: Seconds within which an error that comes after the deadline, or before the work, must be taken.
-    """
-
-    max_calls: int = 64
-    max_calls_per_node: int = 32
-    held_bytes: int = BUDGET_BYTES
-    held_bytes_per_node: int = limits.REQUEST_BYTES + 8 * 1024 * 1024
-    body_s: float = 60.0
-    last_s: float = 5.0
-
-
-@dataclass(slots=True)
-class ServerStats:
-    """Counters of the requests that other nodes sent us."""
-
-    served: int = 0
-    refused: int = 0
-    failed: int = 0
-    abandoned: int = 0
-
-
-class _Asking:
-    """A node whose requests are being served."""
-
-    def __init__(self, held_bytes: int) -> None:
-        self.calls = 0
-        self.budget = ByteBudget(held_bytes)
-
-
-class ExecuteServer:
-    """Answers `atmo/execute/1`: other nodes' requests, run on this machine and nowhere else.
-
-    Args:
-        pool: Who runs them.
-        config: Limits.
-    """
-
-    def __init__(self, pool: BackendPool, config: ServerConfig | None = None) -> None:
-        self._pool = pool
-        self._config = config or ServerConfig()
-        self._budget = ByteBudget(self._config.held_bytes)
-        self._asking: dict[NodeId, _Asking] = {}
-        self.stats = ServerStats()
-
-    async def serve(self, stream: RequestStream) -> None:
-        """Handles one incoming request; raises `RemoteError` where the asking node broke the protocol or left."""
-        size = _size_untrusted(stream.header)
-        node = stream.node_id
-        asking = self._asking.setdefault(node, _Asking(self._config.held_bytes_per_node))
-        calls = sum(other.calls for other in self._asking.values())
-        if asking.calls >= self._config.max_calls_per_node or calls >= self._config.max_calls:
-            self._forget(node)
-            await self._refuse(stream, size, _busy())
-            return
-        asking.calls += 1
-        try:
-            with self._budget.holding() as held, asking.budget.holding() as held_of_node:
-                await self._serve(stream, size, (held_of_node, held))
-        finally:
-            asking.calls -= 1
-            self._forget(node)
-
-    def _forget(self, node: NodeId) -> None:
-        if not self._asking[node].calls:
-            del self._asking[node]
-
-    async def _serve(self, stream: RequestStream, size: int, holdings: Sequence[Holding]) -> None:
-        try:
-            capability, deadline_s = self._check_untrusted(stream.header)
-        except RequestError as error:
-            await self._refuse(stream, size, error)
-            return
-        raw = await self._read(stream, size, holdings)
-        if raw is None:
-            return
-        try:
-            body = await read_object_untrusted(raw)
-            check_body(capability.operation, body)
-        except RequestError as error:
-            await self._refuse(stream, 0, error)
-            return
-        del raw
-        header = stream.header
-        call = Call(capability, body, header["stream"] and capability.operation == "chat", header["request_id"])
-        await self._run(stream, call, deadline_s)
-
-    def _check_untrusted(self, header: Mapping[str, Any]) -> tuple[Capability, float]:
-        wanted = (("operation", str), ("capability", str), ("stream", bool), ("deadline_ms", int), ("request_id", str))
-        for name, kind in wanted:
-            if type(header.get(name)) is not kind:
-                raise RequestError(400, f"The header of {PROTOCOL} has no valid '{name}'.", param=name)
-        request_id = header["request_id"]
-        named = len(request_id) <= limits.NAME_CHARS and request_id.isprintable()
-        if header["operation"] not in OPERATIONS or not named:
-            raise RequestError(400, f"The header of {PROTOCOL} is not valid.")
-        for capability in self._pool.capabilities():
-            if capability.id == header["capability"] and capability.operation == header["operation"]:
-                return capability, min(max(header["deadline_ms"], 1), MAX_DEADLINE_MS) / 1_000
-        raise RequestError(
-            404, "This node does not offer that capability any more.", code="capability_gone", param="model"
-        )
-
-    async def _read(self, stream: RequestStream, size: int, holdings: Sequence[Holding]) -> bytes | None:
-        """Returns the body; None where there is no room for it and the asking node was told so."""
-        with trio.move_on_after(self._config.body_s):
-            pieces: list[bytes] = []
-            left = size
-            while left and len(pieces) < MAX_PIECES:
-                piece = await stream.receive()
-                if piece is None or len(piece) > left:
-                    raise RemoteError("the body is not as long as its header says")
-                left -= len(piece)
-                try:
-                    for holding in holdings:
-                        holding.take(len(piece))
-                except RequestError as error:
-                    pieces.clear()
-                    await self._refuse(stream, left, error)
-                    return None
-                pieces.append(piece)
-            if not left:
-                return b"".join(pieces)
-        raise RemoteError("the body came too slowly or in too many pieces")
-
-    async def _refuse(self, stream: RequestStream, unread: int, error: RequestError) -> None:
-        """Answers with an error, then takes what is still under way, so that the asking side gets to read it."""
-        self.stats.refused += 1
-        await self._send_last(stream, _error_frame(error))
-        if unread:
-            await self._discard(stream, unread)
-
-    async def _send_last(self, stream: RequestStream, frame: bytes) -> None:
-        """Sends what no deadline of a request bounds any more; an asking node that does not read it is given up."""
-        with trio.move_on_after(self._config.last_s):
-            await stream.send(frame)
-            return
-        raise RemoteError("the asking node does not read its answer")
-
-    async def _discard(self, stream: RequestStream, unread: int) -> None:
-        with trio.move_on_after(self._config.body_s):
-            for _ in range(MAX_PIECES):
-                piece = await stream.receive()
-                unread -= len(piece or b"")
-                if piece is None or unread <= 0:
-                    return
-
-    async def _run(self, stream: RequestStream, call: Call, deadline_s: float) -> None:
-        finished = False
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
-            try:
-                with trio.move_on_after(deadline_s) as timer:
-                    await self._answer(stream, call)
-                if timer.cancelled_caught:
-                    self.stats.failed += 1
-                    late = f"{call.capability.model} took longer than {deadline_s:g} s."
-                    error = RequestError(504, late, kind="api_error", code="timeout")
-                    await self._send_last(stream, _error_frame(error))
-                finished = True
-            except RemoteError as left:
-                log.info("%s left while %s answered it: %s", stream.node_id.short, call.capability.id, left)
-            nursery.cancel_scope.cancel()
-        if not finished:
-            self.stats.abandoned += 1
-            raise RemoteError("the asking node left before the answer was complete")
-
-    async def _answer(self, stream: RequestStream, call: Call) -> None:
-        try:
-            async with aclosing(self._pool.execute(call)) as parts:
-                async for part in parts:
-                    await _send_part(stream, await write_object(part))
-        except RequestError as error:
-            self.stats.failed += 1
-            await stream.send(_error_frame(error))
-        except RemoteError:
-            raise
-        except Exception:
-            self.stats.failed += 1
-            log.exception("%s failed on request %s", call.capability.id, call.request_id)
-            await stream.send(_error_frame(internal_error(call.capability)))
-        else:
-            self.stats.served += 1
-            await stream.send(codec.encode({"end": True}))
-
-
-def internal_error(capability: Capability) -> RequestError:
-    """Returns the error of a backend that failed in a way nobody foresaw; the log of its node has the details."""
-    message = f"{capability.model} failed unexpectedly; the log of its node has the details."
-    return RequestError(500, message, kind="api_error", code="internal_error")
-
-
-async def _cancel_when_gone(stream: RequestStream, scope: trio.CancelScope) -> None:
-    """Nothing follows the body: whatever comes, an end or a reset, means that the answer is no longer wanted."""
-    try:
-        await stream.receive()
-    except RemoteError as error:
-        log.info("request of %s ends early: %s", stream.node_id.short, error)
-    scope.cancel()
-
-
-async def _send_part(stream: RequestStream, data: bytes) -> None:
-    if len(data) > limits.REQUEST_BYTES:
-        raise RequestError(502, "The answer is too large to be sent over the mesh.", kind="api_error", code="too_large")
-    last = max(0, (len(data) - 1) // PIECE_BYTES * PIECE_BYTES)
-    for start in range(0, last, PIECE_BYTES):
-        await stream.send(codec.encode({"piece": data[start : start + PIECE_BYTES]}))
-    await stream.send(codec.encode({"part": data[last:]}))
-
-
-def _error_frame(error: RequestError) -> bytes:
-    return codec.encode(
-        {
-            "error": {
-                "status": error.status,
-                "message": error.message[:_TEXT_CHARS].encode("utf-8", "replace").decode(),
-                "kind": error.kind,
-                "code": error.code,
-                "param": error.param,
-            }
-        }
-    )
-
-
-def _busy() -> RequestError:
-    message = "This node runs as many requests of others as it may: try again shortly."
-    return RequestError(429, message, kind="rate_limit_error", code="busy")
-
-
-def _size_untrusted(header: Mapping[str, Any]) -> int:
-    size = header.get("size")
-    if type(size) is not int or not 0 <= size <= limits.REQUEST_BYTES:
-        raise RemoteError(f"a body of {limits.REQUEST_BYTES} bytes is the most, the header says {str(size)[:32]}")
-    return size
-
-
 def _answer_untrusted(frame: bytes | None) -> tuple[str, Any]:
     """Returns the one key of an answer's frame and its value."""
     if frame is None:
@@ -413,7 +164,7 @@ def _error_untrusted(value: Mapping[str, Any]) -> RequestError:
         text[: limits.NAME_CHARS] if isinstance(text, str) else None
         for text in (texts["kind"], texts["code"], texts["param"])
     )
-    return RequestError(status, message[:_TEXT_CHARS], kind=kind or "api_error", code=code, param=param)
+    return RequestError(status, message[:TEXT_CHARS], kind=kind or "api_error", code=code, param=param)
 
 
 Mesh = Callable[[], MeshPort | None]

@@ -13,7 +13,8 @@ import trio
 
 from atmo.backends.pool import BackendPool
 from atmo.errors import RequestError
-from atmo.gateway.remote import PROTOCOL, ExecuteServer, Outgoing, RemoteParts, open_remote
+from atmo.gateway.remote import PROTOCOL, Outgoing, RemoteParts, open_remote
+from atmo.gateway.serving import ExecuteServer
 from atmo.identity import Signer
 from atmo.net.ports import MeshPort
 from atmo.net.quic import Connection, open_endpoint

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway import remote
-from atmo.gateway.remote import ExecuteServer, RemoteParts, ServerConfig
+from atmo.gateway import serving as serving_side
+from atmo.gateway.remote import RemoteParts
+from atmo.gateway.serving import ExecuteServer, ServerConfig
 from atmo.identity import NodeId
 from atmo.router.capability import CHAT, Capability
 from atmo.wire import codec, limits
@@ -159,7 +161,7 @@ class TestServer:
             assert server.ended == ["the body came too slowly or in too many pieces"]
 
     async def test_a_body_in_too_many_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(remote, "MAX_PIECES", 4)
+        monkeypatch.setattr(serving_side, "MAX_PIECES", 4)
         async with serving(Echo()) as server:
             stream = server.ask(header(size=300))
             for _ in range(5):
@@ -171,7 +173,7 @@ class TestServer:
     async def test_a_refused_body_is_taken_and_thrown_away(
         self, rest: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
     ) -> None:
-        monkeypatch.setattr(remote, "MAX_PIECES", 4)
+        monkeypatch.setattr(serving_side, "MAX_PIECES", 4)
         async with serving(Echo()) as server:
             stream = server.ask(header(size=300, capability="gone"))
             assert b"capability_gone" in (await stream.receive() or b"")
