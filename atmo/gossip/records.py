@@ -61,12 +61,10 @@ def check_record_untrusted(record: Record) -> None:
     """Checks what holds for records of every kind, known or not.
 
     Raises:
-        WireError: A name or a number is one that no honest author writes.
+        WireError: A name is one that no honest author writes.
     """
     if not _KIND.fullmatch(record.kind) or not (record.key.isascii() and record.key.isprintable()):
         raise WireError("a record's kind or key is no plain name")
-    if min(record.epoch, record.sequence, record.issued_s, record.lifetime_s) < 0:
-        raise WireError("a record has a negative number")
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,12 +267,6 @@ class RecordSync:
 
     # --- queries --------------------------------------------------------------------------------------------------
 
-    def records(self, now: Now, kind: str) -> Iterator[tuple[NodeId, Record]]:
-        """Yields the live, non-empty records of one kind, in the order in which their slots first came."""
-        for (author, slot_kind, _), entry in self._table.items():
-            if slot_kind == kind and entry.record.body and entry.expires_s >= now.wall:
-                yield author, entry.record
-
     def record(self, author: NodeId, kind: str, key: str = "") -> Record | None:
         """Returns what one slot holds."""
         entry = self._table.get((author, kind, key))

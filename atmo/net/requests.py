@@ -121,8 +121,12 @@ async def open_request(
     with trio.move_on_after(deadline_s) as scope:
         stream = await connection.open_stream()
         async with stream:
-            await stream.send_all(first)
-            yield Request(stream, protocol, header, FrameReader())
+            try:
+                await stream.send_all(first)
+                yield Request(stream, protocol, header, FrameReader())
+            except trio.Cancelled:
+                stream.reset(StreamCode.LATE if scope.cancel_called else StreamCode.CANCELLED)
+                raise
     if scope.cancelled_caught:
         raise RemoteError(f"{connection.node_id.short} did not finish {protocol} within {deadline_s:g} s")
 

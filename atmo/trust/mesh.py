@@ -141,14 +141,6 @@ class MeshTrust:
         """Returns what was admitted for `node`, whether or not it has expired since."""
         return self._members.get(node)
 
-    def members(self) -> list[NodeId]:
-        """Returns everyone admitted and not put out, in the order of admission."""
-        return [
-            node
-            for node, member in self._members.items()
-            if not self.is_revoked(node) and not self.is_revoked(member.certificate.issuer)
-        ]
-
     # --- revocation -----------------------------------------------------------------------------------------------
 
     def check_revoker_untrusted(self, at_s: float, node: NodeId, sealed: bytes | None) -> None:

@@ -227,7 +227,6 @@ def test_a_withdrawn_record_is_empty_everywhere_and_then_gone() -> None:
     held = reader.record(ANNA.node_id, "note")
     assert held is not None
     assert held.body == b""
-    assert list(reader.records(at(10), "note")) == []
     run(engine, 10, 500)
     run(reader, 10, 500)
     assert engine.versions() == reader.versions() == {}
@@ -295,7 +294,7 @@ def test_what_an_earlier_run_said_and_this_one_does_not_is_taken_back() -> None:
     engine.publish(at(0), "note", "b", b"now")
     for envelope in signed(engine, 0, 1):
         assert accept(reader, envelope) == NEWS
-    assert list(reader.records(at(1), "note")) == [(ANNA.node_id, replace(record("note", "b"), epoch=4, sequence=9))]
+    assert reader.record(ANNA.node_id, "note", "b") == replace(record("note", "b"), epoch=4, sequence=9)
     held = reader.record(ANNA.node_id, "note", "a")
     assert held is not None
     assert held.body == b""
@@ -415,14 +414,6 @@ def test_a_flood_of_records_does_not_make_the_timer_run_each_time() -> None:
     for number in range(100):
         accept(engine, sealed(BERT, version=(1, number)))
         assert engine.next_timer() >= 1
-
-
-def test_records_that_a_query_sees_are_alive_even_before_the_sweep() -> None:
-    engine = sync()
-    accept(engine, sealed(BERT))
-    assert [author for author, _ in engine.records(at(0), "note")] == [BERT.node_id]
-    assert list(engine.records(at(361), "note")) == []
-    assert list(engine.records(at(0), "other")) == []
 
 
 def test_rounds_go_to_neighbours_and_end_with_them() -> None:

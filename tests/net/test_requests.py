@@ -174,6 +174,7 @@ async def test_the_deadline_covers_the_block_and_resets_the_stream(autojump_cloc
                 await stream.receive()
         await until(lambda: served.ended)
         assert isinstance(served.ended[0], StreamReset)
+        assert served.ended[0].code == StreamCode.LATE
 
 
 async def test_cancellation_resets_the_stream_and_leaves_the_connection() -> None:

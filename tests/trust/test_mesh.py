@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atmo.errors import WireError
+from atmo.identity import NodeId
 from atmo.trust import mesh as mesh_module
 from atmo.trust.mesh import SKEW_S, MeshTrust, NotCounting
 from atmo.wire import limits
@@ -34,6 +35,11 @@ def admit_by_admin(rules: MeshTrust, wall: float = START_S) -> None:
 # --- admission ----------------------------------------------------------------------------------------------------
 
 
+def members(rules: MeshTrust) -> list[NodeId]:
+    """Returns which of those in the tests are members."""
+    return [each.node_id for each in (ANNA, BERT, EVE, ADMIN) if rules.is_member(START_S, each.node_id)]
+
+
 def test_a_founder_makes_members() -> None:
     rules = trust()
     sealed = certificate(ANNA.node_id, roles=("edge", "gateway"))
@@ -41,7 +47,7 @@ def test_a_founder_makes_members() -> None:
     assert rules.member(ANNA.node_id) == member
     assert rules.is_member(START_S, ANNA.node_id)
     assert rules.roles(ANNA.node_id) == ("edge", "gateway")
-    assert rules.members() == [ANNA.node_id]
+    assert members(rules) == [ANNA.node_id]
     assert not rules.is_admin(START_S, ANNA.node_id)
 
 
@@ -74,7 +80,7 @@ def test_who_is_not_a_member(sealed: bytes, issuer: bytes | None, why: str) -> N
     with pytest.raises(WireError, match=why) as caught:
         rules.admit_untrusted(START_S, ANNA.node_id, sealed, issuer)
     assert not isinstance(caught.value, NotCounting)
-    assert rules.members() == []
+    assert members(rules) == []
 
 
 def test_an_admin_of_an_admin_is_one_too_many() -> None:
@@ -153,7 +159,7 @@ def test_the_table_is_bounded_and_expired_members_make_room() -> None:
     with pytest.raises(NotCounting, match="full"):
         rules.admit_untrusted(START_S, EVE.node_id, certificate(EVE.node_id), None)
     rules.admit_untrusted(START_S + 71, EVE.node_id, certificate(EVE.node_id), None)
-    assert rules.members() == [BERT.node_id, EVE.node_id]
+    assert members(rules) == [BERT.node_id, EVE.node_id]
 
 
 # --- revocation ---------------------------------------------------------------------------------------------------
@@ -167,7 +173,7 @@ def test_a_revoked_node_is_out_and_stays_out() -> None:
     assert not rules.revoke(ANNA.node_id)
     assert rules.is_revoked(ANNA.node_id)
     assert not rules.is_member(START_S, ANNA.node_id)
-    assert rules.members() == []
+    assert members(rules) == []
     for issued_s in (START_S, START_S + 10):
         with pytest.raises(NotCounting, match="was revoked"):
             rules.admit_untrusted(START_S + 10, ANNA.node_id, certificate(ANNA.node_id, issued_s=issued_s), None)
@@ -184,7 +190,7 @@ def test_with_an_admin_go_those_whom_it_let_in() -> None:
     admit_by_admin(rules)
     rules.revoke(ADMIN.node_id)
     assert not rules.is_member(START_S, BERT.node_id)
-    assert rules.members() == []
+    assert members(rules) == []
     with pytest.raises(NotCounting, match="issuer was revoked"):
         admit_by_admin(rules)
     rules.admit_untrusted(START_S, BERT.node_id, certificate(BERT.node_id), None)
