@@ -283,7 +283,7 @@ class Peer:
         self._settle(now)
 
     def set_load(self, load: int) -> None:
-        """Tells how many requests this node is running: its answers to pings and its offers say so."""
+        """Tells how many requests this node is running: its answers to pings say so."""
         self.membership.load = load
 
     def want(
@@ -440,7 +440,7 @@ class Peer:
         return self._views.models()
 
     def offers(self, now: Now) -> list[Offer]:
-        """Returns the capabilities of this node and of every neighbour."""
+        """Returns the capabilities of every neighbour; what this node itself can run, its own services know better."""
         return self._views.offers()
 
     def nodes(self, now: Now) -> list[NodeView]:

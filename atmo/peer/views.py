@@ -77,13 +77,11 @@ class Views:
         ]
 
     def offers(self) -> list[Offer]:
-        """Returns the capabilities of this node and of every neighbour."""
+        """Returns the capabilities of every neighbour."""
         offers = []
         for node, capability in self._directory.capabilities():
             name = self._directory.name(node)
-            if node == self._own.subject:
-                offers.append(Offer(node, name, capability, True, 0.0, self._membership.load, "local"))
-            elif self.is_ready(node):
+            if self.is_ready(node):
                 link = self._membership.links[node]
                 offers.append(Offer(node, name, capability, False, link.rtt_s, link.load, self._paths[node]))
         return offers
