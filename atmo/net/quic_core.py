@@ -1,6 +1,7 @@
 """One QUIC connection without I/O: aioquic's, with what Atmosphere needs and it lacks.
 
-This is the only module that touches private members of aioquic (`tests/net/test_quic_core.py` fails when they change):
+This module and `patched_connection` are the only ones that touch private members of aioquic
+(`tests/net/test_quic_core.py` fails when they change):
 
 - the server asks for the client's certificate, and nothing is handed on before both ends know each other's node id;
 - receive credit grows when the application consumes, not when data arrives, so a slow reader stops the sender;
@@ -23,21 +24,13 @@ from typing import Any
 from aioquic import tls
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import (
-    CONNECTION_LIMIT_FRAME_CAPACITY,
-    MAX_STREAM_DATA_FRAME_CAPACITY,
-    Limit,
-    QuicConnection,
-    QuicConnectionState,
-)
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicProtocolVersion
-from aioquic.quic.packet_builder import QuicPacketBuilder
-from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
-from aioquic.quic.stream import QuicStream as RawStream
+from aioquic.quic.connection import QuicConnectionState
+from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 
 from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.net.certificate import Credentials, node_of_certificate_untrusted
+from atmo.net.patched_connection import PatchedConnection
 from atmo.net.quic_config import ALPN, CONNECTION_ID_BYTES, REASON_BYTES, QuicConfig
 
 log = logging.getLogger(__name__)
@@ -48,82 +41,10 @@ SUPPORTED_VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
 SocketAddress = Any  # what the socket module calls an address; passed through untouched
 _HANDED_ON = (events.StreamDataReceived, events.StreamReset, events.StopSendingReceived)
 _CONNECTION_IDS = (events.ConnectionIdIssued, events.ConnectionIdRetired)
-_TIMER_SLACK_S = 0.002
-"""By so much may a timer be late: epoll counts whole milliseconds, rounded up."""
 _PROMPT_DATAGRAMS = 16
 """After so many an acknowledgement does not wait for its timer, or a fast sender idles. Source: measured."""
 _TLS_MESSAGE_BYTES = 16 * 1024
 """The largest unfinished TLS message kept; ours are under 1 KiB, and TLS itself would allow 16 MiB."""
-
-
-class _Pacer(QuicPacketPacer):
-    """Lets a sleep that lasts longer than asked for be made good, which on a fast path is most of the time."""
-
-    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
-        super().update_rate(congestion_window, smoothed_rtt)
-        self.bucket_max = max(self.bucket_max, _TIMER_SLACK_S)
-
-
-class _Connection(QuicConnection):
-    """aioquic's connection with client certificates and with credit that grows by consumption."""
-
-    def __init__(self, config: QuicConfig, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._stream_step = config.stream_window_bytes // 4
-        self._data_step = config.connection_window_bytes // 4
-        for limit, value in ((self._local_max_streams_bidi, config.max_streams), (self._local_max_streams_uni, 0)):
-            limit.value = limit.sent = value
-        self._loss._pacer = _Pacer(max_datagram_size=self._max_datagram_size)
-
-    def _initialize(self, peer_cid: bytes) -> None:
-        super()._initialize(peer_cid)
-        self.tls._request_client_certificate = not self._is_client
-        self.tls._signature_algorithms = [tls.SignatureAlgorithm.ED25519]
-        self.tls._supported_groups = [tls.Group.X25519]
-
-    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        data, streams = self._local_max_data, self._local_max_streams_bidi
-        if data.value - data.sent >= self._data_step:
-            self._write_limit(builder, data)
-        if streams.value - streams.sent > streams.sent - streams.used:
-            self._write_limit(builder, streams)
-
-    def _write_limit(self, builder: QuicPacketBuilder, limit: Limit) -> None:
-        buffer = builder.start_frame(
-            limit.frame_type,
-            capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
-            handler=self._on_connection_limit_delivery,
-            handler_args=(limit,),
-        )
-        buffer.push_uint_var(limit.value)
-        limit.sent = limit.value
-
-    def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: RawStream) -> None:
-        grown = stream.max_stream_data_local - stream.max_stream_data_local_sent
-        if grown < self._stream_step or stream.receiver.is_finished:
-            return
-        assert stream.stream_id is not None, "only the handshake's own streams have no number"
-        buffer = builder.start_frame(
-            QuicFrameType.MAX_STREAM_DATA,
-            capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
-            handler=self._on_max_stream_data_delivery,
-            handler_args=(stream,),
-        )
-        buffer.push_uint_var(stream.stream_id)
-        buffer.push_uint_var(stream.max_stream_data_local)
-        stream.max_stream_data_local_sent = stream.max_stream_data_local
-
-    def consume(self, stream_id: int, count: int) -> bool:
-        """Gives back credit for `count` bytes; says whether so much has gathered that it should be announced."""
-        data = self._local_max_data
-        data.value += count
-        announce = data.value - data.sent >= self._data_step
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            stream.max_stream_data_local += count
-            grown = stream.max_stream_data_local - stream.max_stream_data_local_sent
-            announce = announce or (grown >= self._stream_step and not stream.receiver.is_finished)
-        return announce
 
 
 class QuicCore:
@@ -162,7 +83,7 @@ class QuicCore:
             supported_versions=SUPPORTED_VERSIONS,
             verify_mode=ssl.CERT_NONE,
         )
-        self._quic = _Connection(
+        self._quic = PatchedConnection(
             config,
             configuration=configuration,
             original_destination_connection_id=original_id,

@@ -491,3 +491,24 @@ def test_commands_on_streams_that_are_over_do_nothing() -> None:
 def test_rtt_is_measured() -> None:
     client, _ = Pair().both()
     assert client.rtt_s == pytest.approx(0.011, abs=0.005)
+
+
+@pytest.mark.parametrize("frame", ["stream", "crypto"])
+def test_a_stream_of_gaps_closes_the_connection_before_it_costs_time(frame: str) -> None:
+    pair = Pair()
+    client, server = pair.both()
+    offset = 1
+    for _ in range(200):
+        frames = b""
+        while len(frames) < 900 and offset < 16_000:
+            where = (offset | 0x4000).to_bytes(2, "big")
+            if frame == "stream":
+                frames += b"\x0e\x00" + where + b"\x01x"
+            else:
+                frames += b"\x06" + (0x80000000 | (offset + 100_000)).to_bytes(4, "big") + b"\x01x"
+            offset += 2
+        server.receive(send_frames(client, frames, pair.now), pair.client_address, pair.now)
+        if server.closed:
+            break
+    assert server.closed
+    assert offset < 3_000
