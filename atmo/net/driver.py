@@ -103,6 +103,7 @@ class PeerDriver:
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._fetches: dict[tuple[str, NodeId, int], trio.CancelScope] = {}
         self._stores: dict[str, Store] = {}
+        self._flushing = trio.Lock()
         self._wake = trio.Event()
         self._log_pace = LogPace()
         self._nursery: trio.Nursery | None = None
@@ -150,7 +151,7 @@ class PeerDriver:
         finally:
             self._nursery = None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _LEAVE_S):
-                await self._flush_stores()
+                await self.flush()
 
     async def _accept(self) -> None:
         while True:
@@ -168,12 +169,14 @@ class PeerDriver:
     async def _keep_stores(self) -> None:
         while True:
             await trio.sleep(_STORE_S)
-            await self._flush_stores()
+            await self.flush()
 
-    async def _flush_stores(self) -> None:
-        if self._stores:
-            batch, self._stores = list(self._stores.values()), {}
-            await self._store(batch)
+    async def flush(self) -> None:
+        """Returns when what the peer asked to keep is on the disk."""
+        async with self._flushing:
+            if self._stores:
+                batch, self._stores = list(self._stores.values()), {}
+                await self._store(batch)
 
     # --- effects --------------------------------------------------------------------------------------------------
 

@@ -78,3 +78,10 @@ class MeshPort(Protocol):
 
     def handle(self, protocol: str, handler: Handler) -> None:
         """Registers who answers requests of `protocol`; only certified members of the mesh get through to it."""
+
+
+class DurablePort(MeshPort, Protocol):
+    """A peer whose changes can be waited for."""
+
+    async def flush(self) -> None:
+        """Returns when what the peer asked to keep is on the disk: before a person is told that it is done."""

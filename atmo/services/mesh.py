@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import trio
 
+from atmo.engine import Store
 from atmo.errors import RemoteError, UserError, WireError
-from atmo.gossip.records import NODE
+from atmo.gossip.records import DOMAIN, Record
+from atmo.gossip.sync import store_key
 from atmo.identity import NodeId, Signer
-from atmo.net.ports import MeshPort, RequestStream
+from atmo.net.ports import DurablePort, MeshPort, RequestStream
 from atmo.net.quic import Connection
 from atmo.net.requests import open_request
 from atmo.peer import NodeView
@@ -39,7 +41,8 @@ from atmo.trust.joincode import SECRET_BYTES, JoinCode, parse_join_code, secret_
 from atmo.trust.mesh import MeshTrust
 from atmo.wire import limits
 from atmo.wire.address import Address
-from atmo.wire.schema import from_wire_untrusted, to_wire
+from atmo.wire.envelope import open_untrusted
+from atmo.wire.schema import from_wire_untrusted, to_wire, unpack_untrusted
 
 CERTIFICATE_S = 365 * 86_400
 """How long a membership lasts. Source: choice; renewal before expiry comes with delegated admins."""
@@ -81,7 +84,7 @@ class MeshService:
         state: MeshState,
         database: Database,
         network: Network,
-        mesh: Callable[[], MeshPort | None],
+        mesh: Callable[[], DurablePort | None],
     ) -> None:
         self._signer = signer
         self._name = name
@@ -139,6 +142,8 @@ class MeshService:
             UserError: There is no mesh, this node is no admin, the role or the time is unfit, or nobody could reach it.
         """
         port = self._require_admin("invite")
+        if role == ADMIN and self._signer.node_id not in port.peer.trust.genesis.founders:
+            raise UserError("Only a founder can make admins: nobody would believe this node's.", "Ask a founder.")
         if not valid_role(role):
             raise UserError(f"{role!r} is no role's name.", "Use lower-case letters, digits and '-', such as edge.")
         if not 1 <= expires_s <= MOST_INVITE_S:
@@ -177,11 +182,8 @@ class MeshService:
             self._refuse_second_mesh()
             grant = await self._redeem(invitation)
             trust = self._check_grant_untrusted(invitation, grant)
-            await self._begin(MeshCredentials(grant.genesis, grant.certificate, grant.issuer_certificate))
-            port = self._mesh()
-            assert port is not None
-            port.peer.load_records(port.now(), grant.records)
-            port.kick()
+            credentials = MeshCredentials(grant.genesis, grant.certificate, grant.issuer_certificate)
+            await self._begin(credentials, _kept_untrusted(trust.mesh_id, grant.records))
         return {"id": trust.mesh_id.hex(), "name": trust.genesis.name, "roles": list(trust.roles(self._signer.node_id))}
 
     async def revoke(self, node: str) -> dict[str, Any]:
@@ -200,7 +202,7 @@ class MeshService:
         except WireError as error:
             raise UserError(f"{view.name} stays: {error}.") from error
         port.kick()
-        await trio.lowlevel.checkpoint()
+        await port.flush()
         return {"id": str(view.node), "name": view.name}
 
     # --- the inviter's side ---------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ class MeshService:
         by_founder = self._signer.node_id in peer.trust.genesis.founders
         until_s = math.inf if by_founder else own.expires_s  # an expired admin's certificates count no more
         certificate = self._issue(peer.trust.mesh_id, joiner, redemption.role, request.name, int(now.wall), until_s)
-        records = tuple(peer.sync.envelopes(NODE))[:_RECORDS_IN_GRANT]
+        records = tuple(peer.node_records())[:_RECORDS_IN_GRANT]
         return JoinGrant(peer.trust.genesis_sealed, certificate, None if by_founder else own.sealed, records)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
@@ -248,8 +250,8 @@ class MeshService:
         certificate = Certificate(subject, self._signer.node_id, (role,), name, now_s, expires_s, serial)
         return issue(self._signer, mesh, certificate)
 
-    async def _begin(self, credentials: MeshCredentials) -> None:
-        await trio.to_thread.run_sync(self._state.save, credentials)
+    async def _begin(self, credentials: MeshCredentials, stores: Sequence[Store] = ()) -> None:
+        await trio.to_thread.run_sync(self._state.save, credentials, stores)
         await self._network.attach(credentials)
 
     async def _redeem(self, invitation: JoinCode) -> JoinGrant:
@@ -298,7 +300,7 @@ class MeshService:
         if mesh := self.mesh():
             raise UserError(f"This node belongs to the mesh {mesh['name']!r}.", "Use another --home for another mesh.")
 
-    def _require_admin(self, deed: str) -> MeshPort:
+    def _require_admin(self, deed: str) -> DurablePort:
         port = self._mesh()
         if port is None:
             raise UserError("This node belongs to no mesh.", "Found one: atmo mesh create NAME")
@@ -320,6 +322,23 @@ class MeshService:
             raise UserError(f"No member is called {text!r}.", "See `atmo mesh nodes`.")
         ids = ", ".join(view.node.short for view in found)
         raise UserError(f"{text!r} means several members: {ids}.", "Use the id.")
+
+
+def _kept_untrusted(mesh: bytes, records: Sequence[bytes]) -> list[Store]:
+    """Returns where to keep the node records of a grant, so that a node killed right after joining finds its mesh.
+
+    Raises:
+        RemoteError: They are no records of this mesh.
+    """
+    stores = []
+    for envelope in records:
+        try:
+            opened = open_untrusted(envelope, DOMAIN, mesh)
+            record = unpack_untrusted(Record, opened.payload)
+        except WireError as error:
+            raise RemoteError(f"the inviting node's answer is broken: {error}") from error
+        stores.append(Store(store_key((opened.author, record.kind, record.key)), envelope))
+    return stores
 
 
 def _row(view: NodeView) -> dict[str, Any]:

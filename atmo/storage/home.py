@@ -46,6 +46,7 @@ class Home:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.run.mkdir(mode=0o700, exist_ok=True)
+            self.database_path.touch(mode=0o600)  # SQLite gives its other files the mode of this one
         except OSError as error:
             raise UserError(
                 f"{self.path}: this home cannot be made: {error.strerror}.", "Give another with --home DIR."

@@ -40,9 +40,10 @@ class MeshState:
             return None
         return MeshCredentials(genesis, certificate, self._database.kv_get(_ISSUER))
 
-    def save(self, credentials: MeshCredentials) -> None:
-        """Remembers the mesh, all of it or, when it is cut, nothing."""
+    def save(self, credentials: MeshCredentials, stores: Iterable[Store] = ()) -> None:
+        """Remembers the mesh and how to reach its members, all of it or, when it is cut, nothing."""
         with self._database.transaction():
+            self.apply(stores)
             if credentials.issuer_certificate:
                 self._database.kv_put(_ISSUER, credentials.issuer_certificate)
             self._database.kv_put(_CERTIFICATE, credentials.certificate)

@@ -30,6 +30,11 @@ class Machine:
     service: MeshService
     models: ModelService
     signer: Signer
+    database: Database
+
+    def on_disk(self) -> list[str]:
+        """Returns the keys of the records that a kill now would leave."""
+        return [key for key, _ in self.database.kv_items("record/")]
 
     @property
     def driver(self) -> PeerDriver:
@@ -59,7 +64,7 @@ async def machine(
             models.attach(driver)
 
         host.on_attach.append(attach)
-        return Machine(host, service, models, signer)
+        return Machine(host, service, models, signer, database)
 
     try:
         if not online:

@@ -125,6 +125,24 @@ async def test_the_mesh_survives_a_restart_and_offline_commands(tmp_path: Path) 
         assert not anna.driver.peer.neighbours()
 
 
+async def test_what_was_answered_survives_a_kill_at_once(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite())["code"])
+        assert any(str(anna.signer.node_id) in key for key in bert.on_disk()), "where to find the mesh"
+        await names_seen(anna, {"anna", "bert"})
+        await anna.service.revoke("bert")
+        assert any("/revocation/" in key for key in anna.on_disk())
+
+
+async def test_only_founders_make_admins(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite("admin"))["code"])
+        with pytest.raises(UserError, match="Only a founder can make admins"):
+            await bert.service.invite("admin")
+
+
 async def test_join_says_who_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atmo.services.host._CONNECT_S", 0.3)
     async with machine(tmp_path, "bert") as bert:

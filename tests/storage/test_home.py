@@ -30,6 +30,7 @@ def test_the_key_is_made_once_and_only_its_owner_may_read_it(home: Home) -> None
     signer = home.load_signer()
     assert mode(home.key_path) == 0o600
     assert mode(home.path) == 0o700
+    assert mode(home.database_path) == 0o600
     assert home.load_signer().node_id == signer.node_id
     assert signer.seed not in home.key_path.read_bytes()
 
