@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
 
 from atmo.backends.base import Backend, Call, Part
 from atmo.errors import RequestError
+from atmo.identity import NodeId
 from atmo.router.capability import Capability
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,9 @@ class PoolConfig:
         first_discovery_s: How long `run` waits for all backends together before it reports ready; the late ones
             are announced when they answer.
         discover_s: After this a discovery counts as failed, and its backend as away.
-        max_waiting: Requests that may wait for one capability; the next one is refused with 429.
+        max_waiting: Requests that may wait for one capability; the next one is refused with 429. Half of the places
+            are kept for this machine's own clients.
+        max_waiting_per_node: Of one other node, for one capability.
         max_wait_s: How long a request waits for its turn before it is refused with 503.
         close_s: How long a call gets to clean up when it is given up, and the backends together at the end.
         max_capabilities: Capabilities of one backend; what it offers beyond is left out.
@@ -33,6 +38,7 @@ class PoolConfig:
     first_discovery_s: float = 2.0
     discover_s: float = 10.0
     max_waiting: int = 32
+    max_waiting_per_node: int = 8
     max_wait_s: float = 300.0
     close_s: float = 1.0
     max_capabilities: int = 256
@@ -68,6 +74,7 @@ class BackendPool:
         assert len(self._slots) == len(backends), "two backends share a name"
         self._table: dict[str, tuple[Backend, Capability]] = {}
         self._gates: dict[str, trio.CapacityLimiter] = {}
+        self._waiting: dict[str, Counter[NodeId]] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._announced: list[Capability] = []
         self._ready = False
@@ -111,8 +118,14 @@ class BackendPool:
         while slot.checks_done < target:
             await slot.checked.wait()
 
-    async def execute(self, call: Call) -> AsyncGenerator[Part, None]:
+    async def execute(self, call: Call, asker: NodeId | None = None) -> AsyncGenerator[Part, None]:
         """Runs one call when it is its turn. Closing the generator, or cancelling its user, stops the work.
+
+        The turn lasts until the generator ends or is closed, also while its user does something else with a part.
+
+        Args:
+            call: What to run.
+            asker: The other node that wants it; None for a client of this machine.
 
         Raises:
             RequestError: 404 when the capability is not offered any more, 429 when too many wait for it, 503
@@ -125,7 +138,7 @@ class BackendPool:
         turn = object()
         self.in_flight += 1
         try:
-            gate = await self._enter(capability, turn)
+            gate = await self._enter(capability, turn, asker)
             try:
                 parts = backend.execute(replace(call, capability=capability))
                 try:
@@ -143,24 +156,54 @@ class BackendPool:
         finally:
             self.in_flight -= 1
 
-    async def _enter(self, capability: Capability, turn: object) -> trio.CapacityLimiter:
+    async def _enter(self, capability: Capability, turn: object, asker: NodeId | None) -> trio.CapacityLimiter:
         limit = max(1, capability.concurrency)
         gate = self._gates.get(capability.id)
         if gate is None:
             gate = self._gates[capability.id] = trio.CapacityLimiter(limit)
         gate.total_tokens = limit
-        waiting = gate.statistics().tasks_waiting
-        if waiting >= self._config.max_waiting:
-            message = (
-                f"The queue of {capability.model} on this machine is full: {limit} running, {waiting} waiting."
-                " Try again in a moment, or let another model answer with model 'auto'."
-            )
-            raise RequestError(429, message, kind="rate_limit_error", code="queue_full")
-        with trio.move_on_after(self._config.max_wait_s):
+        try:
+            gate.acquire_on_behalf_of_nowait(turn)
+        except trio.WouldBlock:
+            self._check_queue(capability, gate, asker)
+        else:
+            return gate
+        with self._queued(capability, asker), trio.move_on_after(self._config.max_wait_s):
             await gate.acquire_on_behalf_of(turn)
             return gate
         message = f"{capability.model} was busy for {self._config.max_wait_s:.0f} s. Try again later."
         raise RequestError(503, message, kind="server_error", code="busy")
+
+    def _check_queue(self, capability: Capability, gate: trio.CapacityLimiter, asker: NodeId | None) -> None:
+        waiting = gate.statistics().tasks_waiting
+        full = waiting >= self._config.max_waiting
+        if asker is not None:
+            others = self._waiting.get(capability.id, Counter())
+            full = full or others.total() >= self._config.max_waiting // 2
+            full = full or others[asker] >= self._config.max_waiting_per_node
+        if full:
+            message = (
+                f"The queue of {capability.model} on this machine is full: {capability.concurrency} running,"
+                f" {waiting} waiting. Try again in a moment, or let another model answer with model 'auto'."
+            )
+            raise RequestError(429, message, kind="rate_limit_error", code="queue_full")
+
+    @contextmanager
+    def _queued(self, capability: Capability, asker: NodeId | None) -> Iterator[None]:
+        """Counts a request of another node that waits for its turn."""
+        if asker is None:
+            yield
+            return
+        others = self._waiting.setdefault(capability.id, Counter())
+        others[asker] += 1
+        try:
+            yield
+        finally:
+            others[asker] -= 1
+            if not others[asker]:
+                del others[asker]
+            if not others:
+                self._waiting.pop(capability.id, None)
 
     async def _watch(self, slot: _Slot) -> None:
         while True:

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from atmo.backends.base import Call
+from atmo.backends.base import Call, Part
 from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
@@ -35,6 +35,7 @@ class ServerConfig:
         held_bytes: Bodies held at once; what local clients send is not counted. Source: a choice, as `BUDGET_BYTES`.
         held_bytes_per_node: Of one node: its largest body and some small ones beside it.
         body_s: Seconds within which a body must be here.
+        taken_s: Seconds within which each frame of an answer must be taken: a stream holds a turn of its capability.
         last_s: Seconds within which an error that comes after the deadline, or before the work, must be taken.
     """
 
@@ -43,6 +44,7 @@ class ServerConfig:
     held_bytes: int = BUDGET_BYTES
     held_bytes_per_node: int = limits.REQUEST_BYTES + 8 * 1024 * 1024
     body_s: float = 60.0
+    taken_s: float = 30.0
     last_s: float = 5.0
 
 
@@ -203,9 +205,15 @@ class ExecuteServer:
 
     async def _answer(self, stream: RequestStream, call: Call) -> None:
         try:
-            async with aclosing(self._pool.execute(call)) as parts:
+            answer: list[Part] = []
+            async with aclosing(self._pool.execute(call, stream.node_id)) as parts:
                 async for part in parts:
-                    await _send_part(stream, await write_object(part))
+                    if call.stream:
+                        await self._send_part(stream, await write_object(part))
+                    else:
+                        answer.append(part)
+            for part in answer:  # here it is the next one's turn
+                await self._send_part(stream, await write_object(part))
         except RequestError as error:
             self.stats.failed += 1
             await stream.send(_error_frame(error))
@@ -218,6 +226,21 @@ class ExecuteServer:
         else:
             self.stats.served += 1
             await stream.send(codec.encode({"end": True}))
+
+    async def _send_part(self, stream: RequestStream, data: bytes) -> None:
+        if len(data) > limits.REQUEST_BYTES:
+            message = "The answer is too large to be sent over the mesh."
+            raise RequestError(502, message, kind="api_error", code="too_large")
+        last = max(0, (len(data) - 1) // PIECE_BYTES * PIECE_BYTES)
+        for start in range(0, last, PIECE_BYTES):
+            await self._send_frame(stream, codec.encode({"piece": data[start : start + PIECE_BYTES]}))
+        await self._send_frame(stream, codec.encode({"part": data[last:]}))
+
+    async def _send_frame(self, stream: RequestStream, frame: bytes) -> None:
+        with trio.move_on_after(self._config.taken_s):
+            await stream.send(frame)
+            return
+        raise RemoteError("it does not read its answer")
 
 
 def internal_error(capability: Capability) -> RequestError:
@@ -233,15 +256,6 @@ async def _cancel_when_gone(stream: RequestStream, scope: trio.CancelScope) -> N
     except RemoteError as error:
         log.info("request of %s ends early: %s", stream.node_id.short, error)
     scope.cancel()
-
-
-async def _send_part(stream: RequestStream, data: bytes) -> None:
-    if len(data) > limits.REQUEST_BYTES:
-        raise RequestError(502, "The answer is too large to be sent over the mesh.", kind="api_error", code="too_large")
-    last = max(0, (len(data) - 1) // PIECE_BYTES * PIECE_BYTES)
-    for start in range(0, last, PIECE_BYTES):
-        await stream.send(codec.encode({"piece": data[start : start + PIECE_BYTES]}))
-    await stream.send(codec.encode({"part": data[last:]}))
 
 
 def _error_frame(error: RequestError) -> bytes:

@@ -11,6 +11,7 @@ import trio.testing
 from atmo.backends.base import Call, Part
 from atmo.backends.pool import BackendPool, PoolConfig
 from atmo.errors import RequestError
+from atmo.identity import NodeId, Signer
 from atmo.router.capability import CHAT, Capability
 
 
@@ -184,6 +185,45 @@ async def test_concurrency_and_queue_are_bounded(nursery: trio.Nursery, autojump
     await trio.sleep(1)
     assert len(answers) == 3
     assert (runner.most_running, pool.in_flight) == (2, 0)
+
+
+async def test_other_nodes_leave_room_in_the_queue(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    runner = Runner("r", capability("a"))
+    pool = BackendPool([runner], PoolConfig(max_waiting=6, max_waiting_per_node=2))
+    await nursery.start(pool.run)
+    one, two, three = (Signer(bytes([number]) * 32).node_id for number in (1, 2, 3))
+
+    async def ask(asker: NodeId | None) -> None:
+        async with aclosing(pool.execute(Call(capability("a"), {}), asker)) as parts:
+            assert len([part async for part in parts]) == 2
+
+    async def refused(asker: NodeId | None) -> bool:
+        with trio.move_on_after(0.001):
+            try:
+                await ask(asker)
+            except RequestError as error:
+                return error.status == 429
+        return False
+
+    for asker in (one, one, one):
+        nursery.start_soon(ask, asker)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await refused(one)
+    assert not await refused(two)
+    nursery.start_soon(ask, two)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await refused(three)
+    for _ in range(3):
+        nursery.start_soon(ask, None)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await refused(None)
+    runner.go.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert pool.in_flight == 0
+    for _ in range(2):
+        assert not await refused(three)
 
 
 async def test_waiting_ends(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:

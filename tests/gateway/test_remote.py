@@ -194,6 +194,30 @@ class TestServer:
                 (answer,) = await server.answers(as_json(chat()))
                 assert answer["error"]["status"] == 429
 
+    async def test_an_answer_that_nobody_reads_holds_no_turn(self, autojump_clock: trio.testing.MockClock) -> None:
+        body = as_json({"input": "x"})
+        async with serving(Lengths()) as server:
+            for _ in range(8):
+                unread = server.ask(header(operation="embeddings", capability="len:lengths", size=len(body)))
+                unread.other.sender, unread.other.receiver = trio.open_memory_channel(0)  # type: ignore[union-attr]
+                await unread.send(body)
+            await trio.testing.wait_all_tasks_blocked()
+            assert server.server.stats.served == 0
+            found = await server.answers(body, operation="embeddings", capability="len:lengths")
+            assert found[-1] == {"end": True}
+            assert trio.current_time() < 1
+
+    async def test_a_stream_that_nobody_reads_is_reset(self, autojump_clock: trio.testing.MockClock) -> None:
+        body = as_json(chat("a b c"))
+        async with serving(Echo()) as server:
+            unread = server.ask(header(stream=True, size=len(body), deadline_ms=3_600_000))
+            unread.other.sender, unread.other.receiver = trio.open_memory_channel(1)  # type: ignore[union-attr]
+            await unread.send(body)
+            found = await server.answers(body, deadline_ms=100_000)
+            assert found[-1] == {"end": True}
+            assert server.ended[0] == "the asking node left before the answer was complete"
+            assert trio.current_time() == pytest.approx(30, abs=1)
+
     @pytest.mark.parametrize(
         ("config", "other"),
         [(ServerConfig(held_bytes=150), OTHER), (ServerConfig(held_bytes_per_node=150), ASKING)],
