@@ -16,7 +16,7 @@ from atmo.router.offer import Offer
 from atmo.router.table import NodeTable, Ticket
 
 NOT_RETRIED = frozenset({400, 413, 415, 422})
-"""Statuses that are the request's own fault: another node would say the same."""
+"""Statuses that are the request's own fault, where this machine says so; from another node they prove nothing."""
 
 _ODD = "bad_answer"
 
@@ -67,7 +67,7 @@ class Attempt:
     def failed(self, error: Exception) -> RequestError:
         """Notes the failure; returns it in the terms of the client."""
         told = told_as(leaf_error(error), self.offer)
-        if told.status in NOT_RETRIED:
+        if final(self.offer, told):
             self.cancel()
         else:
             self._done(lambda ticket: self._table.fail(ticket, trio.current_time()))
@@ -81,6 +81,11 @@ class Attempt:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             note(ticket)
+
+
+def final(offer: Offer, error: RequestError) -> bool:
+    """Says whether no other node needs to be asked after `offer` failed with `error`."""
+    return offer.local and error.status in NOT_RETRIED
 
 
 def told_as(error: BaseException, offer: Offer) -> RequestError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -16,7 +16,7 @@ from atmo.backends.pool import BackendPool
 from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
-from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, told_as
+from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, final, told_as
 from atmo.gateway.jsontext import write_object
 from atmo.gateway.listing import StoredModel, list_models
 from atmo.gateway.meaning import Embed, Meaning
@@ -214,7 +214,7 @@ class Gateway:
         self, decision: Decision, body: Mapping[str, Any], stream: bool, request_id: str
     ) -> AsyncGenerator[Execution, None]:
         assert decision.chosen is not None
-        offers = (decision.chosen, *decision.fallbacks)[: self._config.tries]
+        offers = self._candidates(decision.chosen, decision.fallbacks)
         deadline = trio.current_time() + self._config.answer_s
         tried: list[Tried] = []
         for offer in offers:
@@ -234,10 +234,18 @@ class Gateway:
                 if began:
                     raise told from error
                 tried.append(Tried(offer, told))
-            if tried[-1].error.status in NOT_RETRIED:
+            if final(offer, tried[-1].error):
                 break
             self.stats.failovers += 1
         raise _final(tried)
+
+    def _candidates(self, chosen: Offer, fallbacks: Sequence[Offer]) -> list[Offer]:
+        """Returns whom to ask; this machine is among them where it can, whoever stands before it."""
+        offers = [chosen, *fallbacks]
+        asked, rest = offers[: self._config.tries], offers[self._config.tries :]
+        if not any(offer.local for offer in asked):
+            asked += [offer for offer in rest if offer.local][:1]
+        return asked
 
     async def _attempt(
         self,
@@ -360,7 +368,8 @@ def _forwarded(body: Mapping[str, Any]) -> Mapping[str, Any]:
 def _final(tried: list[Tried]) -> RequestError:
     """Returns the error of a request that everybody failed: the last one's, naming the others."""
     last = tried[-1].error
-    if len(tried) == 1:
+    agreed = last.status in NOT_RETRIED and all(one.error.status == last.status for one in tried)
+    if len(tried) == 1 or agreed:
         return last
     others = ", ".join(f"{one.offer.node_name} ({one.error.status})" for one in tried[:-1])
     message = f"{last.message} Before that failed: {others}."

@@ -142,6 +142,37 @@ class TestFailover:
             assert beta.gateway.server.stats.served == 0
             assert alpha.gateway.table.seen(alpha.id, "echo:echo", 0.0).failures == 0
 
+    @pytest.mark.parametrize("status", [400, 413, 415, 422])
+    async def test_no_other_node_can_say_that_a_request_is_wrong(self, status: int) -> None:
+        async with loop_net() as net:
+            alpha = await net.add("alpha", Failing(error=refused(503)))
+            bad = Failing(error=refused(status))
+            beta, gamma = await net.add("beta", bad), await net.add("gamma", Echo())
+            for _ in range(8):
+                async with alpha.gateway.execute(CHAT, chat()) as execution:
+                    assert execution.offer.node == gamma.id
+            assert 1 <= len(bad.calls) <= 3
+            seen = alpha.gateway.table.seen(beta.id, "echo:echo", trio.current_time())
+            assert seen.failures == len(bad.calls)
+
+    async def test_what_all_nodes_say_is_told(self) -> None:
+        async with loop_net() as net:
+            alpha = await net.add("alpha")
+            for name in ("beta", "gamma"):
+                await net.add(name, Failing(error=refused(400)))
+            with pytest.raises(RequestError, match=r"^no$") as caught:
+                await answer(alpha, chat())
+            assert caught.value.status == 400
+
+    async def test_this_machine_is_asked_whoever_stands_before_it(self) -> None:
+        async with loop_net() as net:
+            alpha = await net.add("alpha", Echo())
+            alpha.load = 9
+            for name in ("b", "c", "d", "e"):
+                await net.add(name, Failing(error=refused(400)))
+            for _ in range(20):
+                assert await answer(alpha, chat())
+
     async def test_three_nodes_are_tried_at_most(self) -> None:
         async with loop_net() as net:
             nodes = [await net.add(name, Failing(error=refused(500))) for name in ("a", "b", "c", "d", "e")]
