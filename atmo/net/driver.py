@@ -41,6 +41,10 @@ _STAGGER_S = 0.25  # Source: RFC 8305 section 8, Connection Attempt Delay
 _QUEUE = 512
 _STORE_S = 1.0
 _LEAVE_S = 0.3
+_REST = 3.0
+"""For each second that reading one neighbour's gossip takes, so many are left to everybody else; what it sends meanwhile
+waits at its end. Source: guess."""
+_DEBT_S = 0.005  # shorter rests are not worth a timer
 _FLUSH_S = 0.1  # a last message is one packet
 
 
@@ -350,8 +354,16 @@ class PeerDriver:
             raise RemoteError("a second gossip stream on one link")
         link.gossiping = True
         try:
+            debt_s = 0.0
             while (body := await stream.receive()) is not None:
+                began = trio.current_time()
                 self._take(link, body)
+                debt_s += _REST * (trio.current_time() - began)
+                if debt_s > _DEBT_S:
+                    await trio.sleep(debt_s)
+                    debt_s = 0.0
+                else:
+                    await trio.lowlevel.checkpoint()
             link.reason = link.reason or "it ended its gossip"
         except RemoteError as error:
             link.reason = link.reason or str(error)
