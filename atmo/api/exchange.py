@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import trio
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from atmo.errors import RequestError
 from atmo.gateway.budget import ByteBudget, Holding
@@ -30,6 +31,8 @@ SSE_HEADERS = [
 
 _DISCARD_S = 2.0
 _HEADER_CHARS = 400
+_LAST_BYTES = 64 * 1024
+"""Of the end of an answer, which is sent when nobody watches any more whether the client leaves."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ class Exchange(Response):
                 return
             body = await read_object_untrusted(raw)
             del raw
-            await _until_gone(receive, lambda: self._work(body, send))
+            await _until_gone(receive, send, partial(self._work, body))
 
 
 async def send_json(send: Send, value: Mapping[str, Any], headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -167,13 +170,12 @@ def _too_large() -> RequestError:
     return RequestError(413, message, code="request_too_large")
 
 
-async def _until_gone(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
-    """Runs `work`; cancels it when the client disconnects."""
+async def _until_gone(receive: Receive, send: Send, work: Callable[[Send], Awaitable[None]]) -> None:
+    """Runs `work`; cancels it when the client disconnects before the end of the answer."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
         try:
-            await work()
+            await work(watched(nursery, receive, send))
         except Exception as error:  # noqa: BLE001 raised below, where the nursery does not wrap it in a group
             failure = error
         nursery.cancel_scope.cancel()
@@ -181,8 +183,31 @@ async def _until_gone(receive: Receive, work: Callable[[], Awaitable[None]]) -> 
         raise failure
 
 
-async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
-    """Cancels `scope` when the client has left; whatever else it sends is thrown away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+def watched(nursery: trio.Nursery, receive: Receive, send: Send) -> Send:
+    """Cancels `nursery` when the client leaves before the end of the answer.
+
+    The server tells of the end of an exchange as of a client that left, while it still has to close the connection or
+    to make it ready for the next request. What it does then must not be cancelled, so the watch ends before.
+
+    Returns:
+        What the answer is to be sent with.
+    """
+    watch = trio.CancelScope()
+
+    async def wait() -> None:
+        with watch:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not watch.cancel_called:
+                nursery.cancel_scope.cancel()
+
+    async def watched_send(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if len(message.get("body", b"")) > _LAST_BYTES:
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body", "body": b""}
+            watch.cancel()
+        await send(message)
+
+    nursery.start_soon(wait)
+    return watched_send

@@ -12,7 +12,7 @@ import trio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from atmo.api.exchange import cancel_on_disconnect
+from atmo.api.exchange import watched
 from atmo.errors import RemoteError, UserError, leaf_error
 from atmo.services.progress import Progress, Report
 
@@ -87,9 +87,8 @@ class JobResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reports = _Reports()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
             nursery.start_soon(self._work, reports)
-            await _write(reports, send)
+            await _write(reports, watched(nursery, receive, send))
             nursery.cancel_scope.cancel()
 
     async def _work(self, reports: _Reports) -> None:

@@ -14,7 +14,7 @@ import trio.testing
 from atmo.api.server import bind, serve
 from atmo.errors import UserError
 from tests.api.face import make_app, served
-from tests.gateway.world import Failing, Node, chat, loop_net
+from tests.gateway.world import Echo, Failing, Node, chat, loop_net
 
 
 def request_of(body: bytes, length: int | None = None) -> bytes:
@@ -61,6 +61,27 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body() -> None:
                 assert (await client.get("/health")).status_code == 200
         assert alpha.gateway.stats.requests == 0
         assert alpha.gateway.budget.held == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("words", ["hello there", "x" * 100_000])
+@pytest.mark.parametrize(("version", "header"), [("1.1", "Connection: close\r\n"), ("1.0", "")])
+async def test_the_connection_is_closed_after_the_answer(version: str, header: str, words: str, stream: bool) -> None:
+    async with loop_net() as net:
+        alpha = await net.add("alpha", Echo())
+        body = json.dumps(chat(words, stream=stream)).encode()
+        lines = f"Host: 127.0.0.1\r\n{header}Content-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/chat/completions HTTP/{version}\r\n{lines}"
+        async with served(make_app(alpha)) as url:
+            connection = await trio.open_tcp_stream("127.0.0.1", httpx.URL(url).port or 0)
+            async with connection:
+                await connection.send_all(head.encode() + body)
+                answer = b""
+                with trio.fail_after(5):
+                    async for data in connection:
+                        answer += data
+        assert words.split(" ")[0][::-1].encode() in answer
+        assert answer.rstrip().endswith((b"[DONE]", b"}", b"\r\n0"))
 
 
 async def test_a_body_too_large_gets_its_answer() -> None:
