@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ class Trainer:
             {"object": "ml.fit", "model", "version", "type", "samples", "metrics"}.
 
         Raises:
-            RequestError: 400 for what is wrong with the request or cannot be fitted, 429 when too many wait.
+            RequestError: 400 for what is wrong with the request or cannot be fitted, 429 when too many wait,
+            507 or 503 when the disk is full or does not work.
         """
         if operation not in (ANOMALY, CLASSIFY):
             raise invalid(f"Nothing can be fitted for '{operation[:64]}'; 'anomaly' and 'classify' can.", "action")
@@ -122,30 +124,38 @@ class Trainer:
         kind = "anomaly_detector" if operation == ANOMALY else "classifier"
         async with self._turn:
             job = await (self._anomaly(body) if operation == ANOMALY else self._classifier(body))
-            with tempfile.TemporaryDirectory(prefix="fit-", dir=self._work_dir) as folder_name:
-                folder = Path(folder_name)
-                result = await self._run(job, folder, name)
-                config = job.config | dict(result["config"])
-                own_word = "anomaly_detection" if operation == ANOMALY else "classification"
-                capabilities = tuple(dict.fromkeys((own_word, *words)))
-                model = TrainedModel(
-                    name=name,
-                    type=kind,
-                    onnx_path=folder / "model.onnx",
-                    config=config,
-                    capabilities=capabilities,
-                    description=description or generated_description(name, kind, config, words),
-                    metrics=dict(result["metrics"]),
-                )
-                saved = await self._save(model)
+            try:
+                model, version = await self._fit_and_save(job, name, kind, words, description)
+            except (OSError, UserError) as error:
+                raise _not_kept(error, self._work_dir) from error
         return {
             "object": "ml.fit",
             "model": name,
-            "version": str(saved.get("version", "")),
+            "version": version,
             "type": kind,
             "samples": len(job.x),
             "metrics": model.metrics,
         }
+
+    async def _fit_and_save(
+        self, job: _Job, name: str, kind: str, words: Sequence[str], description: str
+    ) -> tuple[TrainedModel, str]:
+        with tempfile.TemporaryDirectory(prefix="fit-", dir=self._work_dir) as folder_name:
+            folder = Path(folder_name)
+            result = await self._run(job, folder, name)
+            config = job.config | dict(result["config"])
+            own_word = "anomaly_detection" if kind == "anomaly_detector" else "classification"
+            model = TrainedModel(
+                name=name,
+                type=kind,
+                onnx_path=folder / "model.onnx",
+                config=config,
+                capabilities=tuple(dict.fromkeys((own_word, *words))),
+                description=description or generated_description(name, kind, config, words),
+                metrics=dict(result["metrics"]),
+            )
+            saved = await self._save(model)
+        return model, str(saved.get("version", ""))
 
     async def _anomaly(self, body: Mapping[str, Any]) -> _Job:
         _check_backend(body)
@@ -180,6 +190,21 @@ class Trainer:
             return await run_child("atmo.backends.train_child", job.order, folder, self._limits, f"Fitting {name}")
         except UserError as error:
             raise RequestError(400, str(error), code="fit_failed") from error
+
+
+def _not_kept(error: OSError | UserError, work_dir: Path) -> RequestError:
+    """Returns the error of a fit that this machine's disk ended, or that the store refused."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if not isinstance(cause, OSError):
+        return RequestError(400, str(error))
+    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"The disk of {work_dir} is full, the model was not kept: make room and send the request again."
+        return RequestError(507, message, kind="api_error", code="disk_full")
+    if isinstance(cause, FileNotFoundError):
+        message = f"A folder that this node works in is gone (it needs {work_dir}): start the node again."
+    else:
+        message = f"The model was not kept: {cause.strerror or cause} ({cause.filename or work_dir})."
+    return RequestError(503, message, kind="api_error", code="storage_failed")
 
 
 def _fit_table(body: Mapping[str, Any]) -> Table:

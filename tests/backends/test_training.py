@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -19,7 +20,7 @@ from atmo.backends.child import ChildLimits
 from atmo.backends.onnx import OnnxBackend
 from atmo.backends.train_child import _choose
 from atmo.backends.training import TrainedModel, Trainer, _encode
-from atmo.errors import RequestError
+from atmo.errors import RequestError, UserError
 from tests.backends.graphs import Stored, TinyEmbedder
 
 ROWS, CLASSES = load_wine(return_X_y=True)
@@ -188,3 +189,36 @@ def test_a_forest_must_be_clearly_better() -> None:
     linear, forest = np.array([0.9, 0.9, 0.9]), np.array([0.9, 0.91, 0.9])
     assert _choose({"linear": linear, "forest": forest}) == "linear"
     assert _choose({"linear": linear, "forest": linear + 0.02}) == "forest"
+
+
+async def test_a_work_folder_that_is_gone(store: Store, tmp_path: Path) -> None:
+    trainer = Trainer(TinyEmbedder().embed, store.save, tmp_path / "gone")
+    with pytest.raises(RequestError, match=r"is gone .*: start the node again") as caught:
+        await trainer.fit("anomaly", {"model": "m", "data": [[float(i)] for i in range(9)]})
+    assert (caught.value.status, caught.value.code) == (503, "storage_failed")
+
+
+def refused_by_the_store(error: Exception) -> UserError:
+    told = UserError("The model cannot be written.")
+    told.__cause__ = error
+    return told
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 507),
+        (refused_by_the_store(OSError(errno.EDQUOT, "Quota exceeded")), 507),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 503),
+        (UserError("No such name."), 400),
+    ],
+)
+async def test_a_store_that_cannot_keep_the_model(error: Exception, status: int, tmp_path: Path) -> None:
+    async def save(model: TrainedModel) -> Mapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    trainer = Trainer(TinyEmbedder().embed, save, tmp_path)
+    with pytest.raises(RequestError) as caught:
+        await trainer.fit("anomaly", {"model": "m", "data": [[float(i)] for i in range(9)]})
+    assert caught.value.status == status
