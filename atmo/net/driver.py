@@ -42,8 +42,8 @@ _QUEUE = 512
 _STORE_S = 1.0
 _LEAVE_S = 0.3
 _REST = 3.0
-"""For each second that reading one neighbour's gossip takes, so many are left to everybody else; what it sends meanwhile
-waits at its end. Source: guess."""
+"""For each second that one neighbour's gossip takes, so many are left to everybody else; what it sends meanwhile waits
+at its end. Source: guess."""
 _DEBT_S = 0.005  # shorter rests are not worth a timer
 _FLUSH_S = 0.1  # a last message is one packet
 
