@@ -32,6 +32,9 @@ LEAST_CHUNK_BYTES = 64 * 1024
 ENVELOPE_BYTES = 1_024
 """More than what a signature adds to its payload."""
 
+BASE_BYTES = 1024 * 1024
+"""Of a manifest without its lists of chunks: config, names, paths. Source: guess."""
+
 FILES = 1_024
 SIZE_BYTES = 2**53
 """Sizes stay exact in every language's numbers."""
@@ -236,6 +239,7 @@ def seal_manifest(signer: Signer, manifest: Manifest) -> bytes:
     """
     try:
         payload = schema.pack(manifest)
+        _check_size(len(payload) + ENVELOPE_BYTES, manifest.size_bytes)
         schema.unpack_untrusted(
             Manifest, payload, limits.MANIFEST_BYTES - ENVELOPE_BYTES, max_items=limits.MANIFEST_ITEMS
         )
@@ -248,11 +252,22 @@ def open_manifest_untrusted(sealed: bytes) -> tuple[Manifest, NodeId]:
     """Checks signature and content of a sealed manifest; returns it with its publisher.
 
     Raises:
-        WireError: It is too long, malformed, not signed rightly, or contradicts itself.
+        WireError: It is too long, also for its model, malformed, not signed rightly, or contradicts itself.
     """
     opened = envelope.open_untrusted(sealed, DOMAIN, envelope.NO_MESH, limits.MANIFEST_BYTES)
     manifest = schema.unpack_untrusted(Manifest, opened.payload, limits.MANIFEST_BYTES, max_items=limits.MANIFEST_ITEMS)
+    _check_size(len(sealed), manifest.size_bytes)
     return manifest, opened.author
+
+
+def most_bytes(size_bytes: int) -> int:
+    """Returns how long the sealed manifest of a model of `size_bytes` may be: room for the smallest chunks."""
+    return min(BASE_BYTES + HASH_BYTES * (size_bytes // LEAST_CHUNK_BYTES), limits.MANIFEST_BYTES)
+
+
+def _check_size(length: int, size_bytes: int) -> None:
+    if length > most_bytes(size_bytes):
+        raise WireError(f"a manifest of {length} bytes is too long for a model of {size_bytes} bytes")
 
 
 def manifest_id(sealed: bytes) -> bytes:

@@ -17,10 +17,11 @@ from atmo.transfer.manifest import (
     NodeRequirements,
     chunk_hash,
     manifest_id,
+    most_bytes,
     open_manifest_untrusted,
     seal_manifest,
 )
-from atmo.wire import codec, envelope, schema
+from atmo.wire import codec, envelope, limits, schema
 from tests.transfer.samples import SIGNER, SMALL_CHUNK, file_of, manifest_of
 
 FULL = manifest_of(
@@ -164,3 +165,13 @@ def test_only_wire_errors_come_out_of_signed_garbage(changes: dict[str, Any]) ->
     except WireError:
         return
     assert sum(file.size_bytes for file in manifest.files) == manifest.size_bytes
+
+
+def test_a_manifest_is_no_longer_than_its_model_can_need() -> None:
+    junk = schema.to_wire(manifest_of()) | {"zzz": b"j" * most_bytes(0)}
+    sealed = envelope.seal(SIGNER, "atmo/manifest/1", envelope.NO_MESH, codec.encode(junk))
+    with pytest.raises(WireError, match="too long for a model of 200000 bytes"):
+        open_manifest_untrusted(sealed)
+    with pytest.raises(ValueError, match="too long for a model of 200000 bytes"):
+        seal_manifest(SIGNER, manifest_of(config={"notes": "j" * most_bytes(0)}))
+    assert most_bytes(2**53) == limits.MANIFEST_BYTES
