@@ -12,6 +12,9 @@ from atmo.identity import NodeId
 from atmo.storage.registry import LocalModel
 from atmo.transfer.names import Spec, check_name, check_version, newest_first, parse_spec, version_key
 
+Key = tuple[str, str, bytes]
+"""Name, version in the form in which equal ones are one text, and manifest id."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
@@ -42,7 +45,10 @@ class ModelRow:
 
 @dataclass(slots=True)
 class Version:
-    """One content of one version of one model, wherever it is.
+    """One manifest that claims a version of a model, wherever it is.
+
+    Its content and what is to be made of it, such as the names of classes, are both in the manifest: two nodes that
+    imported the same file have published two manifests.
 
     Attributes:
         record: What its holders say of it; where they differ in details, what the first says.
@@ -55,9 +61,14 @@ class Version:
     holders: dict[NodeId, tuple[str, ModelRecord]] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, str, bytes]:
-        """Tells contents apart."""
+    def key(self) -> Key:
+        """Tells manifests apart; the first two tell versions apart."""
         return _key(self.record)
+
+    @property
+    def content(self) -> tuple[str, str, bytes]:
+        """The same for manifests of one version that promise the same main file."""
+        return (*self.key[:2], self.record.sha256)
 
     def row(self, own_name: str) -> ModelRow:
         """Returns it for people."""
@@ -96,7 +107,7 @@ def gather(models: Iterable[LocalModel], offers: Iterable[ModelOffer]) -> list[V
 
     Offers that break the rules of names and versions are left out: nothing could be done with them.
     """
-    found: dict[tuple[str, str, bytes], Version] = {}
+    found: dict[Key, Version] = {}
     for model in models:
         record = record_of(model)
         found.setdefault(_key(record), Version(record)).local = model
@@ -128,7 +139,7 @@ def parse(spec: str) -> Spec:
 
 
 def choose(spec: Spec, versions: Sequence[Version]) -> Version:
-    """Picks the newest version in the range; of one version with several contents, ours or what most nodes hold.
+    """Picks the newest version in the range; of one version with several manifests, ours or what most nodes hold.
 
     Raises:
         UserError: Nobody has it; the message says what there is instead.
@@ -146,12 +157,18 @@ def choose(spec: Spec, versions: Sequence[Version]) -> Version:
     raise UserError(f"No node has a model named {spec.name}.", "See `atmo model list --mesh`.")
 
 
+def rivals(chosen: Version, versions: Sequence[Version]) -> list[Version]:
+    """Returns all manifests that claim the version that was chosen, the preferred first."""
+    same = [version for version in versions if version.key[:2] == chosen.key[:2]]
+    return sorted(same, key=lambda version: (version.key != chosen.key, _preference(version)))
+
+
 def _preference(version: Version) -> tuple[bool, int, bytes]:
-    return (version.local is None, -len(version.holders), version.record.sha256)
+    return (version.local is None, -len(version.holders), version.record.manifest)
 
 
-def _key(record: ModelRecord) -> tuple[str, str, bytes]:
-    return (record.name, version_key(record.version), record.sha256)
+def _key(record: ModelRecord) -> Key:
+    return (record.name, version_key(record.version), record.manifest)
 
 
 def _is_sound(record: ModelRecord) -> bool:

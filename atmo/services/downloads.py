@@ -16,20 +16,26 @@ from atmo.errors import RemoteError, UserError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
-from atmo.services.catalog import Version, gather
-from atmo.services.fetch import Misled, NotThere, fetch_chunk, fetch_manifest
+from atmo.services.catalog import Key, Version, gather
+from atmo.services.fetch import Misled, NotThere, contradiction, fetch_chunk, fetch_manifest
 from atmo.services.progress import Meter, Report, with_reports
 from atmo.storage.chunks import ModelStorage, WrongContent
 from atmo.storage.partial import PartialDownload
 from atmo.storage.registry import LocalModel
 from atmo.transfer.engine import TransferDone, TransferFailed, TransferProgress
 from atmo.transfer.manifest import Manifest, open_manifest_untrusted
-from atmo.transfer.names import version_key
 
 REFRESH_S = 1.0
 """How often holders that came or went are looked up. Source: guess."""
 
+TRAVELLING = ("onnx", "safetensors", "gguf")
+"""Formats that are only data. Others can run code when they are loaded, so nothing here would ever load them."""
+
 _AGAIN = "What has arrived is kept: pull it again to continue."
+
+
+class Unobtainable(UserError):
+    """This manifest's content cannot be had; another manifest that claims the same version may do better."""
 
 
 class _Download:
@@ -60,11 +66,17 @@ class _Download:
             self.settled.set()
 
     def holders(self) -> dict[NodeId, tuple[str, ModelRecord]]:
-        """Returns who is linked and has this content now."""
+        """Returns who is linked and has this manifest now."""
+        return self._linked(lambda version: version.key == self.version.key)
+
+    def sources(self) -> set[NodeId]:
+        """Returns who may have its chunks: its holders, and those of other manifests that promise the same file."""
+        return set(self._linked(lambda version: version.content == self.version.content))
+
+    def _linked(self, wanted: Callable[[Version], bool]) -> dict[NodeId, tuple[str, ModelRecord]]:
         versions = gather((), self.mesh.peer.models(self.mesh.now()))
-        current = next((version for version in versions if version.key == self.version.key), None)
+        held = {node: holder for version in versions if wanted(version) for node, holder in version.holders.items()}
         linked = set(self.mesh.peer.neighbours())
-        held = current.holders if current else {}
         return {node: held[node] for node in sorted(held) if node in linked and node not in self.gone}
 
 
@@ -77,7 +89,7 @@ class Downloads:
 
     def __init__(self, storage: ModelStorage) -> None:
         self._storage = storage
-        self._active: dict[tuple[str, str, bytes], _Download] = {}
+        self._active: dict[Key, _Download] = {}
         self._by_transfer: dict[str, _Download] = {}
         self._writers = trio.CapacityLimiter(4)
 
@@ -85,7 +97,8 @@ class Downloads:
         """Downloads a version, or joins the download of it that is under way.
 
         Raises:
-            UserError: It cannot be had now; what arrived is kept.
+            Unobtainable: It cannot be had now; what arrived is kept.
+            UserError: This machine is in the way, such as a full disk.
         """
         while True:
             active = self._active.get(version.key)
@@ -93,7 +106,7 @@ class Downloads:
                 return await self._lead(_Download(mesh, version), report)
             await with_reports(active.meter, report, active.finished.wait)
             if active.error is not None:
-                raise UserError(active.error.message, active.error.hint)
+                raise type(active.error)(active.error.message, active.error.hint)
             if active.model is not None:
                 return active.model
 
@@ -111,7 +124,7 @@ class Downloads:
             case _Download(), TransferDone():
                 download.settled.set()
             case _Download(), TransferFailed(_, reason):
-                download.fail(UserError(f"{download.label} could not be downloaded: {reason}.", _AGAIN))
+                download.fail(Unobtainable(f"{download.label} could not be downloaded: {reason}.", _AGAIN))
 
     async def fetch(self, effect: FetchChunk) -> None:
         """Fetches, verifies and writes one chunk, and tells the engine how it went; cancelled, it tells nothing."""
@@ -129,7 +142,7 @@ class Downloads:
         except RemoteError as error:
             peer.chunk_failed(mesh.now(), effect, str(error), fatal=False)
         except Misled as error:
-            peer.chunk_failed(mesh.now(), effect, str(error), fatal=True)
+            self._wrong(download, effect, str(error))
         except UserError as error:
             download.fail(error)
         else:
@@ -137,9 +150,17 @@ class Downloads:
                 download.origin = download.origin or peer.name(source)
                 peer.chunk_done(mesh.now(), effect)
             else:
-                wrong = f"chunk {index} of {download.label} with wrong bytes"
-                peer.chunk_failed(mesh.now(), effect, wrong, fatal=True)
+                self._wrong(download, effect, f"chunk {index} of {download.label} with wrong bytes")
         mesh.kick()
+
+    def _wrong(self, download: _Download, effect: FetchChunk, reason: str) -> None:
+        """Drops a source; it is blamed only where it holds the manifest, which may lie about what others hold."""
+        peer, source = download.mesh.peer, effect.source
+        if source in download.holders():
+            peer.chunk_failed(download.mesh.now(), effect, reason, fatal=True)
+        else:
+            download.gone.add(source)
+            peer.holder_left(download.mesh.now(), effect.transfer, source)
 
     async def _lead(self, download: _Download, report: Report | None) -> LocalModel:
         key = download.version.key
@@ -156,6 +177,8 @@ class Downloads:
 
     async def _run(self, download: _Download) -> LocalModel:
         sealed, manifest = await self._find_manifest(download)
+        check_travels(manifest)
+        _, publisher = await trio.to_thread.run_sync(open_manifest_untrusted, sealed)
         meter, check = download.meter, checker(download.meter)
         meter.begin("checking", manifest.size_bytes)
         partial = await trio.to_thread.run_sync(self._storage.open_partial, sealed, check)
@@ -167,11 +190,10 @@ class Downloads:
             meter.begin("verifying", manifest.size_bytes)
             return await trio.to_thread.run_sync(self._storage.finish, partial, download.origin or "mesh", check)
         except WrongContent as error:
-            _, publisher = open_manifest_untrusted(sealed)
             mesh = download.mesh
             mesh.peer.accuse(mesh.now(), publisher, f"a manifest of {download.label} that lies: {error}")
             mesh.kick()
-            raise UserError(
+            raise Unobtainable(
                 f"{download.label} is not what its manifest says: {error}.", "Nothing was kept; tell its publisher."
             ) from error
         finally:
@@ -181,9 +203,9 @@ class Downloads:
     async def _find_manifest(self, download: _Download) -> tuple[bytes, Manifest]:
         """Takes the manifest of a download that was stopped, else asks the holders one after the other."""
         record = download.version.record
-        for sealed, manifest in (await trio.to_thread.run_sync(self._storage.partials)).values():
-            if (manifest.name, version_key(manifest.version), manifest.checksum_sha256) == download.version.key:
-                return sealed, manifest
+        stopped = await trio.to_thread.run_sync(self._storage.partial, record.manifest)
+        if stopped is not None and contradiction(record, stopped[1]) is None:
+            return stopped
         reasons = []
         for node, (name, announced) in download.holders().items():
             try:
@@ -199,7 +221,7 @@ class Downloads:
                 download.origin = name
                 return found
         why = "; ".join(reasons[:3]) or "none of its holders is connected"
-        raise UserError(
+        raise Unobtainable(
             f"{record.name} {record.version} could not be asked for: {why}.", "See `atmo mesh nodes`, and try again."
         )
 
@@ -207,7 +229,7 @@ class Downloads:
         mesh, transfer = download.mesh, download.transfer
         self._by_transfer[transfer] = download
         try:
-            download.told = set(download.holders())
+            download.told = download.sources()
             sizes = [place.size for place in partial.places]
             mesh.peer.want(mesh.now(), transfer, sizes, set(partial.have), sorted(download.told))
             mesh.kick()
@@ -225,13 +247,26 @@ class Downloads:
     def _refresh(self, download: _Download) -> None:
         """Tells the engine who has the model now."""
         mesh, transfer = download.mesh, download.transfer
-        held = set(download.holders())
+        held = download.sources()
         for node in sorted(held - download.told):
             mesh.peer.holder_up(mesh.now(), transfer, node)
         for node in sorted(download.told - held):
             mesh.peer.holder_left(mesh.now(), transfer, node)
         download.told = held
         mesh.kick()
+
+
+def check_travels(model: Manifest | ModelRecord) -> None:
+    """Refuses what nothing would ever load.
+
+    Raises:
+        Unobtainable: Its format is not one of data only.
+    """
+    if model.format not in TRAVELLING:
+        raise Unobtainable(
+            f"{model.name} {model.version} is of the format {model.format[:32]}, which is not pulled: it may run code.",
+            f"Only {', '.join(TRAVELLING)} travel; ask its publisher for one of these.",
+        )
 
 
 def checker(meter: Meter) -> Callable[[int], None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import trio
+
 from atmo.errors import AtmoError, RemoteError, WireError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort, RequestStream
 from atmo.services.serve import CHUNK_PROTOCOL, MANIFEST_PROTOCOL, MISSING
-from atmo.transfer.manifest import ChunkPlace, Manifest, manifest_id, open_manifest_untrusted
+from atmo.transfer.manifest import ChunkPlace, Manifest, manifest_id, most_bytes, open_manifest_untrusted
 from atmo.wire import codec, limits
 
 MANIFEST_S = 30.0
@@ -34,18 +36,26 @@ async def fetch_manifest(mesh: MeshPort, node: NodeId, record: ModelRecord) -> t
         Misled: What came is not what was announced.
     """
     async with mesh.request(node, MANIFEST_PROTOCOL, {"manifest": record.manifest}, MANIFEST_S) as stream:
-        size = await _size_untrusted(stream, limits.MANIFEST_BYTES)
+        size = await _size_untrusted(stream, most_bytes(record.size_bytes))
         sealed = await stream.receive_raw(size)
     if manifest_id(sealed) != record.manifest:
         raise Misled("a manifest that is not the one it announced")
     try:
-        manifest, _ = open_manifest_untrusted(sealed)
+        manifest, _ = await trio.to_thread.run_sync(open_manifest_untrusted, sealed)
     except WireError as error:
         raise Misled(f"a manifest that is not sound: {error}") from error
-    said = (record.name, record.version, record.size_bytes, record.sha256)
-    if said != (manifest.name, manifest.version, manifest.size_bytes, manifest.checksum_sha256):
-        raise Misled("an announcement that its manifest contradicts")
+    reason = contradiction(record, manifest)
+    if reason is not None:
+        raise Misled(reason)
     return sealed, manifest
+
+
+def contradiction(record: ModelRecord, manifest: Manifest) -> str | None:
+    """Says that an announcement is not of this manifest."""
+    said = (record.name, record.version, record.size_bytes, record.sha256)
+    if said == (manifest.name, manifest.version, manifest.size_bytes, manifest.checksum_sha256):
+        return None
+    return "an announcement that its manifest contradicts"
 
 
 async def fetch_chunk(mesh: MeshPort, node: NodeId, place: ChunkPlace) -> bytes:

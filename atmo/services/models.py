@@ -14,8 +14,8 @@ from atmo.errors import UserError, WireError
 from atmo.gossip.records import ModelOffer
 from atmo.identity import Signer
 from atmo.net.ports import MeshPort
-from atmo.services.catalog import ModelRow, Version, choose, gather, parse, record_of
-from atmo.services.downloads import Downloads, checker
+from atmo.services.catalog import ModelRow, Version, choose, gather, parse, record_of, rivals
+from atmo.services.downloads import Downloads, Unobtainable, check_travels, checker
 from atmo.services.progress import Meter, Progress, Report, with_reports
 from atmo.services.serve import Server
 from atmo.storage import importing
@@ -104,6 +104,8 @@ class ModelService:
     def info(self, name: str) -> dict[str, Any]:
         """Tells everything known of `NAME[@RANGE]`: the newest version in the range, all versions, who has it.
 
+        `claims` is how many different manifests claim that version; more than one deserves a look.
+
         Raises:
             UserError: No node has it.
         """
@@ -122,6 +124,7 @@ class ModelService:
         else:
             about["manifest"] = None
         same_name = [other for other in versions if other.record.name == spec.name]
+        about["claims"] = len(rivals(version, versions))
         about["versions"] = [other.row(self._node_name).to_json() for other in same_name]
         return about
 
@@ -210,11 +213,25 @@ class ModelService:
                 progress(_done("here already", version.record.size_bytes))
             return version.row(self._node_name)
         self._check_not_taken(version)
-        model = await self._downloads.pull(mesh, version, progress)
+        model = await self._pull_any(mesh, rivals(version, self._versions()), progress)
         await self._refresh()
         if progress:
             progress(_done("done", model.manifest.size_bytes))
         return self._row(model)
+
+    async def _pull_any(self, mesh: MeshPort, claims: Sequence[Version], progress: Report | None) -> LocalModel:
+        """Pulls by the first of several manifests of one version that works; one that lies must not spoil the rest."""
+        problems: list[UserError] = []
+        for claim in claims:
+            if problems:
+                failed = claims[len(problems) - 1].record.manifest
+                await trio.to_thread.run_sync(self._storage.discard_partial, failed)
+            try:
+                check_travels(claim.record)
+                return await self._downloads.pull(mesh, claim, progress)
+            except Unobtainable as error:
+                problems.append(error)
+        raise problems[0]
 
     def _choose_local(self, name: str, spec: str) -> Version:
         try:
@@ -228,11 +245,12 @@ class ModelService:
     def _check_not_taken(self, wanted: Version) -> None:
         for version in self._versions():
             if version.local is not None and version.key[:2] == wanted.key[:2]:
-                label = f"{wanted.record.name}@{wanted.record.version}"
-                raise UserError(
-                    f"{label} is here with another content than in the mesh.",
-                    f"Remove ours first (atmo model remove {label}), or pull another version.",
-                )
+                ours = f"{version.record.name}@{version.record.version}"
+                if version.content == wanted.content:
+                    problem = f"{wanted.record.version} and {version.record.version} are one version: {ours} is here."
+                else:
+                    problem = f"{ours} is here with another content than in the mesh."
+                raise UserError(problem, f"Remove ours first (atmo model remove {ours}), or pull another version.")
 
     async def remove(self, spec: str) -> list[ModelRow]:
         """Removes the versions of `NAME[@RANGE]` from this machine, all of them without a range.

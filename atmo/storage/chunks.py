@@ -230,6 +230,16 @@ class ModelStorage:
         folders = sorted((self.root / PARTIAL).iterdir())
         return {bytes.fromhex(folder.name): found for folder in folders if (found := recovery.sealed_manifest(folder))}
 
+    def partial(self, identity: bytes) -> tuple[bytes, Manifest] | None:
+        """Returns the sealed manifest and the manifest of one download that can be continued."""
+        return recovery.sealed_manifest(self.root / PARTIAL / identity.hex())
+
+    def discard_partial(self, identity: bytes) -> None:
+        """Deletes one download that was stopped; it need not exist."""
+        with self.lock:
+            if identity.hex() not in self._open_partials:
+                recovery.delete(self.root / PARTIAL / identity.hex())
+
     def discard_partials(self, spec: Spec) -> int:
         """Deletes downloads that were stopped and match; returns how many."""
         dropped = 0
