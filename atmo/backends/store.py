@@ -9,6 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+RUN_FORMAT = "onnx"
+RUN_TYPES = ("classifier", "anomaly_detector", "embedder")
+"""What the nodes of this version run of the models in their stores; the others are kept and shared only."""
+
+
+def why_not_run(model_format: str, model_type: str) -> str:
+    """Returns of what kind a stored model is that this version cannot run; empty where it can."""
+    if model_format != RUN_FORMAT:
+        return f"the format {model_format or 'unknown'}"
+    return "" if model_type in RUN_TYPES else f"the type {model_type or 'unknown'}"
+
 
 class StoredModel(Protocol):
     """One model version whose file lies whole and verified on this machine's disk.

@@ -53,6 +53,8 @@ def import_model(
       atmo model import net.joblib --name intrusion --version 2.1.0 \\
           --type classifier --capabilities classify,network
     """
+    from atmo.backends.store import why_not_run
+
     file = Path.cwd() / path.expanduser()
     if not file.exists():
         raise UserError(f"{path}: there is no such file.")
@@ -68,6 +70,9 @@ def import_model(
         with shown_progress(f"Importing {printable(file.name)}", sys.stderr, quiet=as_json) as show:
             row = access.import_model(fields, show)
     _print_result("Imported", row, as_json)
+    kind = why_not_run(str(row.get("format", "")), str(row.get("type", "")))
+    if kind and not as_json:
+        say(f"No node of this version can run models of {printable(kind)}; the mesh keeps and shares the file.")
 
 
 @app.command("list")

@@ -13,6 +13,7 @@ import trio
 
 from atmo.backends.base import Call, Part
 from atmo.backends.pool import BackendPool
+from atmo.backends.store import why_not_run
 from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
@@ -26,6 +27,7 @@ from atmo.gateway.serving import ExecuteServer
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
 from atmo.router.capability import CHAT, EMBEDDINGS
+from atmo.router.choice import Known
 from atmo.router.decision import Decision, RouteRequest
 from atmo.router.offer import Offer
 from atmo.router.policy import decide
@@ -351,11 +353,14 @@ class Gateway:
         while len(self._names) > self._config.names:
             del self._names[next(iter(self._names))]
 
-    def _known(self) -> set[str]:
+    def _known(self) -> Known:
         """Returns models that exist though nobody may offer them at the moment."""
         oldest = trio.current_time() - self._config.names_s
-        recent = {name for name, when in self._names.items() if when >= oldest}
-        return recent | {model.name for model in self._stored()}
+        kinds: dict[str, str] = {}
+        for model in self._stored():
+            kind = why_not_run(model.format, model.type)
+            kinds[model.name] = kind if kinds.get(model.name, kind) else ""
+        return kinds | {name: "" for name, when in self._names.items() if when >= oldest}
 
 
 def _forwarded(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from atmo.router import decision as rules
@@ -55,9 +55,12 @@ class Choice:
 
 Scores = Mapping[CapabilityKey, float]
 
+Known = Mapping[str, str]
+"""Models that exist though nobody offers them; with the kind of those that no node of this version can run, else ""."""
+
 
 def choose_model(
-    request: RouteRequest, offers: Sequence[Offer], scores: Scores | None, known: Collection[str], threshold: float
+    request: RouteRequest, offers: Sequence[Offer], scores: Scores | None, known: Known, threshold: float
 ) -> Choice | Failure:
     """Returns the model that answers `request`, or why there is none."""
     able = [offer for offer in offers if offer.capability.operation == request.operation]
@@ -105,7 +108,7 @@ def _by_name(
     offers: Sequence[Offer],
     able: Sequence[Offer],
     allowed: Sequence[Offer],
-    known: Collection[str],
+    known: Known,
 ) -> Choice | Failure:
     model = request.model
     try:
@@ -125,9 +128,7 @@ def _by_name(
     return Choice(rules.RULE_MODEL, f"the request names {model}", (found,), why_not)
 
 
-def _unknown(
-    request: RouteRequest, able: Sequence[Offer], elsewhere: Sequence[Offer], known: Collection[str]
-) -> Failure:
+def _unknown(request: RouteRequest, able: Sequence[Offer], elsewhere: Sequence[Offer], known: Known) -> Failure:
     shown, name = request.model[:128], request.model.partition("@")[0]
     if elsewhere:
         operation = elsewhere[0].capability.operation
@@ -143,7 +144,17 @@ def _unknown(
         versions = sorted({offer.capability.version for offer in able if offer.capability.model == name})
         has = f"the mesh has {_list(versions)}" if any(versions) else f"it has none, ask for '{name[:128]}'"
         return Failure(404, f"No version of '{name[:128]}' fits '{shown}': {has}.", "model_not_found", "model")
-    if request.model in known or name in known:
+    kind = known.get(request.model, known.get(name))
+    if kind:
+        return Failure(
+            503,
+            f"The mesh keeps the model '{shown}', but this version of Atmosphere cannot run models of {kind[:128]}: "
+            "convert it and import it as ONNX, or use another model.",
+            "model_not_runnable",
+            "model",
+            kind="api_error",
+        )
+    if kind is not None:
         return Failure(
             503,
             f"The mesh knows the model '{shown}', but no live node runs it: "

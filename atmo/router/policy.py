@@ -7,14 +7,15 @@ nodes with gossip a second old, three choices by finish time came within a facto
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import fmean
+from types import MappingProxyType
 
 from atmo.router import decision as rules
 from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS
-from atmo.router.choice import THRESHOLD, Choice, Scores, choose_model, ruled_out
+from atmo.router.choice import THRESHOLD, Choice, Known, Scores, choose_model, ruled_out
 from atmo.router.decision import Candidate, Decision, Failure, RouteRequest
 from atmo.router.offer import Offer
 from atmo.router.semantic import key_of
@@ -84,7 +85,7 @@ def decide(
     scores: Scores | None,
     table: NodeTable,
     now: float,
-    known: Collection[str] = (),
+    known: Known = MappingProxyType({}),
     config: PolicyConfig = _DEFAULTS,
 ) -> Decision:
     """Decides who runs `request`.
@@ -95,7 +96,8 @@ def decide(
         scores: Similarity of the request with what the capabilities do, None where it has no words.
         table: Outcomes that this node observed.
         now: Monotonic seconds.
-        known: Models that exist somewhere though nobody offers them now: they are unavailable, not unknown.
+        known: Models that exist somewhere though nobody offers them now: they are unavailable, not unknown; with the
+            kind of those that cannot run.
         config: Numbers of the decision.
     """
     choice = choose_model(request, offers, scores, known, config.threshold)

@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from atmo.backends.base import Call, Part
-from atmo.backends.onnx import OnnxBackend
+from atmo.backends.onnx import OPERATION_OF_TYPE, OnnxBackend
 from atmo.backends.onnx_session import SessionCache
+from atmo.backends.store import RUN_TYPES, why_not_run
 from atmo.errors import RequestError
 from atmo.router.capability import ANOMALY, CLASSIFY, EMBEDDINGS
 from tests.backends.graphs import Stored, TinyEmbedder, distance, linear, model, save, shouting, tensor
@@ -290,3 +291,10 @@ def test_the_cache_lets_the_least_recently_used_go(tmp_path: Path) -> None:
     for path in paths:
         small.load(path)
     assert len(small.loaded()) == 1
+
+
+def test_what_a_store_holds_and_nobody_runs() -> None:
+    assert set(RUN_TYPES) == set(OPERATION_OF_TYPE)
+    assert why_not_run("onnx", "classifier") == ""
+    assert why_not_run("gguf", "classifier") == "the format gguf"
+    assert why_not_run("onnx", "regressor") == "the type regressor"

@@ -462,6 +462,23 @@ class TestNobody:
                 await answer(alpha, {"model": "iris", "data": [[1]]}, CLASSIFY)
             assert caught.value.status == 503
 
+    @pytest.mark.parametrize(
+        ("formats", "code"),
+        [
+            ([("safetensors", "classifier")], "model_not_runnable"),
+            ([("onnx", "regressor"), ("gguf", "llm")], "model_not_runnable"),
+            ([("gguf", "llm"), ("onnx", "classifier")], "model_unavailable"),
+            ([("onnx", "classifier"), ("gguf", "llm")], "model_unavailable"),
+        ],
+    )
+    async def test_a_model_that_this_version_cannot_run(self, formats: list[tuple[str, str]], code: str) -> None:
+        async with loop_net() as net:
+            rows = [SimpleNamespace(name="net", format=first, type=second) for first, second in formats]
+            alpha = await net.add("alpha", Lengths(), stored=lambda: rows)
+            with pytest.raises(RequestError) as caught:
+                await answer(alpha, {"model": "net", "data": [[1]]}, CLASSIFY)
+            assert (caught.value.status, caught.value.code) == (503, code)
+
     async def test_a_name_is_forgotten_in_time(self, autojump_clock: trio.testing.MockClock) -> None:
         async with loop_net() as net:
             alpha = await net.add("alpha", config=GatewayConfig(names=1))

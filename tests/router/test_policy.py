@@ -24,7 +24,7 @@ def route(
     scores: Mapping[str, float] | None = None,
     table: NodeTable | None = None,
     now: float = 0.0,
-    known: Sequence[str] = (),
+    known: Sequence[str] | Mapping[str, str] = (),
     draw: int = 0,
     config: PolicyConfig | None = None,
     **constraints: Any,
@@ -32,7 +32,8 @@ def route(
     """Decides; `scores` go by description."""
     request = RouteRequest(operation, model, Constraints(**constraints), draw)
     by_key: Scores | None = None if scores is None else {(text,): value for text, value in scores.items()}
-    return decide(request, offers, by_key, table or NodeTable(), now, known, config or PolicyConfig())
+    kinds = known if isinstance(known, Mapping) else dict.fromkeys(known, "")
+    return decide(request, offers, by_key, table or NodeTable(), now, kinds, config or PolicyConfig())
 
 
 def chosen(decision: Decision) -> str:
@@ -181,6 +182,13 @@ class TestNobody:
         status, code, message = self.failure(route([LLM], model, known=["iris"]))
         assert (status, code) == (503, "model_unavailable")
         assert "atmo model pull iris" in message
+
+    @pytest.mark.parametrize("model", ["net", "net@2.0"])
+    def test_a_model_that_nobody_can_run_yet(self, model: str) -> None:
+        status, code, message = self.failure(route([LLM], model, known={"net": "the format safetensors"}))
+        assert (status, code) == (503, "model_not_runnable")
+        assert "cannot run models of the format safetensors" in message
+        assert "pull" not in message
 
     def test_a_model_of_another_operation(self) -> None:
         status, code, message = self.failure(route([LLM, offer("iris", operation=CLASSIFY)], "iris"))
