@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import time
 from typing import Annotated
@@ -24,6 +25,9 @@ from atmo.shell.views import NODE_HEADERS, node_rows
 
 MAX_CODE_CHARS = 16_384
 """What is read of a code from a pipe: several times what the longest one has."""
+
+ROLES = ("edge", "gateway", "admin")
+"""Those that this version gives a meaning; a mesh may have others."""
 
 app = new_group("Create a mesh, let machines in and out, see who is there.")
 
@@ -71,6 +75,10 @@ def invite(
       CODE=$(atmo mesh invite)
     """
     seconds = parse_duration(expires)
+    if role not in ROLES:
+        near = difflib.get_close_matches(role, ROLES, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        say(f"warning: this version knows no role {printable(role)}, it gives {', '.join(ROLES)} a meaning.{meant}")
     with open_access(home_of(context, home)) as access:
         made = access.invite(role, seconds)
         online = access.online

@@ -35,6 +35,11 @@ def test_a_mesh(atmo: Atmo, home: Path) -> None:
     assert invited.out.startswith("atmo1")
     assert len(invited.out.splitlines()) == 1
     assert "must be running" in invited.err
+    strange = atmo("mesh", "invite", "--role", "admn")
+    assert strange.out.startswith("atmo1")
+    assert "knows no role admn" in strange.err
+    assert "Did you mean admin?" in strange.err
+    assert "Did you mean" not in atmo("mesh", "invite", "--role", "king").err
     (me,) = json.loads(atmo("mesh", "nodes", "--json").out)
     assert {"id", "name", "roles", "path", "rtt_ms", "last_seen_s"} <= me.keys()
     assert me["roles"] == ["admin"]
@@ -49,6 +54,8 @@ def test_a_mesh(atmo: Atmo, home: Path) -> None:
 def test_models(atmo: Atmo, home: Path, weights: Path) -> None:
     imported = atmo("model", "import", weights, "--version", "2.0", "--description", "Tiny")
     assert imported.out.startswith("Imported tiny 2.0")
+    assert "cannot" not in imported.out
+    assert "can run models of the format safetensors" in imported.err
     (row,) = json.loads(atmo("model", "list", "--json").out)
     fields = {"name", "version", "sha256", "size_bytes", "format", "nodes", "local"}
     assert fields <= row.keys()
