@@ -1,96 +1,33 @@
-"""`atmo`: the root of all commands."""
+"""Where `atmo` begins: quiet when it is interrupted before its commands are even imported."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Sequence
-from typing import Annotated, Any
+from types import FrameType
 
-import typer
-from typer.core import TyperGroup
-
-from atmo.cli import mesh, model
-from atmo.cli.common import (
-    EXIT_BROKEN_PIPE,
-    HomeOption,
-    home_of,
-    new_group,
-    run_guarded,
-    silence_stdout,
-    tolerate_any_text,
-)
-from atmo.cli.node import node
-from atmo.cli.status import status
-from atmo.version import __version__
-
-
-class _Root(TyperGroup):
-    """Ends quietly when the reader of our output has gone, as in `atmo model list | head -1`."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            silence_stdout()
-            raise SystemExit(EXIT_BROKEN_PIPE) from None
-
-
-app = new_group(None, cls=_Root)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"atmo {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    home: HomeOption = None,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Atmosphere: your machines, one mesh, one OpenAI-compatible endpoint.
-
-    \b
-    A first mesh:
-      atmo mesh create home     on the first machine, then
-      atmo mesh invite          for every further one a code
-      atmo mesh join CODE       there, and on all of them
-      atmo node
-
-    \b
-    Exit codes: 0 done, 1 it cannot be done, 2 wrong usage, 130 interrupted.
-    """
-
-
-app.command()(node)
-app.command()(status)
-
-
-@app.command()
-def shell(context: typer.Context, home: HomeOption = None) -> None:
-    """Talk to the running node: ask, look around, pull models.
-
-    Reads commands from a pipe, too.
-
-    \b
-    Examples:
-      atmo shell
-      echo 'ask What is a join code?' | atmo shell
-    """
-    from atmo.cli.client import live_node, start_command
-    from atmo.shell.repl import run_shell
-
-    folder = home_of(context, home)
-    raise typer.Exit(run_shell(lambda: live_node(folder), folder, start_command(folder)))
-
-
-app.add_typer(mesh.app, name="mesh")
-app.add_typer(model.app, name="model")
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
-    tolerate_any_text()
-    raise SystemExit(run_guarded(lambda: app(args=argv, prog_name="atmo")))
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    usual = usual and threading.current_thread() is threading.main_thread()
+    try:
+        if usual:
+            signal.signal(signal.SIGINT, _quit)
+        from atmo.cli.root import run
+
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = run(argv)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    raise SystemExit(code)
+
+
+def _quit(_number: int, _frame: FrameType | None) -> None:
+    """Ends the process while nothing has begun: an exception in the middle of an import would show a traceback."""
+    os._exit(EXIT_INTERRUPTED)

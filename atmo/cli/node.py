@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from atmo.config.settings import Settings
     from atmo.node.running import NodeInfo
 
-STOP_S = 5.0
-"""A node that was told to end and has not by then is cut off; its store survives that as it survives a power cut."""
+STOP_S = 1.9
+"""A node that was told to end and has not by then is cut off, so that Ctrl-C ends it within two seconds.
+
+Its store survives that as it survives a power cut.
+"""
 
 _QUIET_LOGGERS = ("atmo.api.http", "httpx", "httpcore", "hypercorn", "quic", "asyncio")
 
@@ -146,5 +149,5 @@ def stopped_by_signals(scope: trio.CancelScope) -> Iterator[None]:
 
 
 def _cut_off() -> None:
-    say(f"The node did not end within {STOP_S:.0f} s and was cut off.")
+    say(f"The node did not end within {STOP_S:g} s and was cut off.")
     os._exit(EXIT_ERROR)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -61,10 +63,10 @@ def test_bugs_keep_their_traceback() -> None:
 def test_a_reader_that_leaves_ends_the_command_quietly(lines: int) -> None:
     script = (
         "import sys\n"
-        "from atmo.cli import main\n"
+        "from atmo.cli import main, root\n"
         "from atmo.cli.common import run_guarded\n"
         "sys.stdin.read()\n"
-        f"@main.app.command()\ndef flood():\n    for _ in range({lines}): print('x' * 80)\n"
+        f"@root.app.command()\ndef flood():\n    for _ in range({lines}): print('x' * 80)\n"
         "main.main(['flood'])\n"
     )
     process = subprocess.Popen(
@@ -79,6 +81,27 @@ def test_a_reader_that_leaves_ends_the_command_quietly(lines: int) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("trio", "httpx", "fastapi", "numpy", "onnxruntime", "prompt_toolkit", "rich", "cryptography", "yaml")
-    script = f"import sys, atmo.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
+    script = f"import sys, atmo.cli.main, atmo.cli.root; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+EARLY = """
+import os, signal, sys
+from atmo.cli.main import main
+
+class Interrupting:
+    def find_spec(self, name, *rest):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+main(["mesh", "nodes"])
+"""
+
+
+@pytest.mark.parametrize("name", ["atmo.cli.root", "typer", "atmo.cli.status", "atmo.services.mesh"])
+def test_an_interrupt_is_quiet_however_early(name: str, tmp_path: Path) -> None:
+    settings = {**os.environ, "ATMO_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", EARLY, name], capture_output=True, check=False, env=settings)
+    assert (done.returncode, done.stdout, done.stderr) == (common.EXIT_INTERRUPTED, b"", b"")
