@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
@@ -43,8 +44,21 @@ CONCURRENCY = 4
 TRIED_BYTES = 8 * 1024 * 1024
 """Models up to this size are loaded when they are discovered, so that what is offered is known to run."""
 
-TRIED_S = 1.0
-"""How long one discovery spends on loading; the rest is offered on the look into its file alone."""
+TRIED_S = 3.0
+"""How long one discovery waits for models that are loaded for the first time. Source: guess, within the deadline of a
+discovery; what is ready later is offered by the next look."""
+
+LOAD_S = 20.0
+"""A model whose first load takes longer is left out until the next start. Source: guess."""
+
+LOADS = 2
+"""First loads at once. Source: guess; a thread cannot be stopped, so this also bounds those that never end."""
+
+LOOK_AGAIN_S = 0.5
+"""How soon is looked again while models are being loaded. Source: guess."""
+
+READY_S = 120.0
+"""A request waits this long for the load of its model. Source: guess, some GB from a slow disk."""
 
 
 class OnnxBackend(Backend):
@@ -60,7 +74,6 @@ class OnnxBackend(Backend):
     """
 
     name = "onnx"
-    recheck_s = FOREVER
 
     def __init__(
         self,
@@ -76,12 +89,40 @@ class OnnxBackend(Backend):
         self._bad: dict[FileKey, str] = {}
         self._fine: set[FileKey] = set()
         self._offered: dict[str, StoredModel] = {}
+        self._loading: dict[FileKey, float] = {}
+        self._loads = trio.CapacityLimiter(LOADS)
+        self.recheck_s = FOREVER
 
     async def discover(self) -> Sequence[Capability]:
-        """Lists the models of the store that can run here; why another cannot is logged once."""
-        offered = await trio.to_thread.run_sync(self._look)
-        self._offered = {capability.id: model for capability, model in offered}
-        return [capability for capability, _ in offered]
+        """Lists the models of the store that can run here; why another cannot is logged once.
+
+        A model that was never loaded is loaded in a thread that may outlast this: it is offered when that has ended.
+        Where all threads are stuck in such loads, the rest is offered on the look into its file alone.
+        """
+        found = await trio.to_thread.run_sync(self._look, abandon_on_cancel=True)
+        untried = [(model, key) for model, key in found if key not in self._fine and key not in self._loading]
+        if self._loads.available_tokens:
+            with trio.move_on_after(TRIED_S):
+                async with trio.open_nursery() as nursery:
+                    for model, key in untried:
+                        nursery.start_soon(self._try_aside, model, key)
+        stuck = not self._loads.available_tokens
+        for model, key in found:
+            if self._clock() - self._loading.get(key, math.inf) > LOAD_S and key not in self._bad:
+                self._refuse(model, key, f"loading it takes longer than {LOAD_S:.0f} s")
+        usable = [
+            (describe(model), model)
+            for model, key in found
+            if key not in self._bad and (key in self._fine or (stuck and key not in self._loading))
+        ]
+        pending = any(key not in self._fine and key not in self._bad for _, key in found)
+        hopeless = stuck and set(self._loading) <= set(self._bad)
+        self.recheck_s = LOOK_AGAIN_S if pending and not hopeless else FOREVER
+        self._offered = {capability.id: model for capability, model in usable}
+        return [capability for capability, _ in usable]
+
+    async def _try_aside(self, model: StoredModel, key: FileKey) -> None:
+        await trio.to_thread.run_sync(self._try, model, key, abandon_on_cancel=True, limiter=self._loads)
 
     async def execute(self, call: Call) -> AsyncGenerator[Part, None]:
         """Runs one request; the answers are described in `ml_model`."""
@@ -101,23 +142,25 @@ class OnnxBackend(Backend):
     async def _ready(self, model: StoredModel) -> tuple[Loaded, Plan | None]:
         """Loads a model; one that cannot be loaded is not offered any more."""
         try:
-            return await trio.to_thread.run_sync(self._plan, model)
+            with trio.move_on_after(READY_S):
+                return await trio.to_thread.run_sync(self._plan, model, abandon_on_cancel=True)
+            raise BadModelFile(f"loading it takes longer than {READY_S:.0f} s")
         except BadModelFile as error:
-            self._refuse(model, str(error))
+            if (key := _key(model)) is not None:
+                self._refuse(model, key, str(error))
             message = (
                 f"The model {model.name} {model.version} cannot run on this machine: {str(error).rstrip('.')}."
                 " Import a corrected version under the same name."
             )
             raise RequestError(503, message, kind="server_error", code="model_unusable") from error
 
-    def _look(self) -> list[tuple[Capability, StoredModel]]:
-        """Runs in a worker thread."""
-        deadline = self._clock() + TRIED_S
+    def _look(self) -> list[tuple[StoredModel, FileKey]]:
+        """Runs in a worker thread; returns what is not known to be bad."""
         found = [model for model in self._models() if model.format == "onnx" and model.type in OPERATION_OF_TYPE]
         found.sort(key=lambda model: (model.name, _rank(model.version)), reverse=True)
         keys = [(model, key) for model in found if (key := _key(model)) is not None]
         self._forget_all_but({key for _, key in keys})
-        return [(describe(model), model) for model, key in keys if self._usable(model, key, self._clock() < deadline)]
+        return [(model, key) for model, key in keys if self._may_run(model, key)]
 
     def _forget_all_but(self, here: set[FileKey]) -> None:
         """What is known of removed and replaced files would only grow."""
@@ -125,21 +168,36 @@ class OnnxBackend(Backend):
         for key in set(self._bad) - here:
             self._bad.pop(key, None)
 
-    def _usable(self, model: StoredModel, key: FileKey, time_left: bool) -> bool:
+    def _may_run(self, model: StoredModel, key: FileKey) -> bool:
+        """Looks into the file; a large model is not loaded before its first request."""
         if key in self._bad:
             return False
-        if key in self._fine:
+        if key in self._fine or key in self._loading:
             return True
         try:
-            if model.type == "embedder" or (key[2] <= TRIED_BYTES and time_left):
-                self._plan(model)
-            else:
-                check_onnx_file(model.path)
+            check_onnx_file(model.path)
         except (BadModelFile, OSError) as error:
-            self._refuse(model, str(error))
+            self._refuse(model, key, str(error))
             return False
-        self._fine.add(key)
+        if model.type != "embedder" and key[2] > TRIED_BYTES:
+            self._fine.add(key)
         return True
+
+    def _try(self, model: StoredModel, key: FileKey) -> None:
+        """Loads a model for the first time. Runs in a worker thread that nobody may wait for any more."""
+        if key in self._fine or key in self._bad or key in self._loading:
+            return
+        self._loading[key] = self._clock()
+        try:
+            self._plan(model)
+        except (BadModelFile, OSError) as error:
+            if key not in self._bad:
+                self._refuse(model, key, str(error))
+        else:
+            if key not in self._bad:
+                self._fine.add(key)
+        finally:
+            del self._loading[key]
 
     def _plan(self, model: StoredModel) -> tuple[Loaded, Plan | None]:
         """Runs in a worker thread; the plan of an embedder is in its signature."""
@@ -150,12 +208,8 @@ class OnnxBackend(Backend):
             raise BadModelFile("its graph does not turn strings into vectors; other embedders need a tokenizer")
         return loaded, None
 
-    def _refuse(self, model: StoredModel, reason: str) -> None:
+    def _refuse(self, model: StoredModel, key: FileKey, reason: str) -> None:
         log.warning("model %s %s is left out: %s", model.name, model.version, reason)
-        try:
-            key = file_key(model.path)
-        except OSError:
-            return
         self._fine.discard(key)
         self._bad[key] = reason
 
