@@ -129,8 +129,14 @@ class MeshTrust:
         return wall <= member.expires_s + SKEW_S
 
     def is_admin(self, wall: float, node: NodeId) -> bool:
-        """Says whether `node` may invite and revoke."""
-        return self.is_member(wall, node) and (node in self.genesis.founders or ADMIN in self.roles(node))
+        """Says whether `node` may invite and revoke: a founder, or whom a founder made an admin."""
+        member = self._members.get(node)
+        if member is None or not self.is_member(wall, node):
+            return False
+        certificate = member.certificate
+        return node in self.genesis.founders or (
+            ADMIN in certificate.roles and certificate.issuer in self.genesis.founders
+        )
 
     def roles(self, node: NodeId) -> tuple[str, ...]:
         """Returns the roles of a member, nothing for a stranger."""

@@ -89,6 +89,13 @@ def test_an_admin_of_an_admin_is_one_too_many() -> None:
         trust().admit_untrusted(START_S, ANNA.node_id, certificate(ANNA.node_id, EVE), chain)
 
 
+def test_an_admin_makes_no_admins() -> None:
+    rules = trust()
+    rules.admit_untrusted(START_S, EVE.node_id, certificate(EVE.node_id, ADMIN, roles=("admin",)), admin_certificate())
+    assert rules.is_member(START_S, EVE.node_id)
+    assert not rules.is_admin(START_S, EVE.node_id)
+
+
 @given(st.data())
 def test_a_changed_certificate_is_never_admitted(data: st.DataObject) -> None:
     pair = [certificate(BERT.node_id, ADMIN), admin_certificate()]
