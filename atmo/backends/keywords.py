@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 TERM_SATURATION = 1.2
 LENGTH_WEIGHT = 0.75
 """k1 and b. Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009), section 3.5."""
+
+LITERAL_SHARE = 0.5
+"""Of a question's information. Source: tests/backends/test_rag_quality.py."""
 
 MAX_QUERY_TERMS = 64
 MAX_TERM_CHARS = 40
@@ -80,11 +83,30 @@ class Keywords:
         """
         scores = np.zeros(self._size, np.float32)
         possible = 0.0
+        for weight, places, times in self._weighed(question):
+            possible += weight
+            scores[places] += weight * times / (times + self._damping[places])
+        return scores / np.float32(possible) if possible else scores
+
+    def literal(self, question: str) -> NDArray[np.bool_]:
+        """Returns bool[n]: which texts have all words of the question, or two or more that tell most of what it says.
+
+        How long a text is makes no difference here.
+        """
+        words = np.zeros(self._size, np.int64)
+        told = np.zeros(self._size, np.float64)
+        possible, asked = 0.0, 0
+        for weight, places, _ in self._weighed(question):
+            possible, asked = possible + weight, asked + 1
+            words[places] += 1
+            told[places] += weight
+        most = (words >= 2) & (told >= LITERAL_SHARE * possible)
+        return np.asarray((words > 0) & ((words == asked) | most), np.bool_)
+
+    def _weighed(self, question: str) -> Iterator[tuple[float, NDArray[np.int64], NDArray[np.int64]]]:
+        """Yields for each word of the question its weight, the texts that have it, and how often."""
         for term in list(dict.fromkeys(terms(question)))[:MAX_QUERY_TERMS]:
             postings = self._postings.get(term, [])
             weight = math.log1p((self._size - len(postings) + 0.5) / (len(postings) + 0.5))
-            possible += weight
-            if postings:
-                places, times = np.array(postings).T
-                scores[places] += weight * times / (times + self._damping[places])
-        return scores / np.float32(possible) if possible else scores
+            places, times = np.array(postings, np.int64).reshape(-1, 2).T
+            yield weight, places, times

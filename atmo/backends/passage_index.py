@@ -40,7 +40,8 @@ class Hit:
 
     Attributes:
         passage: The passage.
-        score: Cosine plus weighted agreement of words; relevant from `RELEVANT`.
+        score: Cosine plus weighted agreement of words; relevant from `RELEVANT`, which a passage that has the words
+            of the question reaches in any case.
     """
 
     passage: Passage
@@ -133,6 +134,8 @@ class PassageIndex:
         question = question[:MAX_QUESTION_CHARS]
         vector = (await self._embedder.embed([question]))[0]
         scores = snapshot.vectors @ vector + KEYWORD_WEIGHT * snapshot.keywords.scores(question)
+        # In a long passage one sentence moves neither the vector nor the agreement of words much.
+        scores = np.where(snapshot.keywords.literal(question), np.maximum(scores, RELEVANT), scores)
         best = np.argsort(-scores, kind="stable")[:most]
         return [Hit(snapshot.passages[place], float(scores[place])) for place in best]
 

@@ -52,3 +52,19 @@ def test_no_texts_and_empty_texts() -> None:
 def test_scores_are_between_0_and_1(question: str, texts: list[str]) -> None:
     found = np.array(scores(question, texts))
     assert ((found >= 0) & (found <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("What did we decide on Monday?", [True, False]),
+        ("monday", [True, False]),
+        ("the band on Monday in Oslo", [False, False]),
+        ("When does the ferry leave?", [False, True]),
+        ("the", [False, False]),
+    ],
+)
+def test_a_question_in_the_words_of_a_text(question: str, expected: list[bool]) -> None:
+    texts = ["On Monday we decided to bake rye bread. " + "The printer broke. " * 50, "The ferry leaves at nine."]
+    assert list(Keywords([count_terms(text) for text in texts]).literal(question)) == expected
+    assert list(Keywords([]).literal(question)) == []

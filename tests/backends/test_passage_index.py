@@ -42,6 +42,16 @@ async def test_finds_by_meaning_and_by_words(tmp_path: Path) -> None:
     assert await sources(index, "interest rates of central banks") == []
 
 
+async def test_one_sentence_of_a_long_passage_is_found_by_its_words(tmp_path: Path) -> None:
+    others = "The van needs new tyres and the insurance wants papers. Anna paints the fence. The windows get a pane."
+    write(tmp_path, "notes.md", f"# Notes\n\n{others} On Monday we decided to bake rye bread. {others}")
+    write(tmp_path, "trips.md", "# Trips\n\nThe ferry leaves at nine.")
+    index = PassageIndex(tmp_path, EMBEDDER)
+    await index.refresh(PLENTY_S)
+    assert await sources(index, "What did we decide on Monday?") == ["notes.md#Notes"]
+    assert await sources(index, "Who won the world cup?") == []
+
+
 async def test_search_gives_the_best_first_and_no_more_than_asked(tmp_path: Path) -> None:
     index = pets(tmp_path)
     await index.refresh(PLENTY_S)
