@@ -24,6 +24,9 @@ NODE, MODELS, CAPABILITIES, REVOCATION = "node", "models", "capabilities", "revo
 MOST_LIFETIME_S = 20 * 365 * 86_400
 """Only revocations live long; the bound keeps arithmetic sane."""
 
+REVOCATION_LIFETIME_S = 10 * 365 * 86_400
+"""A revocation lives at least this long: longer than any key it puts out is likely to be of use. Source: choice."""
+
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]

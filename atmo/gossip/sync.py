@@ -51,12 +51,14 @@ class Signed:
 
 
 class Verdict(Enum):
-    """What became of a record: news to pass on, known already, refused here and now, or broken for everyone."""
+    """What became of a record: news to pass on, known already, refused here and now, broken for everyone, or well made
+    by one who may not write it."""
 
     NEWS = 1
     KNOWN = 2
     REFUSED = 3
     BROKEN = 4
+    UNENTITLED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +69,18 @@ class Refusal:
         reason: For people.
         fault: No honest node passes it on, so whoever did is to blame.
         unknown: Only because the author is not known yet.
+        sound: The record is well made, only its author has not the right.
     """
 
     reason: str
     fault: bool = False
     unknown: bool = False
+    sound: bool = False
 
 
-Authorise = Callable[[Now, NodeId, Record], Refusal | None]
-"""Says why this author may not write this record; None when it may."""
+Authorise = Callable[[Now, NodeId, Record, bool], Refusal | None]
+"""Says why this author may not write this record, None when it may; the last argument says that it was accepted in an
+earlier run."""
 
 
 class RecordSync:
@@ -197,10 +202,11 @@ class RecordSync:
             self._reclaim(now, slot, record)
             if record.kind != REVOCATION:
                 return Verdict.KNOWN
-        if refusal := self._authorise(now, author, record):
+        if refusal := self._authorise(now, author, record, source is None):
             self.stats.unknown_author += refusal.unknown
             if refusal.fault:
-                return self._broken(source, f"record of {author.short}: {refusal.reason}")
+                broken = self._broken(source, f"record of {author.short}: {refusal.reason}")
+                return Verdict.UNENTITLED if refusal.sound else broken
             return Verdict.REFUSED
         if not self._table.has_room(slot, len(envelope)):
             self.stats.no_room += 1

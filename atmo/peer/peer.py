@@ -39,7 +39,6 @@ from atmo.wire.address import Address
 from atmo.wire.schema import pack, unpack_untrusted
 
 REASON_CHARS = 200
-REVOCATION_LIFETIME_S = 10 * 365 * 86_400
 
 
 class Peer:
@@ -142,7 +141,10 @@ class Peer:
                 self._take(now, source, envelope)
             case Records(envelopes):
                 for envelope in envelopes:
-                    if self._take(now, source, envelope) == Verdict.BROKEN:
+                    verdict = self._take(now, source, envelope)
+                    if verdict == Verdict.UNENTITLED:
+                        self._settle(now)
+                    if verdict == Verdict.BROKEN or source in self._closing:
                         break  # one lie is enough: what follows is not worth checking signatures
             case Summary():
                 self.sync.receive_summary(now, source, message)
@@ -255,7 +257,7 @@ class Peer:
             raise WireError("a founder cannot be revoked")
         proof = None if self.node_id in self.trust.genesis.founders else self._member.sealed
         body = pack(RevocationBody(node, reason[:REASON_CHARS], proof))
-        self.sync.publish(now, kinds.REVOCATION, str(node), body, REVOCATION_LIFETIME_S)
+        self.sync.publish(now, kinds.REVOCATION, str(node), body, kinds.REVOCATION_LIFETIME_S)
         self._settle(now)
 
     def leave(self, now: Now, reason: str = "shutting down") -> None:
@@ -266,7 +268,8 @@ class Peer:
     def load_records(self, now: Now, envelopes: Iterable[bytes]) -> None:
         """Takes the records kept from an earlier run or handed over at joining.
 
-        Node records that have expired tell where to look for their authors.
+        Revocations among them count if their authors could write them at their dates. Node records that have expired
+        tell where to look for their authors.
         """
         expired = self.sync.load(now, envelopes)
         self._settle(now)
@@ -325,8 +328,8 @@ class Peer:
 
     # --- across engines -------------------------------------------------------------------------------------------
 
-    def _authorise(self, now: Now, author: NodeId, record: Record) -> Refusal | None:
-        return judge_untrusted(self.trust, now, author, record, 2 * self._config.sync.lifetime_s)
+    def _authorise(self, now: Now, author: NodeId, record: Record, kept: bool) -> Refusal | None:
+        return judge_untrusted(self.trust, now, author, record, kept, 2 * self._config.sync.lifetime_s)
 
     def _settle(self, now: Now) -> None:
         """Moves effects outwards until the inner engines are silent."""
@@ -359,7 +362,7 @@ class Peer:
 
     def _strike(self, now: Now, node: NodeId) -> None:
         self.stats.misbehaved += 1
-        if node in self.membership.links and self._strikes.strike(now.mono, node):
+        if self.is_ready(node) and self._strikes.strike(now.mono, node):
             self.stats.bans += 1
             self._hangup(node, f"{self._config.strikes} broken messages")
 

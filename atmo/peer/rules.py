@@ -12,12 +12,12 @@ from atmo.gossip.sync import Refusal
 from atmo.identity import NodeId
 from atmo.peer.directory import check_body_untrusted
 from atmo.trust.certificate import valid_name
-from atmo.trust.mesh import MeshTrust, NotCounting
+from atmo.trust.mesh import MeshTrust, NotCounting, NotEntitled
 from atmo.wire.schema import unpack_untrusted
 
 
 def judge_untrusted(
-    trust: MeshTrust, now: Now, author: NodeId, record: Record, lifetime_most_s: float
+    trust: MeshTrust, now: Now, author: NodeId, record: Record, kept: bool, lifetime_most_s: float
 ) -> Refusal | None:
     """Says why `author` may not write `record`; see `gossip.sync.Authorise`.
 
@@ -25,7 +25,7 @@ def judge_untrusted(
     """
     try:
         if record.kind == kinds.REVOCATION:
-            _check_revocation_untrusted(trust, author, record)
+            _check_revocation_untrusted(trust, None if kept else now.wall, author, record)
             return None
         if record.kind == kinds.NODE:
             _introduce_untrusted(trust, now, author, record)
@@ -35,6 +35,8 @@ def judge_untrusted(
             check_body_untrusted(record)
     except NotCounting as error:
         return Refusal(str(error))
+    except NotEntitled as error:
+        return Refusal(str(error), fault=True, sound=True)
     except WireError as error:
         return Refusal(str(error), fault=True)
     return Refusal("its lifetime is too long") if record.lifetime_s > lifetime_most_s else None
@@ -47,16 +49,13 @@ def _introduce_untrusted(trust: MeshTrust, now: Now, author: NodeId, record: Rec
     trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
 
 
-def _check_revocation_untrusted(trust: MeshTrust, author: NodeId, record: Record) -> None:
+def _check_revocation_untrusted(trust: MeshTrust, wall: float | None, author: NodeId, record: Record) -> None:
     body = unpack_untrusted(RevocationBody, record.body)
     if record.key != str(body.node):
         raise WireError("a revocation's key is not the node it puts out")
     if body.node in trust.genesis.founders:
-        raise WireError("a founder cannot be revoked")
-    try:
-        trust.check_revoker_untrusted(record.issued_s, author, body.certificate)
-    except NotCounting as error:
-        raise WireError(f"{error}, as of the revocation") from error
+        raise NotEntitled("a founder cannot be revoked")
+    trust.check_revoker_untrusted(wall, record.issued_s, author, body.certificate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """The rules of one mesh: whose certificates count, and who has been put out.
 
-Revocations are a set that only grows, and what follows from it does not depend on the order in which it was learnt: a
-founder's word always counts; an admin's word counts unless a founder put that admin out, which undoes what it did.
+Revocations are a set that only grows, and what follows from that set does not depend on the order in which it was
+learnt: a founder's word always counts; an admin's word counts unless a founder put that admin out, which undoes what it
+did. Whether an admin's word gets into the set does depend on time: it has to be heard while its author is an admin, as
+an author can write any date.
 """
 
 from __future__ import annotations
@@ -18,6 +20,16 @@ SKEW_S = 60.0
 """Clocks of members may differ by this much. Source: docs/PROTOCOL.md section 5."""
 
 _REVOKERS = 64  # admins whose word against one node is kept
+
+REVOKER_GRACE_S = 300.0
+"""A new revocation by an admin whose certificate has expired still counts for so long, as it may be under way.
+
+Source: the lifetime of a record, docs/PROTOCOL.md section 8.
+"""
+
+
+class NotEntitled(WireError):
+    """Somebody signed what only a founder or an admin may sign."""
 
 
 class NotCounting(WireError):
@@ -101,16 +113,16 @@ class MeshTrust:
         if certificate.issuer in self.genesis.founders:
             return Member(certificate, sealed, None, certificate.expires_s)
         if issuer_sealed is None:
-            raise WireError("the certificate's issuer is no founder and shows no certificate of its own")
+            raise NotEntitled("the certificate's issuer is no founder and shows no certificate of its own")
         issuer = self._admin_untrusted(certificate.issuer, issuer_sealed)
         return Member(certificate, sealed, issuer_sealed, min(certificate.expires_s, issuer.expires_s))
 
     def _admin_untrusted(self, node: NodeId, sealed: bytes) -> Certificate:
         certificate = open_certificate_untrusted(sealed, self.mesh_id)
         if certificate.subject != node or certificate.issuer not in self.genesis.founders:
-            raise WireError("an admin's certificate is not a founder's word for it")
+            raise NotEntitled("an admin's certificate is not a founder's word for it")
         if ADMIN not in certificate.roles:
-            raise WireError(f"the certificate of {node.short} does not make it an admin")
+            raise NotEntitled(f"the certificate of {node.short} does not make it an admin")
         return certificate
 
     def _make_room(self, wall: float) -> None:
@@ -149,25 +161,38 @@ class MeshTrust:
 
     # --- revocation -----------------------------------------------------------------------------------------------
 
-    def check_revoker_untrusted(self, at_s: float, node: NodeId, sealed: bytes | None) -> None:
-        """Checks that `node` is a founder, or was an admin at `at_s`.
+    def check_revoker_untrusted(self, wall: float | None, issued_s: float, node: NodeId, sealed: bytes | None) -> None:
+        """Checks that `node` is a founder, or was an admin when it revoked someone and still is.
 
-        The answer is the same on every node at any time: whether that admin was put out itself does not matter here.
+        Whom a founder put out may pass: what it says has no effect, so the order of the two does not matter.
 
         Args:
-            at_s: Unix seconds at which it revoked someone.
+            wall: Unix seconds now; None for a revocation that was accepted in an earlier run, when its author still was
+                one.
+            issued_s: When it revoked someone, as it says itself.
             node: Who signed the revocation.
             sealed: Its certificate, where it is not a founder.
 
         Raises:
-            WireError: It may not revoke anybody.
+            NotCounting: It was an admin, but is none any more.
+            NotEntitled: It was no admin at that time.
+            WireError: What it shows is no certificate of this mesh.
         """
         if node in self.genesis.founders:
             return
         if sealed is None:
-            raise WireError("only founders and admins revoke, and this one shows no certificate")
+            raise NotEntitled("only founders and admins revoke, and this one shows no certificate")
         certificate = self._admin_untrusted(node, sealed)
-        _check_dates(at_s, certificate.issued_s, certificate.expires_s)
+        try:
+            _check_dates(issued_s, certificate.issued_s, certificate.expires_s)
+        except NotCounting as error:
+            raise NotEntitled(f"{error}, as of the revocation") from error
+        if wall is None:
+            return
+        if wall > certificate.expires_s + SKEW_S + REVOKER_GRACE_S:
+            raise NotCounting("the admin's certificate has expired since")
+        if self.is_revoked(node) and not self._put_out_by_founder(node):
+            raise NotCounting("the admin was put out")
 
     def revoke(self, node: NodeId, by: NodeId | None = None) -> bool:
         """Puts a node out, with all whom it issued certificates to; founders stay.

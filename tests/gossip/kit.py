@@ -41,7 +41,7 @@ def sealed(author: Signer, *args: Any, **kwargs: Any) -> bytes:
     return seal(author, DOMAIN, MESH, pack(record(*args, **kwargs)))
 
 
-def anyone(now: Now, author: object, record: object) -> None:
+def anyone(now: Now, author: object, record: object, kept: bool) -> None:
     """A rule that lets everyone write everything."""
 
 

@@ -23,7 +23,7 @@ from tests.gossip.kit import at, of, record, sealed, sync
 from tests.trust.kit import ANNA, BERT, EVE, MESH, START_S, signer
 
 NO = Refusal("no", fault=True)
-NEWS, KNOWN, REFUSED, BROKEN = Verdict
+NEWS, KNOWN, REFUSED, BROKEN, UNENTITLED = Verdict
 
 
 def changes(engine: RecordSync) -> list[RecordChanged]:
@@ -175,14 +175,21 @@ def test_a_replay_after_its_record_expired_is_refused() -> None:
 
 
 def test_the_rules_decide_and_say_who_is_to_blame() -> None:
-    def rules(now: Now, author: NodeId, written: Record) -> Refusal | None:
-        return {b"fault": Refusal("no", fault=True), b"unknown": Refusal("who?", unknown=True)}.get(written.body)
+    def rules(now: Now, author: NodeId, written: Record, kept: bool) -> Refusal | None:
+        refusals = {
+            b"fault": NO,
+            b"rights": Refusal("no", fault=True, sound=True),
+            b"unknown": Refusal("who?", unknown=True),
+        }
+        return refusals.get(written.body)
 
     engine = sync(authorise=rules)
-    verdicts = [accept(engine, sealed(EVE, key=key, body=key.encode())) for key in ("fault", "unknown", "good")]
-    assert verdicts == [BROKEN, REFUSED, NEWS]
-    assert [fault.reason for fault in of(engine.drain(), Misbehaved)] == [f"record of {EVE.node_id.short}: no"]
-    assert (engine.stats.refused, engine.stats.unknown_author) == (1, 1)
+    verdicts = [
+        accept(engine, sealed(EVE, key=key, body=key.encode())) for key in ("fault", "rights", "unknown", "good")
+    ]
+    assert verdicts == [BROKEN, UNENTITLED, REFUSED, NEWS]
+    assert [fault.reason for fault in of(engine.drain(), Misbehaved)] == [f"record of {EVE.node_id.short}: no"] * 2
+    assert (engine.stats.refused, engine.stats.unknown_author) == (2, 1)
 
 
 def test_an_author_has_so_many_slots_and_no_more() -> None:
@@ -336,7 +343,7 @@ def test_own_revocations_come_back_from_the_mesh() -> None:
 
 
 def test_what_was_kept_comes_back_and_the_rest_is_forgotten() -> None:
-    engine = sync(authorise=lambda now, author, written: NO if written.key == "refused" else None)
+    engine = sync(authorise=lambda now, author, written, kept: NO if written.key == "refused" or not kept else None)
     good = [sealed(EVE, "models"), sealed(BERT, "node"), sealed(ANNA, "revocation", "x", lifetime_s=10_000)]
     bad = [
         sealed(EVE, "note", "refused"),

@@ -8,14 +8,14 @@ import pytest
 
 from atmo.engine import Dial, Store
 from atmo.errors import WireError
-from atmo.gossip.messages import Flood
-from atmo.gossip.records import NODE, REVOCATION, RevocationBody
+from atmo.gossip.messages import Flood, Records
+from atmo.gossip.records import NODE, REVOCATION, REVOCATION_LIFETIME_S, RevocationBody
 from atmo.gossip.sync import store_key
 from atmo.peer import Revoked
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import Side, Table, model
-from tests.trust.kit import ADMIN, ANNA, BERT, EVE, FOUNDER, START_S, admin_certificate, certificate
+from tests.trust.kit import ADMIN, ANNA, BERT, EVE, FOUNDER, START_S, admin_certificate, certificate, signer
 
 
 def mesh() -> tuple[Table, Side, Side, Side, Side]:
@@ -102,7 +102,7 @@ def test_who_was_revoked_with_the_admin_that_let_it_in_is_cut_off_too() -> None:
 def test_one_who_hears_that_it_was_put_out_itself_hangs_up_on_all() -> None:
     table, _, _, anna, eve = mesh()
     body = pack(RevocationBody(eve.id))
-    eve.hears(anna.id, Flood(sealed(FOUNDER, REVOCATION, str(eve.id), (9, 9), body, lifetime_s=10_000)))
+    eve.hears(anna.id, Flood(sealed(FOUNDER, REVOCATION, str(eve.id), (9, 9), body, lifetime_s=REVOCATION_LIFETIME_S)))
     assert eve.peer.neighbours() == []
     assert eve.emitted(Revoked) == [Revoked(eve.id)]
     table.forget_logs()
@@ -116,7 +116,7 @@ def test_one_who_hears_that_it_was_put_out_itself_hangs_up_on_all() -> None:
 def revocation(by: str, node: Side, version: tuple[int, int] = (9, 9)) -> bytes:
     signer, proof = (FOUNDER, None) if by == "founder" else (ADMIN, admin_certificate())
     body = pack(RevocationBody(node.id, "", proof))
-    return sealed(signer, REVOCATION, str(node.id), version, body, lifetime_s=100_000)
+    return sealed(signer, REVOCATION, str(node.id), version, body, lifetime_s=REVOCATION_LIFETIME_S)
 
 
 def test_what_a_revoked_admin_did_is_undone_whatever_came_first() -> None:
@@ -149,6 +149,59 @@ def test_the_same_deed_twice_is_no_news() -> None:
     assert anna.emitted(Revoked) == [Revoked(eve.id)]
 
 
+# --- who is an admin no more --------------------------------------------------------------------------------------
+
+
+def test_an_admin_whose_time_is_over_cannot_write_an_older_date() -> None:
+    table, founder, _, anna, eve = mesh()
+    proof = admin_certificate(lasts_s=1_000)
+    body = pack(RevocationBody(eve.id, "", proof))
+    deed = sealed(ADMIN, REVOCATION, str(eve.id), body=body, lifetime_s=REVOCATION_LIFETIME_S)
+    table.wall += 100
+    founder.hears(anna.id, Flood(deed))
+    assert founder.peer.trust.is_revoked(eve.id)
+    late = Table()
+    late.wall = table.wall + 40 * 86_400
+    bert = late.add(BERT, "bert")
+    late.verified(bert, ANNA)
+    bert.hears(ANNA.node_id, Records((deed,)))
+    assert not bert.peer.trust.is_revoked(eve.id)
+    assert bert.faults() == []
+    again = late.add(FOUNDER, "again", epoch=2, records=founder.disk())
+    assert again.peer.trust.is_revoked(eve.id), "it was heard in time"
+
+
+def test_an_admin_that_was_put_out_puts_out_nobody() -> None:
+    _, founder, admin, anna, eve = mesh()
+    other = signer("other admin")
+    proof = certificate(other.node_id, roles=("admin",))
+    body = pack(RevocationBody(admin.id, "", proof))
+    anna.hears(
+        founder.id, Flood(sealed(other, REVOCATION, str(admin.id), (9, 9), body, lifetime_s=REVOCATION_LIFETIME_S))
+    )
+    anna.hears(founder.id, Flood(revocation("admin", eve)))
+    assert anna.peer.trust.is_revoked(admin.id)
+    assert not anna.peer.trust.is_revoked(eve.id)
+    assert anna.faults() == []
+
+
+def test_who_may_not_revoke_does_not_keep_the_rest_from_being_read() -> None:
+    _, _, _, anna, eve = mesh()
+    lies = [sealed(EVE, REVOCATION, str(BERT.node_id), (1, n), pack(RevocationBody(BERT.node_id))) for n in range(20)]
+    anna.hears(eve.id, Records((lies[0], revocation("founder", eve))))
+    assert len(anna.faults()) == 1
+    assert anna.peer.trust.is_revoked(eve.id)
+
+
+def test_who_tells_of_too_many_such_is_not_read_on() -> None:
+    _, founder, _, anna, eve = mesh()
+    lies = [sealed(EVE, REVOCATION, str(BERT.node_id), (1, n), pack(RevocationBody(BERT.node_id))) for n in range(20)]
+    anna.hears(eve.id, Records(tuple(lies)))
+    assert anna.hangups() == ["16 broken messages"]
+    assert len(anna.faults()) == 16
+    assert anna.peer.neighbours() == [founder.id]
+
+
 # --- late joiners and restarts ------------------------------------------------------------------------------------
 
 
@@ -173,8 +226,8 @@ def test_revocations_survive_a_restart_after_everything_else_expired() -> None:
     table.wall += 100_000
     again = Table()
     again.wall = table.wall
-    for signer in (FOUNDER, ANNA):
-        side = again.add(signer, "again", epoch=2, records=kept[signer.node_id])
+    for key in (FOUNDER, ANNA):
+        side = again.add(key, "again", epoch=2, records=kept[key.node_id])
         assert side.peer.trust.is_revoked(eve.id)
     side = again.add(ADMIN, "again", sealed=admin_certificate(), epoch=2, records=kept[ADMIN.node_id])
     assert side.peer.trust.is_revoked(eve.id)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.trust import mesh as mesh_module
-from atmo.trust.mesh import SKEW_S, MeshTrust, NotCounting
+from atmo.trust.mesh import REVOKER_GRACE_S, SKEW_S, MeshTrust, NotCounting, NotEntitled
 from atmo.wire import limits
 from tests.trust.kit import (
     ADMIN,
@@ -234,17 +234,37 @@ def test_the_table_of_revocations_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert [rules.revoke(node, ADMIN.node_id) for node in (BERT.node_id, EVE.node_id)] == [True, False]
 
 
-def test_who_may_revoke() -> None:
+@pytest.mark.parametrize(
+    ("issued_s", "node", "sealed", "why"),
+    [
+        (START_S, ADMIN.node_id, None, "shows no certificate"),
+        (START_S, ANNA.node_id, certificate(ANNA.node_id), "not make it an admin"),
+        (START_S, ANNA.node_id, admin_certificate(), "founder's word"),
+        (START_S, BERT.node_id, certificate(BERT.node_id, ADMIN, roles=("admin",)), "founder's word"),
+        (START_S + 2 * YEAR_S, ADMIN.node_id, admin_certificate(), "as of the revocation"),
+        (START_S - 100, ADMIN.node_id, admin_certificate(), "as of the revocation"),
+    ],
+)
+def test_who_may_never_revoke(issued_s: float, node: NodeId, sealed: bytes | None, why: str) -> None:
+    for wall in (START_S, None):
+        with pytest.raises(NotEntitled, match=why):
+            trust().check_revoker_untrusted(wall, issued_s, node, sealed)
+
+
+def test_an_admin_revokes_while_it_is_one_whatever_date_it_writes() -> None:
+    rules, end_s = trust(), START_S + YEAR_S + SKEW_S + REVOKER_GRACE_S
+    for wall in (START_S, end_s, None):
+        rules.check_revoker_untrusted(wall, START_S, ADMIN.node_id, admin_certificate())
+    with pytest.raises(NotCounting, match="expired since"):
+        rules.check_revoker_untrusted(end_s + 1, START_S, ADMIN.node_id, admin_certificate())
+    rules.check_revoker_untrusted(START_S + 9 * YEAR_S, START_S, FOUNDER.node_id, None)
+
+
+def test_an_admin_whom_another_admin_put_out_revokes_nobody_any_more() -> None:
     rules = trust()
-    rules.check_revoker_untrusted(START_S, FOUNDER.node_id, None)
-    rules.check_revoker_untrusted(START_S + YEAR_S, ADMIN.node_id, admin_certificate())
-    for at_s, node, sealed in [
-        (START_S, ADMIN.node_id, None),
-        (START_S, ANNA.node_id, certificate(ANNA.node_id)),
-        (START_S, ANNA.node_id, admin_certificate()),
-        (START_S, BERT.node_id, certificate(BERT.node_id, ADMIN, roles=("admin",))),
-        (START_S + 2 * YEAR_S, ADMIN.node_id, admin_certificate()),
-        (START_S - 100, ADMIN.node_id, admin_certificate()),
-    ]:
-        with pytest.raises(WireError):
-            rules.check_revoker_untrusted(at_s, node, sealed)
+    rules.revoke(ADMIN.node_id, ANNA.node_id)
+    with pytest.raises(NotCounting, match="put out"):
+        rules.check_revoker_untrusted(START_S, START_S, ADMIN.node_id, admin_certificate())
+    rules.check_revoker_untrusted(None, START_S, ADMIN.node_id, admin_certificate())
+    rules.revoke(ANNA.node_id, FOUNDER.node_id)
+    rules.check_revoker_untrusted(START_S, START_S, ADMIN.node_id, admin_certificate())
