@@ -35,7 +35,8 @@ def lacking(table: RecordTable, summary: Summary, wall: float) -> list[bytes]:
     entries = [
         entry
         for slot, entry in table.between(summary.after, summary.until)
-        if theirs.get(slot, (-1, -1)) < entry.record.version and entry.expires_s >= wall
+        if (slot not in theirs or (theirs[slot] < entry.record.version and slot[1] != REVOCATION))
+        and entry.expires_s >= wall
     ]
     entries.sort(key=lambda entry: rank(entry.record))
     return [entry.envelope for entry in entries]

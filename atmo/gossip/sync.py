@@ -189,7 +189,7 @@ class RecordSync:
     def _accept(self, now: Now, source: NodeId | None, author: NodeId, record: Record, envelope: bytes) -> Verdict:
         slot = (author, record.kind, record.key)
         held = self._table.get(slot)
-        if held and held.record.version >= record.version:
+        if held and (held.record.version >= record.version or record.kind == REVOCATION):  # the first one is final
             self.stats.replayed += held.envelope != envelope
             return Verdict.KNOWN
         if self._expiry(record) < now.wall:
@@ -198,10 +198,9 @@ class RecordSync:
         if record.issued_s > now.wall + self._config.skew_s:
             self.stats.early += 1
             return Verdict.REFUSED
-        if author == self._own:
+        if author == self._own and record.kind != REVOCATION:
             self._reclaim(now, slot, record)
-            if record.kind != REVOCATION:
-                return Verdict.KNOWN
+            return Verdict.KNOWN
         if refusal := self._authorise(now, author, record, source is None):
             self.stats.unknown_author += refusal.unknown
             if refusal.fault:
@@ -226,7 +225,7 @@ class RecordSync:
         self._outbid |= record.version > self._version or slot in self._renew_at
         self._version = max(self._version, record.version)
         self.stats.reclaimed += 1
-        lasting = record.kind in (NODE, REVOCATION)  # replaced when this run says its own, never taken back
+        lasting = record.kind == NODE  # replaced when this run says its own, never taken back
         if not lasting and slot not in self._renew_at and len(self._stale) < limits.RECORDS_PER_AUTHOR:
             self._stale[slot] = None
         self._next_reclaim = max(now.mono, self._reclaimed_at + self._config.reclaim_s)

@@ -246,7 +246,7 @@ class Peer:
         self._settle(now)
 
     def revoke(self, now: Now, node: NodeId, reason: str = "") -> None:
-        """Puts a member out of the mesh, for good; every node that hears of it cuts its links.
+        """Puts a member out of the mesh, for good; every node that hears of it cuts its links. Once is enough.
 
         Raises:
             WireError: This node is no admin, the other is a founder, or this node revoked too many.
@@ -257,6 +257,8 @@ class Peer:
             raise WireError("a founder cannot be revoked")
         proof = None if self.node_id in self.trust.genesis.founders else self._member.sealed
         body = pack(RevocationBody(node, reason[:REASON_CHARS], proof))
+        if self.sync.record(self.node_id, kinds.REVOCATION, str(node)):
+            return
         self.sync.publish(now, kinds.REVOCATION, str(node), body, kinds.REVOCATION_LIFETIME_S)
         self._settle(now)
 

@@ -53,6 +53,8 @@ def _check_revocation_untrusted(trust: MeshTrust, wall: float | None, author: No
     body = unpack_untrusted(RevocationBody, record.body)
     if record.key != str(body.node):
         raise WireError("a revocation's key is not the node it puts out")
+    if record.lifetime_s < kinds.REVOCATION_LIFETIME_S:
+        raise WireError("a revocation is for good, and this one is not")
     if body.node in trust.genesis.founders:
         raise NotEntitled("a founder cannot be revoked")
     trust.check_revoker_untrusted(wall, record.issued_s, author, body.certificate)

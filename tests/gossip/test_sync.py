@@ -123,6 +123,17 @@ def test_two_records_of_one_version_are_counted() -> None:
     assert engine.stats.replayed == 1
 
 
+def test_the_first_revocation_in_a_slot_is_final() -> None:
+    engine = sync()
+    first, second = (sealed(BERT, "revocation", "x", (1, number), lifetime_s=10_000) for number in (1, 2))
+    assert [accept(engine, envelope) for envelope in (first, second)] == [NEWS, KNOWN]
+    assert list(engine.envelopes("revocation")) == [first]
+    other = sync(EVE)
+    accept(other, second)
+    heal((ANNA, engine), (EVE, other), at(1))
+    assert engine.stats.sent == other.stats.sent == 0, "nobody offers for ever what the other one refuses"
+
+
 def test_what_is_accepted_is_told_and_kept() -> None:
     engine = sync()
     envelope = sealed(BERT)

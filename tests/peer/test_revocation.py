@@ -75,7 +75,7 @@ def test_an_admin_revokes_too_and_nobody_else() -> None:
 )
 def test_a_revocation_by_one_who_may_not_is_a_fault(key: str, body: RevocationBody) -> None:
     _, _, _, anna, eve = mesh()
-    anna.hears(eve.id, Flood(sealed(EVE, REVOCATION, key, body=pack(body))))
+    anna.hears(eve.id, Flood(sealed(EVE, REVOCATION, key, body=pack(body), lifetime_s=REVOCATION_LIFETIME_S)))
     assert len(anna.faults()) == 1
     assert not anna.peer.trust.is_revoked(BERT.node_id)
 
@@ -84,7 +84,7 @@ def test_an_admin_whose_time_had_not_begun_revokes_nobody() -> None:
     _, _, _, anna, eve = mesh()
     proof = admin_certificate(issued_s=START_S + 1_000)
     body = pack(RevocationBody(BERT.node_id, "", proof))
-    anna.hears(eve.id, Flood(sealed(ADMIN, REVOCATION, str(BERT.node_id), body=body)))
+    anna.hears(eve.id, Flood(sealed(ADMIN, REVOCATION, str(BERT.node_id), body=body, lifetime_s=REVOCATION_LIFETIME_S)))
     assert "as of the revocation" in anna.faults()[0]
 
 
@@ -149,6 +149,33 @@ def test_the_same_deed_twice_is_no_news() -> None:
     assert anna.emitted(Revoked) == [Revoked(eve.id)]
 
 
+def test_a_revocation_is_not_taken_back_by_its_author() -> None:
+    table, founder, _, anna, eve = mesh()
+    founder.tells(lambda peer, now: peer.revoke(now, eve.id))
+    (deed,) = anna.peer.sync.envelopes(REVOCATION)
+    for version, body in (((9, 9), pack(RevocationBody(eve.id))), ((9, 10), b"")):
+        for lifetime_s in (0, REVOCATION_LIFETIME_S):
+            newer = sealed(FOUNDER, REVOCATION, str(eve.id), version, body, lifetime_s=lifetime_s)
+            anna.hears(founder.id, Records((newer,)))
+    table.advance(600)
+    assert list(anna.peer.sync.envelopes(REVOCATION)) == [deed]
+    again = Table()
+    again.wall = table.wall
+    side = again.add(ANNA, "again", epoch=2, records=anna.disk())
+    assert side.peer.trust.is_revoked(eve.id)
+    founder.tells(lambda peer, now: peer.revoke(now, eve.id, "another reason"))
+    assert list(founder.peer.sync.envelopes(REVOCATION)) == [deed]
+
+
+@pytest.mark.parametrize(("body", "lifetime_s"), [(b"", REVOCATION_LIFETIME_S), (None, REVOCATION_LIFETIME_S - 1)])
+def test_a_revocation_says_whom_and_is_for_good(body: bytes | None, lifetime_s: int) -> None:
+    _, founder, _, anna, eve = mesh()
+    body = pack(RevocationBody(eve.id)) if body is None else body
+    anna.hears(founder.id, Flood(sealed(FOUNDER, REVOCATION, str(eve.id), body=body, lifetime_s=lifetime_s)))
+    assert len(anna.faults()) == 1
+    assert not anna.peer.trust.is_revoked(eve.id)
+
+
 # --- who is an admin no more --------------------------------------------------------------------------------------
 
 
@@ -185,17 +212,21 @@ def test_an_admin_that_was_put_out_puts_out_nobody() -> None:
     assert anna.faults() == []
 
 
+def lie(number: int) -> bytes:
+    body = pack(RevocationBody(BERT.node_id))
+    return sealed(EVE, REVOCATION, str(BERT.node_id), (1, number), body, lifetime_s=REVOCATION_LIFETIME_S)
+
+
 def test_who_may_not_revoke_does_not_keep_the_rest_from_being_read() -> None:
     _, _, _, anna, eve = mesh()
-    lies = [sealed(EVE, REVOCATION, str(BERT.node_id), (1, n), pack(RevocationBody(BERT.node_id))) for n in range(20)]
-    anna.hears(eve.id, Records((lies[0], revocation("founder", eve))))
+    anna.hears(eve.id, Records((lie(0), revocation("founder", eve))))
     assert len(anna.faults()) == 1
     assert anna.peer.trust.is_revoked(eve.id)
 
 
 def test_who_tells_of_too_many_such_is_not_read_on() -> None:
     _, founder, _, anna, eve = mesh()
-    lies = [sealed(EVE, REVOCATION, str(BERT.node_id), (1, n), pack(RevocationBody(BERT.node_id))) for n in range(20)]
+    lies = [lie(number) for number in range(20)]
     anna.hears(eve.id, Records(tuple(lies)))
     assert anna.hangups() == ["16 broken messages"]
     assert len(anna.faults()) == 16
