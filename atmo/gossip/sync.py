@@ -32,6 +32,13 @@ from atmo.wire.schema import pack, unpack_untrusted
 STORE_PREFIX = "record/"
 _OWN_MARGIN_BYTES = 8 * 1024  # own records grow a little with each renewal, as their numbers do
 
+_EPOCH_MARGIN = 2**32
+"""Epochs are Unix seconds or a little more: none of ours is a century ahead. Who has our key can write any number, and
+past the largest that a record can carry we could write none at all."""
+
+_SEQUENCE_MOST = 2**48
+"""The same for sequences: a thousand records a second for 8,900 years."""
+
 
 @dataclass(frozen=True, slots=True)
 class RecordChanged:
@@ -195,12 +202,11 @@ class RecordSync:
         if self._expiry(record) < now.wall:
             self.stats.expired += 1
             return Verdict.REFUSED
-        if record.issued_s > now.wall + self._config.skew_s:
+        if record.issued_s > now.wall + self._config.skew_s and record.kind != REVOCATION:  # those hold at any time
             self.stats.early += 1
             return Verdict.REFUSED
         if author == self._own and record.kind != REVOCATION:
-            self._reclaim(now, slot, record)
-            return Verdict.KNOWN
+            return self._reclaim(now, slot, record)
         if refusal := self._authorise(now, author, record, source is None):
             self.stats.unknown_author += refusal.unknown
             if refusal.fault:
@@ -220,8 +226,11 @@ class RecordSync:
             self._out.put(Misbehaved(source, reason))
         return Verdict.BROKEN
 
-    def _reclaim(self, now: Now, slot: Slot, record: Record) -> None:
+    def _reclaim(self, now: Now, slot: Slot, record: Record) -> Verdict:
         """The mesh holds a record of ours from another run: go past it, or take it back where this run has none."""
+        epoch_most = max(now.wall, self._version[0]) + _EPOCH_MARGIN
+        if record.epoch > epoch_most or record.sequence > _SEQUENCE_MOST:
+            return Verdict.REFUSED
         self._outbid |= record.version > self._version or slot in self._renew_at
         self._version = max(self._version, record.version)
         self.stats.reclaimed += 1
@@ -229,6 +238,7 @@ class RecordSync:
         if not lasting and slot not in self._renew_at and len(self._stale) < limits.RECORDS_PER_AUTHOR:
             self._stale[slot] = None
         self._next_reclaim = max(now.mono, self._reclaimed_at + self._config.reclaim_s)
+        return Verdict.KNOWN
 
     def _put(self, now: Now, slot: Slot, record: Record, envelope: bytes) -> None:
         self._table.put(slot, Entry(record, envelope, self._expiry(record)))

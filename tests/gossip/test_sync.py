@@ -177,6 +177,12 @@ def test_expired_records_and_records_from_the_future_are_refused_in_silence() ->
     assert accept(engine, sealed(EVE, issued_s=START_S + 61), at(1)) == NEWS
 
 
+def test_a_revocation_counts_whichever_clock_is_wrong() -> None:
+    engine = sync()
+    assert accept(engine, sealed(BERT, "revocation", "x", issued_s=START_S + 7_200)) == NEWS
+    assert engine.stats.early == 0
+
+
 def test_a_replay_after_its_record_expired_is_refused() -> None:
     engine = sync()
     accept(engine, sealed(BERT))
@@ -340,6 +346,14 @@ def test_two_nodes_with_one_key_do_not_shout_each_other_down() -> None:
         pending = signed(one, now, now + 0.09) + signed(two, now, now + 0.09)
         written += len(pending)
     assert 2 <= written <= 30
+
+
+@pytest.mark.parametrize("version", [(2**53, 2**53), (START_S + 2**32 + 1, 1), (6, 2**48 + 1)])
+def test_an_own_record_that_leaves_no_room_for_newer_ones_is_not_gone_past(version: tuple[int, int]) -> None:
+    engine = sync(epoch=5)
+    assert accept(engine, sealed(ANNA, "note", "", version)) == REFUSED
+    engine.publish(at(0), "note", "", b"now")
+    assert engine.versions() == {(ANNA.node_id, "note", ""): (5, 1)}
 
 
 def test_own_revocations_come_back_from_the_mesh() -> None:

@@ -176,6 +176,17 @@ def test_a_revocation_says_whom_and_is_for_good(body: bytes | None, lifetime_s: 
     assert not anna.peer.trust.is_revoked(eve.id)
 
 
+@pytest.mark.parametrize("off_s", [-7_200, 7_200])
+def test_a_revocation_is_heard_whichever_clock_is_wrong(off_s: int) -> None:
+    _, founder, _, anna, eve = mesh()
+    body = pack(RevocationBody(eve.id))
+    deed = sealed(
+        FOUNDER, REVOCATION, str(eve.id), body=body, issued_s=START_S + off_s, lifetime_s=REVOCATION_LIFETIME_S
+    )
+    anna.hears(founder.id, Flood(deed))
+    assert anna.hangups() == ["it was revoked"]
+
+
 # --- who is an admin no more --------------------------------------------------------------------------------------
 
 
