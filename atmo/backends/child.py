@@ -40,12 +40,14 @@ class ChildLimits:
         wall_s: Time on the clock; then the child and all it started are killed.
         cpu_s: Processor time.
         file_bytes: The largest file it may write.
+        advice: What a person can do when it took too much time: a sentence.
     """
 
     memory_bytes: int = 4 * 1024**3
     wall_s: float = 120.0
     cpu_s: int = 120
     file_bytes: int = 2 * 1024**3
+    advice: str = "Try again with less data."
 
 
 async def run_child(
@@ -96,18 +98,19 @@ async def run_child(
     if stderr:
         log.info("%s: %s", what, stderr[-4_000:].decode("utf-8", "replace"))
     if late:
-        raise UserError(f"{what} took longer than {limits.wall_s:.0f} s and was stopped.", "Give it less to do.")
+        raise UserError(f"{what} took longer than {limits.wall_s:.0f} s and was stopped.", limits.advice)
     return _read_result(folder / RESULT, process.returncode, limits, what)
 
 
 def _environment(folder: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     package_parent = str(Path(atmo.__file__).parent.parent)
-    one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "LOKY_MAX_CPU")}
+    one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     return (
         kept
         | one_thread
         | {
+            "LOKY_MAX_CPU_COUNT": "1",
             "PYTHONPATH": package_parent,
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUTF8": "1",
@@ -154,7 +157,7 @@ def _death(code: int | None, limits: ChildLimits, what: str) -> tuple[str, str]:
         return (
             f"{what} used more than {limits.cpu_s} s of processor time or more memory than this machine has,"
             " and was stopped.",
-            "Give it less to do, or a machine with more memory.",
+            limits.advice,
         )
     if code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS):
         return f"{what} crashed the child process; the file is damaged or not what it says it is.", ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from atmo.backends.onnx_file import BadModelFile, check_onnx_file
 from atmo.errors import UserError
 
 TYPES = ("classifier", "anomaly_detector", "regressor")
+TOO_MUCH = "Export the model to ONNX where it was made, for instance with skl2onnx, and import that file."
 MAX_FILE_BYTES = 1024**3
 """The largest file that is read. Source: choice; it grows several times in the child's memory."""
 
@@ -67,14 +69,17 @@ async def convert(
     """
     what = f"Converting {path.name}"
     try:
-        size = (await trio.Path(path).stat()).st_size
+        state = await trio.Path(path).stat()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    if not stat.S_ISREG(state.st_mode):
+        raise UserError(f"{path} is no file.", "Give the path of a joblib or pickle file.")
+    size = state.st_size
     if size > MAX_FILE_BYTES:
         raise UserError(
             f"{path} has {size / 1024**3:.1f} GiB; models of at most 1 GiB are converted.", "Export to ONNX."
         )
-    limits = ChildLimits(memory_bytes=memory_bytes, wall_s=deadline_s, cpu_s=max(1, int(deadline_s)))
+    limits = ChildLimits(memory_bytes=memory_bytes, wall_s=deadline_s, cpu_s=max(1, int(deadline_s)), advice=TOO_MUCH)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as folder_name:
         folder = Path(folder_name)
         request = {"path": str(await trio.Path(path).resolve())}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atmo.backends.child_side import Refusal, serve
-from atmo.backends.sandbox import fence, leave_network
+from atmo.backends.sandbox import confine, fence, leave_network
 
 MAX_CLASSES = 1_000
 MAX_FEATURES = 4_096
@@ -23,10 +23,20 @@ def work(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     from atmo.backends import export  # noqa: F401
 
-    stop_reading = fence(folder)
-    estimator, made_by = _read(Path(request["path"]), joblib, sklearn)
+    _count_threads()
+    path = Path(request["path"])
+    confined = confine(folder, path)
+    stop_reading = fence(folder, path)
+    estimator, made_by = _read(path, joblib, sklearn)
     stop_reading()
-    return describe(estimator, made_by, folder) | {"isolated": isolated}
+    return describe(estimator, made_by, folder) | {"isolated": isolated, "confined": confined}
+
+
+def _count_threads() -> None:
+    """Has scikit-learn look up the thread pools of its libraries, which it does once and by loading them."""
+    from sklearn.metrics import pairwise_distances_argmin
+
+    pairwise_distances_argmin([[0.0]], [[0.0]])
 
 
 def describe(estimator: Any, made_by: str, folder: Path) -> dict[str, Any]:

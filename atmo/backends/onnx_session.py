@@ -18,6 +18,21 @@ from atmo.backends.onnx_file import BadModelFile, check_onnx_file
 
 log = logging.getLogger(__name__)
 
+MAX_TENSOR_BYTES = 2 * 1024**3
+"""What the tensors of all runs take together, besides the weights: a graph of 200 bytes can ask for any amount.
+
+Source: choice.
+"""
+
+_EMPTY_GRAPH = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x00'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x00B\x04\n\x00\x10\r"
+)
+"""An ONNX model: x float[0] -> Identity -> y float[0]."""
+
+_making_sweeper = threading.Lock()
+_made_sweeper: Any = None
+
 Array = NDArray[Any]
 FileKey = tuple[str, int, int]
 
@@ -143,9 +158,15 @@ async def run_session(loaded: Loaded, outputs: Sequence[str], feeds: Mapping[str
 
     def run() -> list[Any]:
         try:
-            return list(loaded.session.run(list(outputs), dict(feeds), options))
+            # Copies: an answer that stays in the allocator's memory keeps all that lay around it.
+            return [
+                np.array(value) if isinstance(value, np.ndarray) else value
+                for value in loaded.session.run(list(outputs), dict(feeds), options)
+            ]
         except _runtime_errors() as error:
             raise BadModelFile(f"it failed to run: {_reason(error)}") from error
+        finally:
+            _give_back()
 
     try:
         return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
@@ -158,16 +179,64 @@ def _load(path: Path, key: FileKey, threads: int) -> Loaded:
     check_onnx_file(path)
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    _sweeper()
+    options = _session_options()
     options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            # It runs parts of the graph when it is loaded, outside the allocator's limit, and keeps what they give.
+            disabled_optimizers=["ConstantFolding"],
+        )
     except _runtime_errors() as error:
         raise BadModelFile(f"onnxruntime cannot load it: {_reason(error)}") from error
     signature = Signature(_ports(session.get_inputs()), _ports(session.get_outputs()))
     return Loaded(session, signature, key[2])
+
+
+def _session_options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    return options
+
+
+def _sweeper() -> Any:
+    """Returns a session whose runs have the allocator give back what nobody uses; the first call makes both.
+
+    The allocator has a limit, and all sessions of this module take their tensors from it.
+    """
+    global _made_sweeper
+    import onnxruntime
+
+    with _making_sweeper:
+        if _made_sweeper is None:
+            memory = onnxruntime.OrtMemoryInfo(
+                "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+            )
+            # Strategy 1: the arena grows by what is asked for, not by powers of two.
+            arena = onnxruntime.OrtArenaCfg({"max_mem": MAX_TENSOR_BYTES, "arena_extend_strategy": 1})
+            onnxruntime.create_and_register_allocator(memory, arena)
+            providers = ["CPUExecutionProvider"]
+            _made_sweeper = onnxruntime.InferenceSession(_EMPTY_GRAPH, _session_options(), providers=providers)
+        return _made_sweeper
+
+
+def _give_back() -> None:
+    """A run shrinks the arena before its own answer is freed, so that an empty run has to follow."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    _sweeper().run(None, {"x": np.empty(0, np.float32)}, options)
 
 
 def _ports(nodes: Sequence[Any]) -> tuple[Port, ...]:
