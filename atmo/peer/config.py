@@ -22,7 +22,9 @@ class PeerConfig:
         members_s: How often the certificates of neighbours are looked at again.
         strikes: Broken messages of one neighbour that end its link. Source: guess.
         forgive_s: Each such time forgives one of them. Source: guess.
-        ban_s: How long a neighbour that broke too many is kept out. Source: guess.
+        stranger_strikes: The same of links whose other end has not proved its membership, each ended by one. Source:
+            guess; its handshakes cost more than its messages.
+        ban_s: How long a node that broke too many is kept out. Source: guess.
         gone: Members remembered of whom nobody has heard for a record's lifetime.
     """
 
@@ -31,6 +33,7 @@ class PeerConfig:
     simultaneous_s: float = 5.0
     members_s: float = 5.0
     strikes: int = 16
+    stranger_strikes: int = 4
     forgive_s: float = 30.0
     ban_s: float = 300.0
     gone: int = limits.AUTHORS
@@ -49,7 +52,7 @@ class PeerStats:
         misbehaved: Broken messages and other faults of other nodes.
         dropped_unverified: Messages before a Hello.
         dropped_closing: Messages on links that were being hung up.
-        bans: Neighbours kept out for a while.
+        bans: Nodes kept out for a while.
         revocations: Nodes put out of the mesh.
         adverts_left_out: Models and capabilities of this node that no node would accept.
     """

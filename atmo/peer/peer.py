@@ -76,6 +76,7 @@ class Peer:
         self._pending: dict[NodeId, float] = {}  # of new links: when the Hello is overdue
         self._closing: dict[NodeId, None] = {}
         self._strikes = Strikes(config.strikes, config.forgive_s, config.ban_s)
+        self._strangers = Strikes(config.stranger_strikes, config.forgive_s, config.ban_s)  # keys cost them nothing
         self._directory = Directory(config.gone)
         self._views = Views(member, trust, self.membership, self._directory, self._paths, self._closing)
         self._next_check = math.inf
@@ -90,7 +91,7 @@ class Peer:
             self.link_down(now, node, "replaced by a newer link")
         self._paths[node] = path
         self.membership.link_pending(node)
-        if self.trust.is_revoked(node) or self._strikes.is_banned(now.mono, node):
+        if self.trust.is_revoked(node) or self._is_banned(now, node):
             self._hangup(node, "it was revoked" if self.trust.is_revoked(node) else "it broke the protocol")
         elif len(self._pending) >= self._config.unverified:
             self._hangup(node, "too many links at once")
@@ -126,8 +127,7 @@ class Peer:
             self._hello(now, source, message)
         elif source in self._pending:
             self.stats.dropped_unverified += 1
-            self._out.put(Misbehaved(source, "a message before its Hello"))
-            self._hangup(source, "say Hello first")
+            self._stranger_broke(now, source, "a message before its Hello")
         else:
             self.membership.heard(now, source)
             self._dispatch(now, source, message)
@@ -184,7 +184,9 @@ class Peer:
 
     def malformed(self, now: Now, source: NodeId, reason: str) -> None:
         """Bytes from `source` did not decode."""
-        if source not in self._closing:
+        if source in self._pending:
+            self._stranger_broke(now, source, reason)
+        elif source in self._paths and source not in self._closing:
             self._move(now, Misbehaved(source, reason))
         self._settle(now)
 
@@ -360,7 +362,16 @@ class Peer:
     def _may_dial(self, now: Now, node: NodeId) -> bool:
         """Says whether a dial could succeed; who is not known yet shows its certificate on the link."""
         other = self.trust.member(node) is None or self.trust.is_member(now.wall, node)
-        return other and self.trust.is_member(now.wall, self.node_id) and not self._strikes.is_banned(now.mono, node)
+        return other and self.trust.is_member(now.wall, self.node_id) and not self._is_banned(now, node)
+
+    def _is_banned(self, now: Now, node: NodeId) -> bool:
+        return self._strikes.is_banned(now.mono, node) or self._strangers.is_banned(now.mono, node)
+
+    def _stranger_broke(self, now: Now, node: NodeId, reason: str) -> None:
+        """Who has not proved its membership has no patience to use up, and is kept out if it comes back like that."""
+        self._move(now, Misbehaved(node, reason))
+        self.stats.bans += self._strangers.strike(now.mono, node)
+        self._hangup(node, "say Hello first")
 
     def _strike(self, now: Now, node: NodeId) -> None:
         self.stats.misbehaved += 1

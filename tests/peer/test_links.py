@@ -10,6 +10,7 @@ from atmo.errors import WireError
 from atmo.gossip.membership import MembershipConfig
 from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Records, Summary
 from atmo.gossip.records import Hardware
+from atmo.identity import NodeId
 from atmo.peer import LinkAge, LinkLost, LinkReady, Peer, PeerConfig
 from atmo.transfer.engine import TransferDone
 from atmo.trust.mesh import MeshTrust
@@ -232,15 +233,35 @@ def test_a_broken_message_now_and_then_is_forgiven() -> None:
     assert anna.peer.stats.misbehaved == 50
 
 
-def test_broken_bytes_before_a_hello_are_told_and_count_for_nobody() -> None:
+def test_broken_bytes_before_a_hello_end_the_link_and_whoever_repeats_them_is_kept_out() -> None:
     table = Table()
     anna = table.add(ANNA, "anna")
-    table.stranger(anna, EVE.node_id)
-    for _ in range(20):
+    for _ in range(5):
+        table.stranger(anna, EVE.node_id)
+        for _ in range(3):
+            anna.peer.malformed(table.now, EVE.node_id, "not CBOR")
+        table.settle()
+    assert anna.hangups() == ["say Hello first"] * 4 + ["it broke the protocol"]
+    assert anna.faults() == ["not CBOR"] * 4
+    assert anna.peer.stats.bans == 1
+    table.advance(400)
+    table.verified(anna, EVE)
+    assert anna.peer.is_ready(EVE.node_id)
+
+
+def test_strangers_do_not_make_room_for_a_neighbour_that_is_kept_out() -> None:
+    table = Table()
+    anna = table.add(ANNA, "anna")
+    table.verified(anna, EVE)
+    for _ in range(16):
         anna.peer.malformed(table.now, EVE.node_id, "not CBOR")
     table.settle()
-    assert len(anna.faults()) == 20
-    assert anna.hangups() == []
+    for number in range(1_100):
+        anna.peer.link_up(table.now, NodeId(number.to_bytes(32, "big")), "direct")
+        anna.peer.malformed(table.now, NodeId(number.to_bytes(32, "big")), "not CBOR")
+    table.forget_logs()
+    table.stranger(anna, EVE.node_id)
+    assert anna.hangups()[-1] == "it broke the protocol"
 
 
 def test_records_that_no_honest_node_passes_on_are_held_against_the_neighbour() -> None:
