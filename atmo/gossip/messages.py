@@ -110,6 +110,15 @@ MESSAGES: Final[dict[str, type]] = {
 }
 _NAMES = {cls: name for name, cls in MESSAGES.items()}
 
+MESSAGE_ITEMS = 64
+"""Elements over all arrays and maps of one message: the largest Hello has 10, the rest is for newer peers."""
+
+_ITEMS = {"summary": 6_144, "records": 128}
+"""The same of messages with lists: a full summary has 4,408, full records have 68."""
+
+_HEADS = {codec.encode([name, 0])[:-1]: name for name in MESSAGES}
+"""How the bytes of each message begin, as one value has one encoding: its limits are known before it is decoded."""
+
 
 def encode_message(message: Any) -> bytes:
     """Returns the wire form of a neighbour message: the CBOR array [name, fields]."""
@@ -122,8 +131,9 @@ def decode_message_untrusted(data: bytes) -> Any:
     Raises:
         WireError: It is none of `MESSAGES`.
     """
-    match codec.decode_untrusted(data, limits.MESSAGE_BYTES + 1_024):
-        case [str() as name, fields] if name in MESSAGES:
+    for head, name in _HEADS.items():
+        if data.startswith(head):
+            items = _ITEMS.get(name, MESSAGE_ITEMS)
+            _, fields = codec.decode_untrusted(data, limits.MESSAGE_BYTES + 1_024, max_items=items)
             return from_wire_untrusted(MESSAGES[name], fields)
-        case _:
-            raise WireError("a message of no known name")
+    raise WireError("a message of no known name")

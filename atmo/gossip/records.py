@@ -27,6 +27,9 @@ MOST_LIFETIME_S = 20 * 365 * 86_400
 REVOCATION_LIFETIME_S = 10 * 365 * 86_400
 """A revocation lives at least this long: longer than any key it puts out is likely to be of use. Source: choice."""
 
+RECORD_ITEMS = 64
+"""Elements over all arrays and maps of a record, its body left aside: it has 14, the rest is for newer peers."""
+
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]

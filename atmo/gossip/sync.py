@@ -20,7 +20,7 @@ from atmo.clock import Now
 from atmo.engine import Effect, Emit, Misbehaved, Outbox, Send, Store
 from atmo.errors import WireError
 from atmo.gossip.messages import Records, Summary
-from atmo.gossip.records import DOMAIN, NODE, REVOCATION, Record, check_record_untrusted
+from atmo.gossip.records import DOMAIN, NODE, RECORD_ITEMS, REVOCATION, Record, check_record_untrusted
 from atmo.gossip.summaries import SummaryPace, batches, lacking, rank, summary_pages
 from atmo.gossip.sync_config import SyncConfig, SyncStats
 from atmo.gossip.table import Entry, RecordTable, Slot, TableLimits
@@ -187,7 +187,7 @@ class RecordSync:
         """Takes a record from a neighbour into the table where it is news."""
         try:
             opened = open_untrusted(envelope, DOMAIN, self._mesh)
-            record = unpack_untrusted(Record, opened.payload)
+            record = unpack_untrusted(Record, opened.payload, max_items=RECORD_ITEMS)
             check_record_untrusted(record)
         except WireError as error:
             return self._broken(source, f"record: {error}")
@@ -259,7 +259,7 @@ class RecordSync:
         for envelope in envelopes:
             try:
                 sealed = open_untrusted(envelope, DOMAIN, self._mesh)
-                record = unpack_untrusted(Record, sealed.payload)
+                record = unpack_untrusted(Record, sealed.payload, max_items=RECORD_ITEMS)
                 check_record_untrusted(record)
             except WireError:
                 continue

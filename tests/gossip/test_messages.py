@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from atmo.errors import WireError
 from atmo.gossip.messages import (
     MESSAGES,
+    SUMMARY_ENTRIES,
     Flood,
     Goodbye,
     Hello,
@@ -62,10 +63,28 @@ def test_the_largest_record_fits_a_flood_and_a_batch() -> None:
         assert decode_message_untrusted(encode_message(message)) == message
 
 
-@pytest.mark.parametrize("value", [["ping", {"nonce": 1, "more": [0] * 60_000}], ["flood", [[]] * limits.ITEMS]])
-def test_a_message_of_too_many_elements_is_refused(value: Any) -> None:
-    with pytest.raises(WireError, match=f"more than {limits.ITEMS} elements"):
-        decode_message_untrusted(codec.encode(value))
+@pytest.mark.parametrize(
+    ("name", "fields", "most"),
+    [
+        ("ping", {"nonce": 1, "more": [0] * 60}, 64),
+        ("flood", {"envelope": b"", "more": [[]] * 60}, 64),
+        ("records", {"envelopes": [], "more": [{}] * 16_000}, 128),
+        ("summary", {"entries": [], "more": [{}] * 16_000}, 6_144),
+    ],
+)
+def test_a_message_of_too_many_elements_is_refused(name: str, fields: dict[str, Any], most: int) -> None:
+    with pytest.raises(WireError, match=f"more than {most} elements"):
+        decode_message_untrusted(codec.encode([name, fields]))
+
+
+def test_full_messages_are_within_the_limit_of_elements() -> None:
+    entry = SummaryEntry(ANNA.node_id, "node", "", 1, 1)
+    for message in (Summary((entry,) * SUMMARY_ENTRIES, b"a", b"b"), Records((b"e",) * 64)):
+        assert decode_message_untrusted(encode_message(message)) == message
+
+
+def test_fields_that_a_newer_peer_adds_are_ignored() -> None:
+    assert decode_message_untrusted(codec.encode(["ping", {"nonce": 1, "more": [0] * 50}])) == Ping(1)
 
 
 @given(st.binary(max_size=200))

@@ -17,7 +17,7 @@ from atmo.gossip.records import Record
 from atmo.gossip.sync import RecordChanged, RecordSync, Refusal, Signed, Verdict, store_key
 from atmo.gossip.sync_config import SyncConfig
 from atmo.identity import NodeId, Signer
-from atmo.wire import limits
+from atmo.wire import codec, limits
 from atmo.wire.envelope import seal
 from tests.gossip.kit import at, of, record, sealed, sync
 from tests.trust.kit import ANNA, BERT, EVE, MESH, START_S, signer
@@ -155,6 +155,7 @@ def test_what_is_accepted_is_told_and_kept() -> None:
         seal(BERT, "atmo/other/1", MESH, b""),
         seal(BERT, "atmo/record/1", b"m" * 32, b""),
         seal(BERT, "atmo/record/1", MESH, b"\xa0"),
+        seal(BERT, "atmo/record/1", MESH, codec.encode({"more": [0] * 100})),
         sealed(BERT, "Not a kind"),
         sealed(BERT, version=(-1, 0)),
     ],
