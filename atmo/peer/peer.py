@@ -395,8 +395,7 @@ class Peer:
     def _revoked(self, now: Now, node: NodeId, by: NodeId) -> None:
         """Someone was put out: so are all whom it let in, and what it did as an admin is undone."""
         was_out = self.trust.is_revoked(node)
-        if not self.trust.revoke(node, by):
-            return
+        self.trust.revoke(node, by)
         if self.trust.is_revoked(node) and not was_out:
             self.stats.revocations += 1
             self._out.put(Emit(Revoked(node)))
