@@ -11,11 +11,11 @@ they told: a revoked node is hung up on, one that is no member any more is not d
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from atmo.clock import Now
-from atmo.engine import Dial, Effect, Emit, Engine, FetchChunk, Hangup, Message, Misbehaved, Outbox, Send
+from atmo.engine import Dial, Effect, Emit, Engine, Hangup, Message, Misbehaved, Outbox, Send
 from atmo.errors import WireError
 from atmo.gossip import records as kinds
 from atmo.gossip.broadcast import Broadcast
@@ -27,6 +27,7 @@ from atmo.identity import NodeId, Signer
 from atmo.peer.adverts import Adverts
 from atmo.peer.config import PeerConfig, PeerStats
 from atmo.peer.directory import Directory
+from atmo.peer.downloads import Downloads
 from atmo.peer.events import LinkLost, LinkReady, Revoked
 from atmo.peer.rules import LinkAge, judge_untrusted, keeps
 from atmo.peer.strikes import Strikes
@@ -41,7 +42,7 @@ from atmo.wire.schema import pack, unpack_untrusted
 REASON_CHARS = 200
 
 
-class Peer:
+class Peer(Downloads):
     """One member of one mesh.
 
     Args:
@@ -292,38 +293,6 @@ class Peer:
     def set_load(self, load: int) -> None:
         """Tells how many requests this node is running: its answers to pings say so."""
         self.membership.load = load
-
-    def want(
-        self, now: Now, transfer: str, sizes: Sequence[int], have: Collection[int], holders: Iterable[NodeId]
-    ) -> None:
-        """Starts a download; see `TransferEngine.want`."""
-        self.transfer.want(now, transfer, sizes, have, holders)
-        self._settle(now)
-
-    def cancel(self, now: Now, transfer: str) -> None:
-        """Ends a download without any event."""
-        self.transfer.cancel(now, transfer)
-        self._settle(now)
-
-    def holder_up(self, now: Now, transfer: str, node: NodeId) -> None:
-        """A node has all chunks of a download."""
-        self.transfer.source_up(now, transfer, node)
-        self._settle(now)
-
-    def holder_left(self, now: Now, transfer: str, node: NodeId) -> None:
-        """A node does not have the chunks of a download any more."""
-        self.transfer.source_left(now, transfer, node)
-        self._settle(now)
-
-    def chunk_done(self, now: Now, fetch: FetchChunk) -> None:
-        """A chunk is verified and stored."""
-        self.transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index)
-        self._settle(now)
-
-    def chunk_failed(self, now: Now, fetch: FetchChunk, reason: str, *, fatal: bool) -> None:
-        """A fetch failed; `fatal` means that the source sent bytes that are not the chunk."""
-        self.transfer.chunk_failed(now, fetch.transfer, fetch.source, fetch.index, reason, fatal)
-        self._settle(now)
 
     def accuse(self, now: Now, node: NodeId, reason: str) -> None:
         """Counts against a node what the shell found wrong outside of chunks, such as a manifest that lies."""
