@@ -17,7 +17,7 @@ import trio
 
 from atmo.engine import Store
 from atmo.errors import RemoteError, UserError, WireError
-from atmo.gossip.records import DOMAIN, Record
+from atmo.gossip.records import DOMAIN, NODE, Record
 from atmo.gossip.sync import store_key
 from atmo.identity import NodeId, Signer
 from atmo.net.ports import DurablePort, MeshPort, RequestStream
@@ -337,7 +337,8 @@ def _kept_untrusted(mesh: bytes, records: Sequence[bytes]) -> list[Store]:
             record = unpack_untrusted(Record, opened.payload)
         except WireError as error:
             raise RemoteError(f"the inviting node's answer is broken: {error}") from error
-        stores.append(Store(store_key((opened.author, record.kind, record.key)), envelope))
+        if record.kind == NODE:  # whatever else a grant may carry is judged when it is heard, not kept unheard
+            stores.append(Store(store_key((opened.author, record.kind, record.key)), envelope))
     return stores
 
 
