@@ -19,7 +19,7 @@ from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
 from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, final, told_as
 from atmo.gateway.jsontext import write_object
-from atmo.gateway.listing import StoredModel, list_models
+from atmo.gateway.listing import CatalogRow, list_models
 from atmo.gateway.meaning import Embed, Meaning
 from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
 from atmo.gateway.remote import PROTOCOL, Mesh, Outgoing, open_remote
@@ -88,7 +88,7 @@ class Gateway:
         embed: Embed,
         mesh: Mesh,
         *,
-        stored: Callable[[], Iterable[StoredModel]],
+        stored: Callable[[], Iterable[CatalogRow]],
         config: GatewayConfig | None = None,
         random: Random | None = None,
     ) -> None:

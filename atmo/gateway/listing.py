@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 from atmo.router.offer import Offer
 
 
-class StoredModel(Protocol):
+class CatalogRow(Protocol):
     """A model in a store of the mesh; `services.models.ModelRow` is one."""
 
     @property
@@ -39,10 +39,10 @@ class _Entry:
     backends: dict[str, None] = field(default_factory=dict)
     description: str = ""
     local: bool = False
-    stored: StoredModel | None = None
+    stored: CatalogRow | None = None
 
 
-def list_models(offers: Iterable[Offer], stored: Iterable[StoredModel]) -> list[dict[str, Any]]:
+def list_models(offers: Iterable[Offer], stored: Iterable[CatalogRow]) -> list[dict[str, Any]]:
     """Returns one object of `/v1/models` for each model, sorted by name.
 
     OpenAI's four keys, and beside them: `nodes` that run it, `ready` when there are any, `operations`, `backends`,

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from atmo.engine import Store
-from atmo.errors import RemoteError
+from atmo.errors import RemoteError, UserError, WireError
 from atmo.gossip.records import Hardware
 from atmo.identity import NodeId, Signer
 from atmo.net.driver import PeerDriver
@@ -94,11 +94,17 @@ class MeshHost:
         """Starts the peer of a mesh.
 
         Raises:
-            WireError: The credentials are no longer valid.
+            UserError: The credentials are damaged or out of date.
         """
         now = time.time()
-        trust = MeshTrust(credentials.genesis)
-        trust.admit_untrusted(now, self._signer.node_id, credentials.certificate, credentials.issuer_certificate)
+        try:
+            trust = MeshTrust(credentials.genesis)
+            trust.admit_untrusted(now, self._signer.node_id, credentials.certificate, credentials.issuer_certificate)
+        except WireError as error:
+            raise UserError(
+                f"This node's membership of its mesh does not count now: {error}.",
+                "Set this machine's clock, or join again with another --home.",
+            ) from error
         epoch = await trio.to_thread.run_sync(self._state.next_epoch, now)
         peer = Peer(PeerConfig(), self._signer, trust, epoch, os.urandom(16).hex())
         records = await trio.to_thread.run_sync(self._state.records)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
-from atmo.errors import RemoteError, UserError
+from atmo.errors import RemoteError, UserError, leaf_error
 from atmo.net.requests import open_request
 from atmo.services.joining import PROTOCOL, JoinRefusal, unpack_answer_untrusted
 from atmo.trust.joincode import parse_join_code
@@ -133,6 +134,19 @@ async def test_what_was_answered_survives_a_kill_at_once(tmp_path: Path) -> None
         await names_seen(anna, {"anna", "bert"})
         await anna.service.revoke("bert")
         assert any("/revocation/" in key for key in anna.on_disk())
+
+
+@pytest.mark.parametrize("online", [True, False])
+async def test_a_clock_before_the_membership_is_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: bool
+) -> None:
+    async with machine(tmp_path, "anna") as anna:
+        await anna.service.create("home")
+    monkeypatch.setattr("atmo.services.host.time", SimpleNamespace(time=lambda: 86_400.0))
+    with pytest.RaisesGroup(UserError, flatten_subgroups=True, allow_unwrapped=True) as caught:
+        async with machine(tmp_path, "anna", online=online):
+            pass
+    assert "clock" in str(leaf_error(caught.value))
 
 
 async def test_only_founders_make_admins(tmp_path: Path) -> None:
