@@ -1,255 +1,131 @@
-"""A mesh of tens of nodes through its life: joining one by one, an advert, a partition, a revocation, a crash.
+"""A mesh through its life: joining one by one, an advert, a partition, a revocation, a crash.
 
-Run it with `python -m simulations.mesh --nodes 30 --seed 7`.
+Run it with `atmo sim run simulations/mesh.py --nodes 30 --seed 7`.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
-from atmo.clock import Now
-from atmo.gossip.records import NODE, ModelRecord
-from atmo.sim.network import Latency, Loss, Network, Partition
-from atmo.sim.streams import Streams
-from atmo.sim.world import CheckFailed, Node, World
+from atmo.sim.checks import SAFETY, connected, know, watch_safety
+from atmo.sim.machine import Node
+from atmo.sim.scenario import Promise, Scenario, Stage
+from atmo.sim.spread import model
 
 
-@dataclass(frozen=True, slots=True)
-class MeshScenario:
+@dataclass(frozen=True, kw_only=True)
+class MeshLife(Scenario):
     """What happens, and within which time it has to be over.
 
     Attributes:
-        nodes: Machines; the first founds the mesh and lets the others in.
-        seed: Of everything random.
-        join_gap_s: Between two machines that join.
-        latency_least_s, latency_most_s, jitter_s: One-way delays.
-        loss: Share of packets lost; links send them again.
-        skew_s: Wall clocks differ by up to this much.
-        partition_s: How long two halves do not see each other.
-        linked_s: Within this after the last change all live members of a side are linked.
+        duration_s: How long two halves do not see each other.
+        linked_s: Within this after the last change all live members of a side are one piece.
         spread_s: Within this an advert or a revocation has reached everyone.
-        heal_s: Within this after a partition everyone is linked and every table is equal.
+        heal_s: Within this after a partition everyone is in one piece and knows what the others wrote.
         silent_s: Within this the adverts of a crashed node are gone.
-        encode: Whether messages go through the codec.
     """
 
     nodes: int = 30
-    seed: str = "1"
-    join_gap_s: float = 0.2
-    latency_least_s: float = 0.005
-    latency_most_s: float = 0.08
-    jitter_s: float = 0.005
+    duration_s: float = 60.0
     loss: float = 0.05
     skew_s: float = 20.0
-    partition_s: float = 60.0
+    join_gap_s: float = 0.2
     linked_s: float = 20.0
     spread_s: float = 5.0
-    heal_s: float = 90.0
-    silent_s: float = 20.0
-    encode: bool = False
+    heal_s: float = 30.0
+    silent_s: float = 60.0
 
+    name: ClassVar = "mesh"
+    summary: ClassVar = "a mesh through its life"
+    promise: ClassVar = Promise(
+        safety=SAFETY,
+        liveness={
+            "join": "everyone is linked and known",
+            "advert": "everyone sees a model that a node tells of",
+            "split": "after a partition everyone knows what the others wrote",
+            "revoke": "who is put out is cut off everywhere, and stays out",
+            "crash": "the model of a crashed node is gone everywhere, and the node comes back alone",
+        },
+        figures={f"{act}_s": "how long it took" for act in ("join", "advert", "split", "revoke", "crash")},
+    )
 
-@dataclass(slots=True)
-class Report:
-    """What came out.
-
-    Attributes:
-        checks: Each with whether it held.
-        figures: Each with its value; names end in units.
-        digest: Of the whole trace.
-    """
-
-    checks: dict[str, bool] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
-    digest: str = ""
-
-
-class MeshRun:
-    """One run of the scenario.
-
-    Args:
-        scenario: What happens.
-    """
-
-    def __init__(self, scenario: MeshScenario) -> None:
-        streams = Streams(scenario.seed)
-        self.scenario = scenario
-        self.partition = Partition()
-        self.loss = Loss(streams, scenario.loss)
-        latency = Latency(streams, scenario.latency_least_s, scenario.latency_most_s, scenario.jitter_s)
-        self.world = World(scenario.seed, Network(self.partition, self.loss, latency), encode=scenario.encode)
-        self.world.checks = [only_members_are_linked, nothing_is_made_up, nobody_misbehaves]
-        self.report = Report()
-        self.live: list[Node] = []
-
-    def run(self) -> Report:
-        """Plays all acts.
-
-        Raises:
-            CheckFailed: A safety check or a time limit did not hold.
-        """
+    def play(self, stage: Stage) -> None:
+        watch_safety(stage.world)
+        live = stage.build()
         for act in (self.join, self.advert, self.split, self.revoke, self.crash):
-            took = act()
-            self.report.figures[f"{act.__name__}_s"] = round(took, 3)
-            self.report.checks[act.__name__] = True
-        stats = self.world.stats
-        self.report.figures |= {
-            "simulated_s": round(self.world.loop.now, 3),
-            "messages": stats.messages,
-            "bytes": stats.bytes,
-            "dials": stats.dials,
-        }
-        self.report.digest = self.world.digest()
-        return self.report
+            stage.figure(f"{act.__name__}_s", act(stage, live))
 
-    def join(self) -> float:
-        """Machines come one by one, each knowing what the founder told it; all link to all."""
-        skews = Streams(self.scenario.seed)
-        founder = self.world.add("n0", founder=True)
-        self.world.start(founder)
-        self.live = [founder]
-        for number in range(1, self.scenario.nodes):
-            node = self.world.add(f"n{number}")
-            node.skew_s = skews.of(node.id, "skew").uniform(0.0, self.scenario.skew_s)
-            self.world.start(node, knows=(founder,))
-            self.live.append(node)
-            self.world.run(self.scenario.join_gap_s)
-        return self.world.run_until(lambda: all_linked(self.live), self.scenario.linked_s, "all are linked")
+    def join(self, stage: Stage, live: list[Node]) -> float:
+        """All are in one piece, and everyone knows everyone."""
+        return stage.within(
+            "join", lambda: connected(live) and know(live, live) == 1.0, self.linked_s, "all are linked and known"
+        )
 
-    def advert(self) -> float:
+    def advert(self, stage: Stage, live: list[Node]) -> float:
         """A node tells of a model; everyone can choose it as the holder."""
-        holder = self.live[-1]
-        self.world.command(holder, lambda peer, now: peer.publish_models(now, [model("anomaly")]))
-        return self.world.run_until(
-            lambda: all(sees_model(node, holder) for node in self.live),
-            self.scenario.spread_s,
-            "everyone sees the model",
+        holder = live[-1]
+        stage.world.command(holder, lambda peer, now: peer.publish_models(now, [model("anomaly")]))
+        return stage.within("advert", lambda: all_see(stage, live, holder), self.spread_s, "everyone sees the model")
+
+    def split(self, stage: Stage, live: list[Node]) -> float:
+        """Two halves do not see each other; one of them has news; then it heals."""
+        half = len(live) // 2
+        left, right = live[:half], live[half:]
+        stage.partition.split([node.id for node in left], [node.id for node in right])
+        stage.world.command(right[0], lambda peer, now: peer.publish_models(now, [model("right")]))
+        stage.world.run(self.duration_s)
+        others = {node.id: None for node in right}
+        over = [node.name for node in left if any(other in others for other in node.running.neighbours())]
+        stage.check("split", not over, "links stand over the partition", *over)
+        stage.partition.heal()
+        return stage.within(
+            "split",
+            lambda: connected(live) and all_see(stage, live, right[0]),
+            self.heal_s,
+            "the partition has healed",
         )
 
-    def split(self) -> float:
-        """Two halves do not see each other; each goes on with news of its own; then it heals."""
-        half = len(self.live) // 2
-        left, right = self.live[:half], self.live[half:]
-        self.partition.split([node.id for node in left], [node.id for node in right])
-        self.world.command(right[0], lambda peer, now: peer.publish_models(now, [model("right")]))
-        self.world.run(self.scenario.partition_s)
-        for node in left:
-            if any(other.id in node.running.neighbours() for other in right):
-                self.world.fail(f"{node.name} still believes in a link over the partition")
-        self.partition.heal()
-        return self.world.run_until(
-            lambda: all_linked(self.live) and all_agree(self.live), self.scenario.heal_s, "the partition has healed"
-        )
-
-    def revoke(self) -> float:
+    def revoke(self, stage: Stage, live: list[Node]) -> float:
         """The founder puts a node out; everyone cuts it off, and it does not get back."""
-        founder, rogue = self.live[0], self.live.pop(1)
-        self.world.command(founder, lambda peer, now: peer.revoke(now, rogue.id))
-        took = self.world.run_until(
-            lambda: not any(rogue.id in node.running.neighbours() for node in self.live),
-            self.scenario.spread_s,
+        rogue = live.pop(1)
+        stage.world.command(live[0], lambda peer, now: peer.revoke(now, rogue.id))
+        took = stage.within(
+            "revoke",
+            lambda: not any(rogue.id in node.running.linked() for node in live),
+            self.spread_s,
             f"{rogue.name} is cut off",
         )
-        self.world.run(self.scenario.linked_s)
-        if rogue.running.neighbours():
-            self.world.fail(f"{rogue.name} is back")
-        self.world.crash(rogue)
+        stage.world.run(self.linked_s)
+        stage.check("revoke", not rogue.running.linked(), f"{rogue.name} is back", rogue.name)
+        stage.world.crash(rogue)
         return took
 
-    def crash(self) -> float:
-        """The holder of the model loses power; its adverts are gone everywhere. It comes back with its disk, alone."""
-        holder = self.live.pop()
-        self.world.crash(holder)
-        took = self.world.run_until(
-            lambda: not any(sees_model(node, holder) for node in self.live), self.scenario.silent_s, "its model is gone"
-        )
-        self.world.start(holder)
-        self.live.append(holder)
-        self.world.run_until(lambda: all_linked(self.live), self.scenario.heal_s, f"{holder.name} is back")
+    def crash(self, stage: Stage, live: list[Node]) -> float:
+        """The holder of the model loses power; its advert is gone everywhere. It comes back with its disk, alone."""
+        holder = live.pop()
+        stage.world.crash(holder)
+        took = stage.within("crash", lambda: none_sees(stage, live, holder), self.silent_s, "its model is gone")
+        stage.start(holder, knows=0)
+        live.append(holder)
+        stage.within("crash", lambda: connected(live), self.heal_s, f"{holder.name} is back")
         return took
 
-
-def model(name: str) -> ModelRecord:
-    """Returns an advert."""
-    return ModelRecord(name, "1.0.0", "anomaly_detector", "onnx", 1_000, b"\1" * 32, b"\2" * 32)
+    def length_s(self) -> float:
+        return self.nodes * self.join_gap_s + self.duration_s + self.linked_s + 30.0
 
 
-# --- safety: holds at every second --------------------------------------------------------------------------------
-
-
-def only_members_are_linked(world: World) -> None:
-    """Nobody serves a node that it knows to be put out."""
-    for node in world.nodes.values():
-        if node.peer:
-            for other in node.peer.neighbours():
-                if not node.peer.trust.is_member(world.now(node).wall, other):
-                    world.fail(f"{node.name} is linked to {node.peer.name(other)}, which is no member")
-
-
-def nothing_is_made_up(world: World) -> None:
-    """Nobody holds a newer node record than its author has signed."""
-    for node in world.nodes.values():
-        if node.peer:
-            for author in world.nodes.values():
-                held = node.peer.sync.record(author.id, NODE)
-                if held and author.peer and not author.peer.trust.is_revoked(author.id):
-                    own = author.peer.sync.record(author.id, NODE)
-                    if own is None or own.version < held.version:
-                        world.fail(f"{node.name} holds a record that {author.name} did not sign")
-
-
-def nobody_misbehaves(world: World) -> None:
-    """Honest nodes never blame each other, but for one that does not know yet that it was put out."""
-    for at, name, fault in world.misbehaved:
-        if "revoked" not in fault.reason:
-            world.fail(f"{name} blames {fault.peer.short} at {at:.3f} s: {fault.reason}")
-
-
-# --- liveness: holds in time --------------------------------------------------------------------------------------
-
-
-def all_linked(nodes: Sequence[Node]) -> bool:
-    """Says whether everyone has a verified link to everyone."""
-    return all(len(node.running.neighbours()) == len(nodes) - 1 for node in nodes)
-
-
-def all_agree(nodes: Sequence[Node]) -> bool:
-    """Says whether all hold the same versions of all records."""
-    first = nodes[0].running.sync.versions()
-    return all(node.running.sync.versions() == first for node in nodes[1:])
-
-
-def sees_model(node: Node, holder: Node) -> bool:
+def sees(stage: Stage, node: Node, holder: Node) -> bool:
     """Says whether a node would fetch a model from this holder."""
-    return any(offer.node == holder.id for offer in node.running.models(Now(0.0, 0.0)))
+    return any(offer.node == holder.id for offer in node.running.models(stage.world.now(node)))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the scenario and prints its figures."""
-    parser = argparse.ArgumentParser(prog="simulations.mesh", description="A mesh of tens of nodes through its life.")
-    parser.add_argument("--nodes", type=int, default=30)
-    parser.add_argument("--seed", default="1")
-    parser.add_argument("--partition", type=float, default=60.0, metavar="SECONDS")
-    chosen = parser.parse_args(arguments)
-    if not 4 <= chosen.nodes <= 60:
-        parser.error("this scenario is for 4 to 60 nodes: everyone links to everyone")
-    began = time.perf_counter()
-    run = MeshRun(MeshScenario(nodes=chosen.nodes, seed=chosen.seed, partition_s=chosen.partition))
-    try:
-        report = run.run()
-    except CheckFailed as error:
-        print(f"FAILED {error}\nreplay: python -m simulations.mesh --nodes {chosen.nodes} --seed {chosen.seed}")
-        return 1
-    wall_s = time.perf_counter() - began
-    for name, value in report.figures.items():
-        print(f"{name:<14}{value:>14,.3f}".rstrip("0").rstrip("."))
-    print(f"{'wall_s':<14}{wall_s:>14,.3f}\ndigest {report.digest}")
-    return 0
+def all_see(stage: Stage, nodes: Sequence[Node], holder: Node) -> bool:
+    """Says whether all of them would."""
+    return all(sees(stage, node, holder) for node in nodes)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def none_sees(stage: Stage, nodes: Sequence[Node], holder: Node) -> bool:
+    """Says whether none of them would."""
+    return not any(sees(stage, node, holder) for node in nodes)

@@ -12,15 +12,23 @@ from typing import Any
 
 from blake3 import blake3
 
-from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Summary, SummaryEntry, encode_message
+from atmo.gossip import messages as gossip
+from atmo.gossip.messages import Goodbye, Hello, Ping, Pong
 from atmo.gossip.records import DOMAIN as RECORD_DOMAIN
 from atmo.gossip.records import Record
 from atmo.identity import Signer
+from atmo.index import messages as index
+from atmo.index.records import DOMAIN as PROVIDER_DOMAIN
+from atmo.index.records import Provider
+from atmo.peer.messages import encode_message
+from atmo.peer.renewal import Renew, RenewalRefused, Renewed
+from atmo.peer.rights import Successions
+from atmo.peer.routes import RouteAnswer, RouteQuery
 from atmo.trust.certificate import Certificate, issue
 from atmo.trust.genesis import found, mesh_id
 from atmo.trust.joincode import JoinCode
 from atmo.wire import codec
-from atmo.wire.address import Address
+from atmo.wire.address import Address, Contact
 from atmo.wire.envelope import seal
 from atmo.wire.frames import frame
 from atmo.wire.schema import pack
@@ -44,14 +52,13 @@ def vectors() -> dict[str, Any]:
     certificate = issue(FOUNDER, mesh, claims)
     record = pack(Record("models", "0", 1_800_000_000, 7, 1_800_000_100, 900, b""))
     code = JoinCode(mesh, FOUNDER.node_id, bytes(range(16)), (Address("192.0.2.1", 11_450),), 1_800_086_400)
-    messages = {
-        "hello": Hello(mesh, certificate, None, "0.1.0"),
-        "ping": Ping(4_294_967_295),
-        "pong": Pong(4_294_967_295, 3),
-        "flood": Flood(seal(MEMBER, RECORD_DOMAIN, mesh, record)),
-        "summary": Summary((SummaryEntry(MEMBER.node_id, "models", "0", 1_800_000_000, 7),)),
-        "goodbye": Goodbye("going home"),
-    }
+    address = Address("192.0.2.1", 11_450)
+    provider = pack(Provider(bytes(32), (address,), 1_800_000_000, 1_200, 1_800_000_000, 3, certificate))
+    sealed_record, sealed_provider = (
+        seal(MEMBER, RECORD_DOMAIN, mesh, record),
+        seal(MEMBER, PROVIDER_DOMAIN, mesh, provider),
+    )
+    messages = examples(mesh, certificate, sealed_record, sealed_provider)
     return {
         "about": "Golden vectors of the wire format; tools/make_vectors.py wrote them. Bytes are hexadecimal.",
         "values": [{"value": value, "encoding": codec.encode(value).hex()} for value in VALUES],
@@ -71,6 +78,7 @@ def vectors() -> dict[str, Any]:
                 (FOUNDER, "atmo/genesis/1", b"", b""),
                 (FOUNDER, RECORD_DOMAIN, mesh, b"payload"),
                 (MEMBER, RECORD_DOMAIN, mesh, record),
+                (MEMBER, PROVIDER_DOMAIN, mesh, provider),
                 (MEMBER, "atmo/manifest/1", b"", bytes(300)),
             )
         ],
@@ -79,6 +87,48 @@ def vectors() -> dict[str, Any]:
         "certificate": {"mesh": mesh.hex(), "sealed": certificate.hex(), "subject": str(MEMBER.node_id)},
         "join_code": {"text": code.text(), "encoding": pack(code).hex()},
         "messages": {name: encode_message(message).hex() for name, message in messages.items()},
+    }
+
+
+def examples(mesh: bytes, certificate: bytes, record: bytes, provider: bytes) -> dict[str, Any]:
+    """Returns one message between neighbours of each kind."""
+    member, founder, name = MEMBER.node_id, FOUNDER.node_id, blake3(record).digest(16)
+    contact = Contact(member, (Address("192.0.2.1", 11_450), Address("2001:db8::1", 11_450)))
+    return {
+        "hello": Hello(mesh, certificate, None, "0.1.0", 3),
+        "ping": Ping(4_294_967_295),
+        "pong": Pong(4_294_967_295, 3),
+        "introduce": gossip.Introduce(),
+        "goodbye": Goodbye("going home"),
+        "probe-request": gossip.ProbeRequest(member),
+        "probe-answer": gossip.ProbeAnswer(member, True),
+        "neighbour": gossip.Neighbour(contact, True, True),
+        "neighbour-answer": gossip.NeighbourAnswer(True),
+        "forward-join": gossip.ForwardJoin(contact, 6),
+        "disconnect": gossip.Disconnect(),
+        "shuffle": gossip.Shuffle((contact, Contact(founder, ())), 6, (member,)),
+        "shuffle-answer": gossip.ShuffleAnswer((contact,), (member, founder)),
+        "gossip": gossip.Gossip(record, 2),
+        "ihave": gossip.IHave((gossip.Announcement(name, 3),)),
+        "graft": gossip.Graft((name,)),
+        "prune": gossip.Prune(),
+        "digest": gossip.Digest((gossip.Range("a1", 7, bytes(range(16))),)),
+        "listing": gossip.Listing(
+            "a1", (gossip.SummaryEntry(member, "models", "0", 1_800_000_000, 7),), bytes(range(8)), True
+        ),
+        "want": gossip.Want((gossip.SlotName(member, "models", "0"),), ("b",)),
+        "records": gossip.Records((record,)),
+        "find-node": index.FindNode(1, bytes(32), contact),
+        "find-providers": index.FindProviders(2, bytes(32)),
+        "found": index.Found(2, (contact,), (provider,), 1),
+        "provide": index.Provide(3, provider),
+        "provided": index.Provided(3, 1_200),
+        "route-query": RouteQuery(bytes(range(8)), founder, 3, (member,)),
+        "route-answer": RouteAnswer(bytes(range(8)), (founder,)),
+        "successions": Successions((record,)),
+        "renew": Renew(1_900_000_000),
+        "renewed": Renewed(certificate, certificate),
+        "renewal-refused": RenewalRefused("early"),
     }
 
 

@@ -133,6 +133,12 @@ def _add_mesh_routes(router: APIRouter, authorise: _Guard, mesh: MeshService) ->
         body = await _Body.read(request, {"node"})
         return JSONResponse(await mesh.revoke(body.text("node")))
 
+    @router.post("/mesh/hand-over")
+    async def hand_over(request: Request) -> Response:
+        await authorise(request)
+        body = await _Body.read(request, {"node"})
+        return JSONResponse(await mesh.hand_over(body.text("node")))
+
 
 def _add_model_routes(router: APIRouter, authorise: _Guard, models: ModelService) -> None:
     @router.get("/models")

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
@@ -31,7 +33,7 @@ def health_routes(services: ApiServices) -> APIRouter:
             "name": services.node_name,
             "version": __version__,
             "mesh": services.mesh.mesh(),
-            "peers": gateway.neighbours(),
+            **asdict(gateway.company()),
             "capabilities": sum(offer.local for offer in offers),
             "mesh_capabilities": len(offers),
             "in_flight": gateway.in_flight,
@@ -41,7 +43,8 @@ def health_routes(services: ApiServices) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
-        gauges = {"requests_in_flight": gateway.in_flight, "mesh_neighbours": gateway.neighbours()}
+        company = {f"mesh_{name}": count for name, count in asdict(gateway.company()).items()}
+        gauges = {"requests_in_flight": gateway.in_flight, **company}
         return Response(render(services.stats(), gauges), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -17,6 +17,7 @@ from atmo.api.services import ApiServices
 from atmo.gateway.checks import bad
 from atmo.gateway.jsontext import dump
 from atmo.router.capability import CHAT, OPERATIONS
+from atmo.services.topology import TopologyService
 
 
 def mesh_routes(services: ApiServices) -> APIRouter:
@@ -49,4 +50,13 @@ def mesh_routes(services: ApiServices) -> APIRouter:
         answer = await decision({"prompt": prompt, "operation": operation, "model": model})
         return Response(dump(answer), media_type="application/json")
 
+    if services.topology is not None:
+        _add_topology(router, services.topology)
     return router
+
+
+def _add_topology(router: APIRouter, service: TopologyService) -> None:
+    @router.get("/topology")
+    async def topology() -> Response:
+        """Tells who is connected to whom, by which path; asks the nodes of the mesh, one after the other."""
+        return Response(dump(await service.topology()), media_type="application/json")

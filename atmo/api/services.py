@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from atmo.backends.training import Trainer
 from atmo.gateway.gateway import Gateway
 from atmo.services.mesh import MeshService
+from atmo.services.topology import TopologyService
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class ApiServices:
         control: Routes of the control API, which check their own token.
         http_host: The address that the server is bound to; requests must be addressed to it or to loopback.
         stats: The counters of `/metrics`: name of a group to a dataclass of numbers.
+        topology: Who is connected to whom; None where this node cannot tell.
     """
 
     node_id: str
@@ -35,3 +37,4 @@ class ApiServices:
     control: APIRouter | None = None
     http_host: str = "127.0.0.1"
     stats: Callable[[], Mapping[str, object]] = dict
+    topology: TopologyService | None = None

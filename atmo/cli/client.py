@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from atmo.errors import UserError
 from atmo.shell.progress import OnProgress
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ class Access(Protocol):
 
     def status(self) -> dict[str, Any]: ...
     def nodes(self) -> list[dict[str, Any]]: ...
+    def topology(self) -> dict[str, Any]: ...
     def create(self, name: str) -> dict[str, Any]: ...
     def invite(self, role: str, expires_s: float) -> dict[str, Any]: ...
     def join(self, code: str) -> dict[str, Any]: ...
     def revoke(self, node: str) -> dict[str, Any]: ...
+    def hand_over(self, node: str) -> dict[str, Any]: ...
     def models(self, scope: Scope) -> list[dict[str, Any]]: ...
     def info_of(self, name: str) -> dict[str, Any]: ...
     def import_model(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]: ...
@@ -79,6 +82,11 @@ class Offline:
     def nodes(self) -> list[dict[str, Any]]:
         return self._call(lambda services: _later(services.mesh.nodes))
 
+    def topology(self) -> dict[str, Any]:
+        raise UserError(
+            "No node runs here, so it is connected to nobody.", f"Start it with `{start_command(self._home)}`."
+        )
+
     def create(self, name: str) -> dict[str, Any]:
         return self._call(lambda services: services.mesh.create(name))
 
@@ -90,6 +98,9 @@ class Offline:
 
     def revoke(self, node: str) -> dict[str, Any]:
         return self._call(lambda services: services.mesh.revoke(node))
+
+    def hand_over(self, node: str) -> dict[str, Any]:
+        return self._call(lambda services: services.mesh.hand_over(node))
 
     def models(self, scope: Scope) -> list[dict[str, Any]]:
         return self._call(lambda services: _later(lambda: [row.to_json() for row in services.models.rows(scope)]))

@@ -1,4 +1,4 @@
-"""`atmo mesh`: create, invite, join, nodes, revoke."""
+"""`atmo mesh`: create, invite, join, nodes, revoke, hand-over."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def invite(
 ) -> None:
     """Make a code that lets one machine in, once.
 
-    The code stands alone on the last line of the output.
+    The code stands alone on the last line of the output. Should this machine be away when it is used, the other admins
+    that are known now let the machine in: up to three are named in the code.
 
     \b
     Examples:
@@ -88,7 +89,7 @@ def invite(
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(made["expires_at"]))
     say(f"This code lets one machine in, with the role {made['role']}, until {until}. There: atmo mesh join CODE")
     if not online:
-        say("This machine must be running `atmo node` when the code is used.")
+        say("This machine must be running `atmo node` when the code is used; other admins learn of the code from it.")
     print(made["code"])
 
 
@@ -162,5 +163,34 @@ def revoke(
         print_json(gone)
         return
     print(f"Revoked {printable(gone['name'])}, id {gone['id']}.")
+    if not online:
+        say("The others learn of it when this machine's node runs.")
+
+
+@app.command("hand-over")
+def hand_over(
+    context: typer.Context,
+    node: Annotated[str, typer.Argument(help="Its name, its id, or the beginning of its id.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hand this founder's rights to another machine, for good.
+
+    From then on that machine has the rights of a founder, and this one is an ordinary member. Everybody's certificate
+    is renewed within a day or two; after that the old key can be put out with `atmo mesh revoke`, if it may be in
+    wrong hands.
+
+    \b
+    Examples:
+      atmo mesh hand-over attic
+      atmo mesh hand-over b7k2m4
+    """
+    with open_access(home_of(context, home)) as access:
+        heir = access.hand_over(node)
+        online = access.online
+    if as_json:
+        print_json(heir)
+        return
+    print(f"Handed over to {printable(heir['name'])}, id {heir['id']}.")
     if not online:
         say("The others learn of it when this machine's node runs.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from atmo.cli import mesh, model
+from atmo.cli import mesh, model, sim
 from atmo.cli.common import (
     EXIT_BROKEN_PIPE,
     HomeOption,
@@ -20,6 +20,7 @@ from atmo.cli.common import (
 )
 from atmo.cli.node import node
 from atmo.cli.status import status
+from atmo.cli.topology import topology
 from atmo.version import __version__
 
 
@@ -86,8 +87,10 @@ def shell(context: typer.Context, home: HomeOption = None) -> None:
     raise typer.Exit(run_shell(lambda: live_node(folder), folder, start_command(folder)))
 
 
+mesh.app.command()(topology)
 app.add_typer(mesh.app, name="mesh")
 app.add_typer(model.app, name="model")
+app.add_typer(sim.app, name="sim")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ No I/O, no clock, no logging.
 """
 
 from atmo.engine.base import (
+    Ask,
     CancelFetch,
     Dial,
     Effect,
@@ -17,11 +18,13 @@ from atmo.engine.base import (
     Send,
     Store,
 )
-from atmo.wire.address import Address
+from atmo.wire.address import Address, Contact
 
 __all__ = [
     "Address",
+    "Ask",
     "CancelFetch",
+    "Contact",
     "Dial",
     "Effect",
     "Emit",

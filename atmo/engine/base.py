@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from atmo.clock import Now
 from atmo.identity import NodeId
-from atmo.wire.address import Address
+from atmo.wire.address import Address, Contact
 
 Message = Any
 """A frozen dataclass that the peer's message registry knows (`atmo.gossip.messages.MESSAGES`)."""
@@ -18,6 +18,17 @@ class Send:
     """Send `message` to a neighbour over its link; dropped when there is no link any more."""
 
     to: NodeId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send `message` to a node that need not be a neighbour: a link is opened first where there is none.
+
+    Stays inside the peer, which tells the engine that asked by `failed(now, node)` when nobody answers there.
+    """
+
+    contact: Contact
     message: Message
 
 
@@ -78,7 +89,7 @@ class Emit:
     event: Any
 
 
-Effect = Send | Dial | Hangup | Misbehaved | Store | FetchChunk | CancelFetch | Emit
+Effect = Send | Ask | Dial | Hangup | Misbehaved | Store | FetchChunk | CancelFetch | Emit
 
 
 class Engine(Protocol):
@@ -108,5 +119,7 @@ class Outbox:
         self._effects.append(effect)
 
     def drain(self) -> list[Effect]:
+        if not self._effects:
+            return []
         effects, self._effects = self._effects, []
         return effects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -44,13 +45,41 @@ class GatewayConfig:
     Attributes:
         tries: Nodes that one request is sent to at most, one after the other.
         answer_s: Within which an answer must be complete. Source: OpenAI's clients wait 600 s.
+        reach_s: A node that cannot be reached by then is passed over where there is another: it may be dead, which the
+            mesh knows after half a minute only. Source: guess; a dial and its handshakes over 0.3 s take 1 s.
         names: Model names that are remembered after nobody offers them any more, for `names_s` seconds.
     """
 
     tries: int = 3
     answer_s: float = 600.0
+    reach_s: float = 2.5
     names: int = 4_096
     names_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Who is there.
+
+    Attributes:
+        nodes: Members believed to live, this one included.
+        peers: Those of them with which this one has a link.
+        neighbours: Those of these with which it exchanges the state of the mesh; a handful, however large the mesh is.
+    """
+
+    nodes: int
+    peers: int
+    neighbours: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request, whoever runs it; `deadline` is on trio's clock."""
+
+    body: Mapping[str, Any]
+    stream: bool
+    deadline: float
+    request_id: str
 
 
 @dataclass(slots=True)
@@ -132,10 +161,14 @@ class Gateway:
         """Requests that this machine is running, its own and those of others."""
         return self._pool.in_flight
 
-    def neighbours(self) -> int:
-        """Returns how many nodes this one is linked with."""
+    def company(self) -> Company:
+        """Returns how many nodes the mesh has, as far as is known, and with how many of them this one is connected."""
         mesh = self._mesh()
-        return len(mesh.peer.neighbours()) if mesh else 0
+        if mesh is None:
+            return Company(1, 0, 0)
+        peer = mesh.peer
+        alive = sum(view.present for view in peer.nodes(mesh.now()))
+        return Company(alive, len(peer.linked()), len(peer.neighbours()))
 
     def offers(self) -> list[Offer]:
         """Returns every capability of every live node; this machine's as they are at this moment."""
@@ -217,14 +250,15 @@ class Gateway:
     ) -> AsyncGenerator[Execution, None]:
         assert decision.chosen is not None
         offers = self._candidates(decision.chosen, decision.fallbacks)
-        deadline = trio.current_time() + self._config.answer_s
+        job = _Job(body, stream, trio.current_time() + self._config.answer_s, request_id)
         tried: list[Tried] = []
         for offer in offers:
             began = False
+            reach_s = math.inf if offer is offers[-1] else self._config.reach_s
             try:
                 async with AsyncExitStack() as stack:
                     try:
-                        attempt, first = await self._attempt(stack, offer, body, stream, deadline, request_id)
+                        attempt, first = await self._attempt(stack, offer, job, reach_s)
                     except RequestError as error:
                         tried.append(Tried(offer, error))
                     else:
@@ -250,13 +284,7 @@ class Gateway:
         return asked
 
     async def _attempt(
-        self,
-        stack: AsyncExitStack,
-        offer: Offer,
-        body: Mapping[str, Any],
-        stream: bool,
-        deadline: float,
-        request_id: str,
+        self, stack: AsyncExitStack, offer: Offer, job: _Job, reach_s: float
     ) -> tuple[Attempt, list[Part]]:
         """Sends the request to `offer` and waits for the first part; without `stream` for the whole answer."""
         now = trio.current_time()
@@ -268,35 +296,29 @@ class Gateway:
             load=offer.load,
             concurrency=offer.capability.concurrency,
         )
-        attempt = Attempt(self.table, ticket, offer, deadline, stream)
+        attempt = Attempt(self.table, ticket, offer, job.deadline, job.stream)
         stack.callback(attempt.cancel)
         try:
-            attempt.source = await self._open(stack, offer, body, stream, deadline - now, request_id)
+            attempt.source = await self._open(stack, offer, job, reach_s)
         except Exception as error:
             raise attempt.failed(error) from error
         parts = [part for part in (await attempt.next(),) if part is not None]
-        if not stream:
+        if not job.stream:
             await attempt.next()
         return attempt, parts
 
-    async def _open(
-        self,
-        stack: AsyncExitStack,
-        offer: Offer,
-        body: Mapping[str, Any],
-        stream: bool,
-        seconds: float,
-        request_id: str,
-    ) -> AsyncIterator[Part]:
+    async def _open(self, stack: AsyncExitStack, offer: Offer, job: _Job, reach_s: float) -> AsyncIterator[Part]:
         if offer.node == self._node:
-            call = Call(offer.capability, body, stream, request_id)
+            call = Call(offer.capability, job.body, job.stream, job.request_id)
             return await stack.enter_async_context(aclosing(self._pool.execute(call)))
         mesh = self._mesh()
         if mesh is None:
             message = "This node has just left the mesh: send the request again."
             raise RequestError(503, message, kind="api_error", code="no_mesh")
         self.stats.sent_away += 1
-        outgoing = Outgoing(offer, await write_object(body), stream, seconds + _DEADLINE_MARGIN_S, request_id)
+        content = await write_object(job.body)
+        seconds = job.deadline - trio.current_time() + _DEADLINE_MARGIN_S
+        outgoing = Outgoing(offer, content, job.stream, seconds, job.request_id, reach_s)
         return await stack.enter_async_context(open_remote(mesh, outgoing))
 
     def generate(self, body: Mapping[str, Any], *, stream: bool = False) -> AsyncGenerator[Part, None] | None:

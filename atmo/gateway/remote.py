@@ -14,6 +14,7 @@ The asking side keeps its direction open until it has the answer. When it goes a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,13 +46,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One request on its way to another node."""
+    """One request on its way to another node.
+
+    Attributes:
+        offer: Whom it goes to, for what.
+        body: JSON.
+        stream: Whether the answer comes in chunks.
+        deadline_s: For all of it.
+        request_id: For logs.
+        reach_s: For getting through to the node, before it has heard anything.
+    """
 
     offer: Offer
     body: bytes
     stream: bool
     deadline_s: float
     request_id: str
+    reach_s: float = math.inf
 
 
 class RemoteParts:
@@ -104,7 +115,7 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
     Leaving the block before the answer has ended stops the work there.
 
     Raises:
-        RemoteError: The node cannot be reached or vanished.
+        RemoteError: The node cannot be reached, not soon enough, or vanished.
     """
     header = {
         "operation": outgoing.offer.capability.operation,
@@ -116,8 +127,10 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
     }
     parts: RemoteParts | None = None
     try:
-        with trio.CancelScope() as scope:
+        with trio.move_on_after(outgoing.reach_s) as scope:
             async with mesh.request(outgoing.offer.node, PROTOCOL, header, outgoing.deadline_s) as stream:
+                scope.deadline = math.inf
+                await trio.lowlevel.checkpoint()
                 for start in range(0, len(outgoing.body), PIECE_BYTES):
                     await stream.send(outgoing.body[start : start + PIECE_BYTES])
                 parts = RemoteParts(stream)
@@ -125,6 +138,8 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
                 if not parts.ended:
                     scope.cancel()
                 await trio.lowlevel.checkpoint()
+        if parts is None:
+            raise RemoteError(f"there was no way to {outgoing.offer.node_name} within {outgoing.reach_s:g} s")
     except RemoteError:
         if parts is None or not parts.ended:
             raise

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from atmo.errors import WireError
 from atmo.identity import NodeId
-from atmo.wire import codec, limits
-from atmo.wire.schema import Most, from_wire_untrusted, to_wire
+from atmo.wire import limits
+from atmo.wire.address import Contact
+from atmo.wire.schema import Most
 
 SUMMARY_ENTRIES = 400
-"""Entries in one summary: they stay under the message limit with the longest keys."""
+"""Entries in one listing: they stay under the message limit with the longest keys."""
+
+WALK_MOST = 8
+"""Hops of a random walk. HyParView's are 6 (DSN 2007, section 5.1)."""
+
+SHUFFLE_MOST = 10
+"""Contacts in one shuffle. HyParView's have 8 (the same section)."""
+
+HOPS_MOST = 1_000
+"""Hops of a broadcast: more than any tree is deep."""
+
+ANNOUNCED_MOST = 256
+"""Announcements in one message."""
+
+PREFIX_MOST = 4
+"""Digits of a range's prefix: a sixteenth, a two hundred and fifty-sixth and so on of all authors."""
+
+RANGES_MOST = 256
+"""Ranges in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +41,14 @@ class Hello:
         certificate: The sender's sealed certificate.
         issuer_certificate: The issuer's, where the issuer is not a founder.
         version: Of the software, for people.
+        size: How many members the sender believes there are; 0 where it does not know.
     """
 
     mesh: Annotated[bytes, Most(32)]
     certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)]
     issuer_certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)] | None = None
     version: Annotated[str, Most(32)] = ""
+    size: Annotated[int, Most(2**32)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +72,6 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class Flood:
-    """One signed record on its way to everyone."""
-
-    envelope: Annotated[bytes, Most(limits.MESSAGE_BYTES)]
-
-
-@dataclass(frozen=True, slots=True)
 class SummaryEntry:
     """The newest record the sender holds in one slot."""
 
@@ -70,26 +83,207 @@ class SummaryEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What the sender holds in the slots after `after` up to `until`; the receiver sends what is newer or missing
-    there.
-
-    Attributes:
-        entries: Sorted by slot.
-        after: Sort key of the slot before this page, empty for the first page.
-        until: Sort key of the page's last slot, empty for the last page.
-    """
-
-    entries: Annotated[tuple[SummaryEntry, ...], Most(SUMMARY_ENTRIES)]
-    after: Annotated[bytes, Most(256)] = b""
-    until: Annotated[bytes, Most(256)] = b""
-
-
-@dataclass(frozen=True, slots=True)
 class Records:
     """Records that the receiver lacks."""
 
     envelopes: Annotated[tuple[Annotated[bytes, Most(limits.MESSAGE_BYTES)], ...], Most(64)]
+
+
+# --- membership: HyParView (Leitao, Pereira, Rodrigues, DSN 2007) -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Asks to be in the receiver's active view.
+
+    Attributes:
+        contact: The sender, as it listens.
+        priority: The sender has no other neighbour: it is never refused.
+        joining: The sender has just come: others are told by `ForwardJoin`.
+    """
+
+    contact: Contact
+    priority: bool = False
+    joining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourAnswer:
+    """Says whether the receiver of a `Neighbour` took its sender into its active view."""
+
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardJoin:
+    """A random walk that spreads a newcomer; where it ends, a node asks the newcomer to be a neighbour."""
+
+    contact: Contact
+    ttl: Annotated[int, Most(WALK_MOST)]
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """The sender took the receiver out of its active view; the link may stay for other uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffle:
+    """A random walk that carries a sample of the origin's views; where it ends, the samples are exchanged.
+
+    Attributes:
+        contacts: The origin first.
+        ttl: Hops still to go.
+        route: The nodes that it came through, the origin first: the answer goes back along it.
+    """
+
+    contacts: Annotated[tuple[Contact, ...], Most(SHUFFLE_MOST)]
+    ttl: Annotated[int, Most(WALK_MOST)]
+    route: Annotated[tuple[NodeId, ...], Most(WALK_MOST + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ShuffleAnswer:
+    """The sample in return, on its way back along what is left of the route."""
+
+    contacts: Annotated[tuple[Contact, ...], Most(SHUFFLE_MOST)]
+    route: Annotated[tuple[NodeId, ...], Most(WALK_MOST + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """Asks a neighbour whether it hears from `target` (the indirect probe of SWIM)."""
+
+    target: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """Answers a `ProbeRequest` at once, so that the asker knows that its own links work (Lifeguard's nack).
+
+    Attributes:
+        target: Of the request.
+        heard: The sender has a link to the target and heard from it a moment ago.
+    """
+
+    target: NodeId
+    heard: bool
+
+
+# --- broadcast: Plumtree (Leitao, Pereira, Rodrigues, SRDS 2007) ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """One signed record on its way to everyone, along the tree.
+
+    Attributes:
+        envelope: The record.
+        hops: From its author to the receiver.
+    """
+
+    envelope: Annotated[bytes, Most(limits.MESSAGE_BYTES)]
+    hops: Annotated[int, Most(HOPS_MOST)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A record that the sender has.
+
+    Attributes:
+        name: The first 16 bytes of the BLAKE3 hash of its envelope.
+        hops: That it has come, plus one.
+    """
+
+    name: Annotated[bytes, Most(16)]
+    hops: Annotated[int, Most(HOPS_MOST)]
+
+
+@dataclass(frozen=True, slots=True)
+class IHave:
+    """What the sender has and does not send, as this link is none of the tree's."""
+
+    announcements: Annotated[tuple[Announcement, ...], Most(ANNOUNCED_MOST)]
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """Asks for announced records that did not come by the tree; the link becomes one of the tree's."""
+
+    names: Annotated[tuple[Annotated[bytes, Most(16)], ...], Most(ANNOUNCED_MOST)]
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """The sender gets its records from elsewhere: this link becomes a lazy one."""
+
+
+# --- anti-entropy over the table of records ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """All slots whose authors' ids begin with a prefix.
+
+    Attributes:
+        prefix: Hexadecimal digits of the authors' ids; empty for the whole table.
+        count: Slots.
+        fingerprint: 16 bytes over the slots and their versions; see `gossip.fingerprints`.
+    """
+
+    prefix: Annotated[str, Most(PREFIX_MOST)]
+    count: Annotated[int, Most(2**32)]
+    fingerprint: Annotated[bytes, Most(16)]
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What the sender holds in some ranges; where the receiver holds something else, it answers in more detail.
+
+    Attributes:
+        ranges: Disjoint.
+    """
+
+    ranges: Annotated[tuple[Range, ...], Most(RANGES_MOST)]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The vector of one small range: every slot that the sender holds there, with its version.
+
+    Attributes:
+        prefix: Of the range.
+        entries: In the order of the slots.
+        more: Another page of the same range follows.
+        after: The sort key of the last slot of the page before, empty in the first one.
+    """
+
+    prefix: Annotated[str, Most(PREFIX_MOST)]
+    entries: Annotated[tuple[SummaryEntry, ...], Most(SUMMARY_ENTRIES)]
+    after: Annotated[bytes, Most(256)] = b""
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SlotName:
+    """One slot."""
+
+    author: NodeId
+    kind: Annotated[str, Most(32)]
+    key: Annotated[str, Most(limits.NAME_CHARS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Asks for records: of single slots, and of all slots in ranges of which the sender has nothing."""
+
+    slots: Annotated[tuple[SlotName, ...], Most(SUMMARY_ENTRIES)] = ()
+    prefixes: Annotated[tuple[Annotated[str, Most(PREFIX_MOST)], ...], Most(RANGES_MOST)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Asks for the near records of the receiver, which only its neighbours get unasked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,37 +297,33 @@ MESSAGES: Final[dict[str, type]] = {
     "hello": Hello,
     "ping": Ping,
     "pong": Pong,
-    "flood": Flood,
-    "summary": Summary,
     "records": Records,
+    "neighbour": Neighbour,
+    "neighbour-answer": NeighbourAnswer,
+    "forward-join": ForwardJoin,
+    "disconnect": Disconnect,
+    "shuffle": Shuffle,
+    "shuffle-answer": ShuffleAnswer,
+    "probe-request": ProbeRequest,
+    "probe-answer": ProbeAnswer,
+    "gossip": Gossip,
+    "ihave": IHave,
+    "graft": Graft,
+    "prune": Prune,
+    "digest": Digest,
+    "listing": Listing,
+    "want": Want,
+    "introduce": Introduce,
     "goodbye": Goodbye,
 }
-_NAMES = {cls: name for name, cls in MESSAGES.items()}
-
-MESSAGE_ITEMS = 64
-"""Elements over all arrays and maps of one message: the largest Hello has 10, the rest is for newer peers."""
-
-_ITEMS = {"summary": 6_144, "records": 128}
-"""The same of messages with lists: a full summary has 4,408, full records have 68."""
-
-_HEADS = {codec.encode([name, 0])[:-1]: name for name in MESSAGES}
-"""How the bytes of each message begin, as one value has one encoding: its limits are known before it is decoded."""
-
-
-def encode_message(message: Any) -> bytes:
-    """Returns the wire form of a neighbour message: the CBOR array [name, fields]."""
-    return codec.encode([_NAMES[type(message)], to_wire(message)])
-
-
-def decode_message_untrusted(data: bytes) -> Any:
-    """Reads a neighbour message.
-
-    Raises:
-        WireError: It is none of `MESSAGES`.
-    """
-    for head, name in _HEADS.items():
-        if data.startswith(head):
-            items = _ITEMS.get(name, MESSAGE_ITEMS)
-            _, fields = codec.decode_untrusted(data, limits.MESSAGE_BYTES + 1_024, max_items=items)
-            return from_wire_untrusted(MESSAGES[name], fields)
-    raise WireError("a message of no known name")
+ITEMS: Final = {
+    "records": 128,
+    "shuffle": 512,
+    "shuffle-answer": 512,
+    "ihave": 1_536,
+    "graft": 320,
+    "digest": 2_048,
+    "listing": 6_144,
+    "want": 3_584,
+}
+"""Elements over all arrays and maps of messages with lists: full listings have 4,412, full records 68."""

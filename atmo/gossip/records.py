@@ -13,13 +13,14 @@ from typing import Annotated
 
 from atmo.errors import WireError
 from atmo.identity import NodeId
+from atmo.trust.records import LASTING
 from atmo.wire import limits
 from atmo.wire.address import Address
 from atmo.wire.schema import Most
 
 DOMAIN = "atmo/record/1"
 
-NODE, MODELS, CAPABILITIES, REVOCATION = "node", "models", "capabilities", "revocation"
+NODE, MODELS, CAPABILITIES = "node", "models", "capabilities"
 
 MOST_LIFETIME_S = 20 * 365 * 86_400
 """Only revocations live long; the bound keeps arithmetic sane."""
@@ -28,7 +29,7 @@ REVOCATION_LIFETIME_S = 10 * 365 * 86_400
 """A revocation lives at least this long: longer than any key it puts out is likely to be of use. Source: choice."""
 
 RECORD_ITEMS = 64
-"""Elements over all arrays and maps of a record, its body left aside: it has 14, the rest is for newer peers."""
+"""Elements over all arrays and maps of a record, its body left aside: it has 16, the rest is for newer peers."""
 
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
@@ -47,6 +48,8 @@ class Record:
         issued_s: Unix seconds by the author's clock.
         lifetime_s: Seconds after which it counts no more.
         body: CBOR of the kind's dataclass; empty bytes take the slot's content back.
+        near: Only for the author's neighbours: neither broadcast nor reconciled, as in a mesh too large to tell
+            everyone everything.
     """
 
     kind: Annotated[str, Most(32)]
@@ -56,6 +59,7 @@ class Record:
     issued_s: Annotated[int, Most(2**40)]
     lifetime_s: Annotated[int, Most(MOST_LIFETIME_S)]
     body: Annotated[bytes, Most(limits.MESSAGE_BYTES)]
+    near: bool = False
 
     @property
     def version(self) -> tuple[int, int]:
@@ -71,6 +75,8 @@ def check_record_untrusted(record: Record) -> None:
     """
     if not _KIND.fullmatch(record.kind) or not (record.key.isascii() and record.key.isprintable()):
         raise WireError("a record's kind or key is no plain name")
+    if record.near and record.kind in LASTING:
+        raise WireError("a revocation is for everyone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,7 @@ class NodeRecord:
         issuer_certificate: Sealed, where the issuer is not a founder.
         version: Of the software.
         hardware: Of the machine.
+        leaving: It is not there any more, on purpose: this record says only where it was.
     """
 
     name: Name
@@ -102,6 +109,7 @@ class NodeRecord:
     issuer_certificate: Annotated[bytes, Most(limits.CERTIFICATE_BYTES)] | None = None
     version: Annotated[str, Most(32)] = ""
     hardware: Hardware = field(default_factory=Hardware)
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ class SyncConfig:
 
     Attributes:
         lifetime_s: Of own records. Source: choice; what a node held is forgotten five minutes after its last word.
-        renew_s: Own records are signed again after this, a third of the lifetime, so that two losses do no harm.
+        renew_s: Own records of that lifetime are signed again after this, a third of it, so that two losses do no harm;
+            those of another lifetime, after as large a part of it.
+        renew_spread: Up to this share sooner, by chance, so that no two nodes keep in step. Source: guess.
         round_s: Between two summaries to a random neighbour. Source: guess.
         skew_s: Tolerated difference of clocks. Source: docs/PROTOCOL.md section 8.
         message_bytes: Of envelopes in one `Records` message, of entries in one `Summary`; under the message limit.
@@ -24,6 +26,7 @@ class SyncConfig:
 
     lifetime_s: int = 300
     renew_s: float = 100.0
+    renew_spread: float = 0.1
     round_s: float = 30.0
     skew_s: float = 60.0
     message_bytes: int = 48 * 1024

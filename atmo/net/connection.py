@@ -15,6 +15,7 @@ from aioquic.quic import events
 
 from atmo.errors import RemoteError
 from atmo.identity import NodeId
+from atmo.net.paths import is_virtual
 from atmo.net.quic_config import EndpointStats, QuicConfig, StreamCode
 from atmo.net.quic_core import QuicCore
 from atmo.net.stream import QuicStream
@@ -77,6 +78,11 @@ class Connection:
     def remote(self) -> Address:
         """Where its packets come from now."""
         return to_address(self.core.peer_address)
+
+    @property
+    def forwarded(self) -> bool:
+        """True while it runs over a virtual path."""
+        return is_virtual(self.core.peer_address)
 
     @property
     def rtt_s(self) -> float | None:

@@ -9,6 +9,8 @@ from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
+    RESET_STREAM_FRAME_CAPACITY,
+    STOP_SENDING_FRAME_CAPACITY,
     Limit,
     QuicConnection,
     QuicConnectionError,
@@ -87,6 +89,14 @@ class PatchedConnection(QuicConnection):
         buffer.push_uint_var(stream.max_stream_data_local)
         stream.max_stream_data_local_sent = stream.max_stream_data_local
 
+    def _write_stop_sending_frame(self, builder: QuicPacketBuilder, stream: RawStream) -> None:
+        if _fits(builder, STOP_SENDING_FRAME_CAPACITY):
+            super()._write_stop_sending_frame(builder, stream)
+
+    def _write_reset_stream_frame(self, builder: QuicPacketBuilder, stream: RawStream) -> None:
+        if _fits(builder, RESET_STREAM_FRAME_CAPACITY):
+            super()._write_reset_stream_frame(builder, stream)
+
     def consume(self, stream_id: int, count: int) -> bool:
         """Gives back credit for `count` bytes; says whether so much has gathered that it should be announced."""
         data = self._local_max_data
@@ -110,6 +120,14 @@ class PatchedConnection(QuicConnection):
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         super()._handle_crypto_frame(context, frame_type, buf)
         _refuse_gaps(self._crypto_streams[context.epoch], _CRYPTO_GAPS, frame_type)
+
+
+def _fits(builder: QuicPacketBuilder, size: int) -> bool:
+    """Says whether a packet has room, or nothing in it yet: aioquic ends a flight at a frame for which there is none.
+
+    What was lost goes out again before all else, so that such a frame would end the flight after each single packet.
+    """
+    return builder.packet_is_empty or builder.remaining_flight_space >= size
 
 
 def _refuse_gaps(stream: RawStream, most: int, frame_type: int) -> None:

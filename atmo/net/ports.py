@@ -68,12 +68,13 @@ class MeshPort(Protocol):
     def request(
         self, node: NodeId, protocol: str, header: Mapping[str, Any], deadline_s: float
     ) -> AbstractAsyncContextManager[RequestStream]:
-        """Opens a request to a linked node: `async with mesh.request(...) as stream:`.
+        """Opens a request to a member: `async with mesh.request(...) as stream:`.
 
-        The deadline covers the whole block; leaving the block by an exception or cancellation resets the stream.
+        Where there is no link one is dialled, else a way through other members is looked for; it is kept open for the
+        block. The deadline covers the whole block; leaving the block by an exception or cancellation resets the stream.
 
         Raises:
-            RemoteError: There is no link to the node, it vanished, or the deadline passed.
+            RemoteError: There is no way to the node, it vanished, or the deadline passed.
         """
 
     def handle(self, protocol: str, handler: Handler) -> None:

@@ -11,12 +11,8 @@ polls; time is `trio.current_time()`.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
-import socket
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import trio
@@ -24,13 +20,25 @@ from aioquic.quic import events
 
 from atmo.errors import RemoteError, leaf_error
 from atmo.identity import NodeId, Signer
+from atmo.net.accepted import Accepted
 from atmo.net.admission import FIXED_BIT, LONG_HEADER_BIT, Admission, Admitted
 from atmo.net.certificate import make_credentials
 from atmo.net.connection import Connection
-from atmo.net.quic_config import CONNECTION_ID_BYTES, RECEIVE_BYTES, EndpointStats, QuicConfig, StreamCode
+from atmo.net.outlet import Outlet
+from atmo.net.paths import SendDatagram, VirtualPath, is_virtual
+from atmo.net.quic_config import (
+    BULK_DATAGRAMS,
+    CONNECTION_ID_BYTES,
+    RECEIVE_BYTES,
+    SHORTEST_SLEEP_S,
+    EndpointStats,
+    QuicConfig,
+    StreamCode,
+)
 from atmo.net.quic_core import QuicCore, SocketAddress
 from atmo.net.stream import QuicStream, StreamReset
-from atmo.net.udp import is_loopback, open_udp, socket_address, to_address
+from atmo.net.udp import DatagramSocket, open_udp, to_address
+from atmo.net.wakeups import Wakeups
 from atmo.wire.address import Address
 
 __all__ = [
@@ -42,20 +50,17 @@ __all__ = [
     "QuicStream",
     "StreamCode",
     "StreamReset",
+    "VirtualPath",
     "open_endpoint",
 ]
 
-_BULK_DATAGRAMS = 16
-"""So many at once for one connection are a bulk transfer, acknowledged at once; fewer are likely to be answered by a
-task first, so that the acknowledgement travels with the answer. Source: measured, 10 % of either rate."""
-_SHORTEST_SLEEP_S = 0.0001
-"""Below what epoll can sleep; above zero, so that a timer which stays due never spins."""
 OtherDatagram = Callable[[bytes, Address], None]
+OpenSocket = Callable[[str, int, int], Awaitable[DatagramSocket]]
 
 
 @asynccontextmanager
 async def open_endpoint(
-    signer: Signer, host: str, port: int, config: QuicConfig = QuicConfig()
+    signer: Signer, host: str, port: int, config: QuicConfig = QuicConfig(), open_socket: OpenSocket = open_udp
 ) -> AsyncIterator[Endpoint]:
     """Opens the UDP socket and serves it until the block ends; then every connection is told and closed.
 
@@ -64,11 +69,12 @@ async def open_endpoint(
         host: The address to listen on; `::` listens on IPv4 too.
         port: 0 takes a free one.
         config: Limits and timeouts.
+        open_socket: As `net.udp.open_udp`; another one makes datagrams that never leave the process.
 
     Raises:
         UserError: The address cannot be listened on.
     """
-    sock = await open_udp(host, port, config.socket_buffer_bytes)
+    sock = await open_socket(host, port, config.socket_buffer_bytes)
     endpoint = Endpoint(sock, signer, config)
     try:
         async with trio.open_nursery() as nursery:
@@ -95,7 +101,7 @@ class Endpoint:
             counted; it must not block.
     """
 
-    def __init__(self, sock: socket.socket, signer: Signer, config: QuicConfig) -> None:
+    def __init__(self, sock: DatagramSocket, signer: Signer, config: QuicConfig) -> None:
         self.node_id = signer.node_id
         self.config = config
         self.stats = EndpointStats()
@@ -106,12 +112,11 @@ class Endpoint:
         self._admission = Admission(config, self.stats)
         self._by_id: dict[bytes, Connection] = {}
         self._connections: dict[Connection, set[bytes]] = {}
-        self._accepted: deque[Connection] = deque()
-        self._acceptable = trio.lowlevel.ParkingLot()
+        self._accepted = Accepted(config.max_accept_queue, self.stats)
         self._dirty: dict[Connection, None] = {}
         self._idle = trio.lowlevel.ParkingLot()
-        self._timers: list[tuple[float, int, Connection]] = []
-        self._sequence = itertools.count()
+        self._wakeups = Wakeups()
+        self._outlet = Outlet(sock, config, self.stats)
         self._sleep = trio.CancelScope()
         self._closing = False
 
@@ -125,8 +130,8 @@ class Endpoint:
         """All connections that cost memory: half-open and closing ones too."""
         return len(self._connections)
 
-    async def dial(self, address: Address, expected: NodeId, deadline_s: float) -> Connection:
-        """Connects to the node `expected` at `address`.
+    async def dial(self, address: Address | VirtualPath, expected: NodeId, deadline_s: float) -> Connection:
+        """Connects to the node `expected` at `address`, or over an open virtual path.
 
         Raises:
             RemoteError: Nobody answered in time, another node answered, or it refused.
@@ -149,17 +154,22 @@ class Endpoint:
 
     async def accept(self) -> Connection:
         """Waits for the next authenticated connection from outside."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            while not self._accepted:
-                await self._acceptable.park()
-            connection = self._accepted.popleft()
-            if not connection.closed.is_set():
-                return connection
+        return await self._accepted.take()
+
+    def open_path(self, send: SendDatagram) -> VirtualPath:
+        """Opens a virtual path, over which this endpoint can dial and accepts what comes.
+
+        Args:
+            send: Carries a datagram to the other end; see `SendDatagram`.
+
+        Raises:
+            RemoteError: There are too many.
+        """
+        return self._outlet.paths.open(send, self._arrived, self._path_gone)
 
     def send_other(self, data: bytes, address: Address) -> None:
         """Sends a datagram that is not QUIC (bit 0x40 of its first byte unset) from the same socket."""
-        self._send(data, socket_address(address, self._socket.family))
+        self._outlet.send(data, self._outlet.target(address))
 
     def close_all(self, reason: str) -> None:
         """Closes every connection, each with one datagram, and forgets them; never blocks."""
@@ -176,7 +186,7 @@ class Endpoint:
     async def receive_forever(self) -> None:
         """Reads datagrams, many per wake-up."""
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
+            await self._socket.wait_readable()
             now = trio.current_time()
             touched: dict[Connection, int] = {}
             for _ in range(self.config.drain_datagrams):
@@ -195,7 +205,7 @@ class Endpoint:
                     touched[connection] = touched.get(connection, 0) + 1
             for connection, count in touched.items():
                 connection.heard(now)
-                if count >= _BULK_DATAGRAMS:
+                if count >= BULK_DATAGRAMS:
                     self._serve(connection, now)
                 else:
                     self._take_events(connection)
@@ -209,7 +219,7 @@ class Endpoint:
         first = data[0]
         if not first & FIXED_BIT:
             self.stats.dropped_other += 1
-            if self.on_other is not None:
+            if self.on_other is not None and not is_virtual(address):
                 self.on_other(data, to_address(address))
             return None
         if not first & LONG_HEADER_BIT:
@@ -226,7 +236,7 @@ class Endpoint:
         remote = to_address(address)
         verdict = self._admission.judge_untrusted(data, remote, now)
         if isinstance(verdict, bytes):
-            self._send(verdict, address)
+            self._outlet.send(verdict, address)
         if not isinstance(verdict, Admitted):
             return None
         if len(self._connections) >= self.config.max_connections or self._closing:
@@ -235,7 +245,7 @@ class Endpoint:
         core = QuicCore(
             self._credentials,
             self.config,
-            datagram_bytes=self._datagram_bytes(remote),
+            datagram_bytes=self._outlet.datagram_bytes(remote),
             original_id=verdict.original_id,
             retry_id=verdict.retry_id,
         )
@@ -248,13 +258,32 @@ class Endpoint:
         self._serve(connection, now)
         return None
 
+    def _arrived(self, data: bytes, path: VirtualPath) -> None:
+        """Takes a datagram that came over a virtual path."""
+        if self._closing or self._outlet.paths.find(path.address) is not path:
+            return
+        self.stats.virtual_in += 1
+        now = trio.current_time()
+        connection = self._route(data, path.address, now)
+        if connection is not None:
+            connection.core.receive(data, path.address, now)
+            connection.heard(now)
+            self._take_events(connection)
+            self._touch(connection)
+
+    def _path_gone(self, path: VirtualPath, reason: str) -> None:
+        if self._outlet.paths.close(path):
+            for connection in list(self._connections):
+                if connection.opened_from == path.host:
+                    connection.close(reason)
+
     # The pump
 
     async def pump_forever(self) -> None:
         """Fires timers when they are due and transmits for tasks that wrote."""
         while True:
             with trio.CancelScope() as self._sleep:
-                self._sleep.deadline = self._timers[0][0] if self._timers else math.inf
+                self._sleep.deadline = self._wakeups.earliest
                 if not self._dirty:
                     await self._idle.park()
             # The tasks that were woken together with this one run first, so that what they write goes out in one go.
@@ -267,9 +296,7 @@ class Endpoint:
                     self._serve(connection, now)
 
     def _fire_timers(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            connection = heapq.heappop(self._timers)[2]
-            connection.queued_timers.pop()
+        while (connection := self._wakeups.pop_due(now)) is not None:
             if connection not in self._connections:
                 continue
             if connection.timer_at <= now:
@@ -279,13 +306,9 @@ class Endpoint:
                 self._arm(connection)
 
     def _arm(self, connection: Connection) -> None:
-        """Sees to it that the pump wakes in time for a connection; at most a few entries of each are in the heap."""
-        at, queued = connection.timer_at, connection.queued_timers
-        if at < (queued[-1] if queued else math.inf):
-            queued.append(at)
-            heapq.heappush(self._timers, (at, next(self._sequence), connection))
-            if at < self._sleep.deadline:
-                self._sleep.deadline = at
+        """Sees to it that the pump wakes in time for a connection."""
+        self._wakeups.arm(connection)
+        self._sleep.deadline = min(self._sleep.deadline, self._wakeups.earliest)
 
     def _touch(self, connection: Connection) -> None:
         if not self._dirty:
@@ -303,7 +326,7 @@ class Endpoint:
         if connection.core.gone:
             self._forget(connection)
             return
-        connection.timer_at = max(connection.next_timer(), now + _SHORTEST_SLEEP_S)
+        connection.timer_at = max(connection.next_timer(), now + SHORTEST_SLEEP_S)
         self._arm(connection)
 
     def _take_events(self, connection: Connection) -> None:
@@ -327,24 +350,15 @@ class Endpoint:
         if not connection.closed.is_set():
             connection.settled.set()
             if not connection.outbound:
-                self._offer(connection)
+                self._accepted.offer(connection)
 
-    def _offer(self, connection: Connection) -> None:
-        if len(self._accepted) >= self.config.max_accept_queue:
-            self.stats.refused_full += 1
-            connection.close("too many connections wait here")
-            return
-        self.stats.accepted += 1
-        self._accepted.append(connection)
-        self._acceptable.unpark()
-
-    def _begin(self, address: Address, expected: NodeId) -> Connection:
+    def _begin(self, address: Address | VirtualPath, expected: NodeId) -> Connection:
         if len(self._connections) >= self.config.max_connections or self._closing:
             self.stats.refused_full += 1
             raise RemoteError(f"this node has {len(self._connections)} connections, which is its limit")
         now = trio.current_time()
-        target = socket_address(address, self._socket.family)
-        core = QuicCore(self._credentials, self.config, datagram_bytes=self._datagram_bytes(address), expected=expected)
+        target, size = self._outlet.target(address), self._outlet.datagram_bytes(address)
+        core = QuicCore(self._credentials, self.config, datagram_bytes=size, expected=expected)
         core.connect(target, now)
         connection = self._adopt(core, now, address.host)
         self._register(connection, core.host_ids)
@@ -372,25 +386,8 @@ class Endpoint:
             self._admission.gone(connection.opened_from)
         self._dirty.pop(connection, None)
         self.stats.internal_errors += connection.core.internal_errors
-        if len(self._timers) > 8 * len(self._connections) + 64:
-            self._timers = [each for each in self._timers if each[2] in self._connections]
-            heapq.heapify(self._timers)
-
-    # The socket
+        self._wakeups.forget_gone(self._connections, len(self._connections))
 
     def _transmit(self, connection: Connection, now: float) -> None:
         for data, address in connection.core.transmit(now):
-            self._send(data, address)
-
-    def _send(self, data: bytes, address: SocketAddress) -> None:
-        try:
-            self._socket.sendto(data, address)
-        except OSError:
-            # A full buffer, no route, too long for the path: to QUIC each is a lost packet.
-            self.stats.send_errors += 1
-            return
-        self.stats.datagrams_out += 1
-        self.stats.bytes_out += len(data)
-
-    def _datagram_bytes(self, address: Address) -> int:
-        return self.config.loopback_datagram_bytes if is_loopback(address) else self.config.datagram_bytes
+            self._outlet.send(data, address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+from typing import Protocol
 
 import trio
 
@@ -15,7 +16,38 @@ from atmo.wire.address import Address
 _MAPPED = "::ffff:"  # RFC 4291 section 2.5.5.2
 
 
-async def open_udp(host: str, port: int, buffer_bytes: int) -> socket.socket:
+class DatagramSocket(Protocol):
+    """What an endpoint needs of a UDP socket: the methods of the same names of Python's, and a way to wait."""
+
+    @property
+    def family(self) -> int:
+        """`AF_INET` or `AF_INET6`."""
+
+    def getsockname(self) -> SocketAddress:
+        """Returns what it is bound to."""
+
+    def sendto(self, data: bytes, address: SocketAddress, /) -> int:
+        """Sends a datagram or raises `OSError`; never blocks."""
+
+    def recvfrom(self, most: int, /) -> tuple[bytes, SocketAddress]:
+        """Returns a datagram and its sender, or raises `BlockingIOError` where there is none."""
+
+    async def wait_readable(self) -> None:
+        """Returns when `recvfrom` may have something."""
+
+    def close(self) -> None:
+        """Lets go of the port."""
+
+
+class UdpSocket(socket.socket):
+    """The system's."""
+
+    async def wait_readable(self) -> None:
+        """See `DatagramSocket`."""
+        await trio.lowlevel.wait_readable(self)
+
+
+async def open_udp(host: str, port: int, buffer_bytes: int) -> DatagramSocket:
     """Opens and binds a non-blocking socket with large buffers; `::` takes IPv4 too.
 
     Raises:
@@ -24,7 +56,7 @@ async def open_udp(host: str, port: int, buffer_bytes: int) -> socket.socket:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
-        sock = socket.socket(family, kind, protocol)
+        sock = UdpSocket(family, kind, protocol)
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
     try:

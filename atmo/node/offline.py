@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from atmo.services.host import MeshHost
 from atmo.services.joining import PROTOCOL as JOIN
 from atmo.services.mesh import MeshService
 from atmo.services.models import ModelService
+from atmo.services.topology import PROTOCOL as TOPOLOGY
+from atmo.services.topology import TopologyService
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.database import Database
 from atmo.storage.home import Home
@@ -40,6 +43,7 @@ class Services:
 
     mesh: MeshService
     models: ModelService
+    topology: TopologyService
     status: Callable[[], dict[str, Any]]
 
 
@@ -107,6 +111,7 @@ def build_host(
     endpoint: Endpoint,
     nursery: trio.Nursery,
     load: Callable[[], int] = lambda: 0,
+    wall: Callable[[], float] = time.time,
 ) -> MeshHost:
     """Returns the place of a peer that is connected through `endpoint`."""
     return MeshHost(
@@ -117,6 +122,7 @@ def build_host(
         endpoint=endpoint,
         nursery=nursery,
         load=load,
+        wall=wall,
     )
 
 
@@ -124,13 +130,18 @@ def build_host(
 async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) -> AsyncIterator[Services]:
     """Builds the services of a node and resumes its mesh."""
     models = ModelService(opened.storage, opened.signer, settings.name, host.mesh, convert=_convert)
-    mesh = MeshService(opened.signer, settings.name, opened.state, opened.database, host, host.mesh)
+    mesh = MeshService(opened.signer, settings.name, opened.state, opened.database, host, host.mesh, host.wall)
+
+    topology = TopologyService(opened.signer.node_id, settings.name, host.mesh)
 
     def attach(driver: PeerDriver) -> None:
         driver.handle(JOIN, mesh.serve_join, members_only=False)
+        driver.handle(TOPOLOGY, topology.serve)
         driver.fetch = models.fetch
         driver.observers.append(models.on_event)
+        driver.observers.append(mesh.on_event)
         models.attach(driver)
+        mesh.attach(driver)
 
     host.on_attach.append(attach)
     await host.resume()
@@ -145,7 +156,7 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         }
 
     try:
-        yield Services(mesh, models, status)
+        yield Services(mesh, models, topology, status)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
             await host.aclose()

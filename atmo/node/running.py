@@ -34,7 +34,7 @@ from atmo.net.quic import Endpoint, open_endpoint
 from atmo.node.backends import build_backends
 from atmo.node.loaded import LoadedModels
 from atmo.node.offline import NAME_KEY, OpenHome, Services, build_host, listen_host, open_home, open_services
-from atmo.peer import LinkLost, LinkReady
+from atmo.peer import LinkLost, LinkReady, NodeBack, NodeGone
 from atmo.services.host import MeshHost
 from atmo.services.models import ModelService
 from atmo.version import __version__
@@ -186,6 +186,7 @@ class _Running:
             control_router(token, services.mesh, services.models, partial(self._status, services, host)),
             self._settings.http.host,
             partial(self._stats, host),
+            services.topology,
         )
 
     async def _serve(  # noqa: ASYNC128 - `serve` tells the status
@@ -218,7 +219,8 @@ class _Running:
         driver.kick()
 
     def _mesh_changed(self, event: object) -> None:
-        if isinstance(event, LinkReady | LinkLost) or (isinstance(event, RecordChanged) and event.kind == CAPABILITIES):
+        links = isinstance(event, LinkReady | LinkLost | NodeBack | NodeGone)
+        if links or (isinstance(event, RecordChanged) and event.kind == CAPABILITIES):
             self.gateway.offers_changed()
 
     def _generate(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[Part, None] | None:
@@ -246,7 +248,7 @@ class _Running:
             "http": self.info.http,
             "listen": self.info.listen,
             **services.status(),
-            "peers": self.gateway.neighbours(),
+            **asdict(self.gateway.company()),
             "capabilities": [capability.id for capability in self.pool.capabilities()],
             "requests_running": self.pool.in_flight,
             "uptime_s": round(time.monotonic() - self._started, 1),
@@ -269,10 +271,18 @@ class _Running:
             peer = host.port.peer
             groups |= {
                 "driver": host.port.stats,
+                "forwarder": host.port.forwarder.stats,
                 "peer": peer.stats,
-                "membership": peer.membership.stats,
-                "broadcast": peer.broadcast.stats,
+                "detector": peer.detector.stats,
+                "hyparview": peer.hyparview.stats,
+                "plumtree": peer.plumtree.stats,
                 "sync": peer.sync.stats,
+                "reconciler": peer.reconciler.stats,
+                "presence": peer.presence.stats,
+                "index": peer.index.stats,
+                "routes": peer.routes.stats,
+                "renewal": peer.renewal.stats,
+                "budgets": peer.budgets.stats,
                 "transfer": peer.transfer.stats,
             }
         return groups

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from atmo.clock import Now
@@ -31,24 +32,61 @@ class Adverts:
 
     Args:
         own: This node's membership.
+        is_admin: Says whether this node may let others in: then everybody should know where it is.
         sync: Where records are written.
         stats: Counts what is left out.
         out: Tells what is left out.
     """
 
-    def __init__(self, own: Member, sync: RecordSync, stats: PeerStats, out: Outbox) -> None:
+    def __init__(
+        self, own: Member, is_admin: Callable[[Now], bool], sync: RecordSync, stats: PeerStats, out: Outbox
+    ) -> None:
         self._own = own
+        self._is_admin = is_admin
         self._sync = sync
         self._stats = stats
         self._out = out
+        self._node: NodeRecord | None = None
+        self._near = False
 
     def node(self, now: Now, name: str, addresses: Sequence[Address], version: str, hardware: Hardware) -> None:
         """See `Peer.publish_node`."""
         if not valid_name(name):
             raise WireError(f"a node's name has at most {limits.NAME_CHARS} printable characters")
         own, reached = self._own, tuple(addresses[: limits.ADDRESSES])
-        body = pack(NodeRecord(name, reached, own.sealed, own.issuer_sealed, version, hardware))
-        self._sync.publish(now, kinds.NODE, "", body)
+        self._node = NodeRecord(name, reached, own.sealed, own.issuer_sealed, version, hardware)
+        self.refresh_node(now)
+
+    def adopt(self, now: Now, own: Member) -> None:
+        """This node has a new certificate: it shows that one from now on."""
+        self._own = own
+        if self._node:
+            self._node = replace(self._node, certificate=own.sealed, issuer_certificate=own.issuer_sealed)
+            self.refresh_node(now)
+
+    def refresh_node(self, now: Now) -> None:
+        """Says again who this node is, in a newer record: it lives."""
+        if self._node:
+            near = self._near and not self._is_admin(now)
+            self._sync.publish(now, kinds.NODE, "", pack(self._node), near=near)
+
+    def leave(self, now: Now) -> None:
+        """Says that this node is not there any more, and where it was."""
+        if self._node:
+            self._node = replace(self._node, leaving=True)
+            self.refresh_node(now)
+
+    def respread(self, now: Now, *, near: bool) -> None:
+        """Says everything again, to the neighbours alone or to the whole mesh."""
+        self._near = near
+        self.refresh_node(now)
+        own = self._own.certificate.subject
+        for kind in (kinds.MODELS, kinds.CAPABILITIES):
+            number = 0
+            while (held := self._sync.record(own, kind, str(number))) is not None:
+                if held.body:
+                    self._sync.publish(now, kind, str(number), held.body, near=near)
+                number += 1
 
     def models(self, now: Now, models: Sequence[ModelRecord]) -> None:
         """See `Peer.publish_models`."""
@@ -72,7 +110,7 @@ class Adverts:
         for number, body in enumerate(bodies):
             held = self._sync.record(own, kind, str(number))
             if held is None or held.body != body:
-                self._sync.publish(now, kind, str(number), body)
+                self._sync.publish(now, kind, str(number), body, near=self._near)
         number = len(bodies)
         while (held := self._sync.record(own, kind, str(number))) is not None:
             if held.body:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from atmo.gossip.broadcast import BroadcastConfig
-from atmo.gossip.membership import MembershipConfig
+from atmo.gossip.detector import DetectorConfig
+from atmo.gossip.hyparview_config import HyParViewConfig
+from atmo.gossip.plumtree_config import PlumtreeConfig
+from atmo.gossip.reconcile_config import ReconcileConfig
 from atmo.gossip.sync_config import SyncConfig
+from atmo.index.config import IndexConfig
+from atmo.peer.budgets import BudgetsConfig
+from atmo.peer.links import LinksConfig
+from atmo.peer.presence import PresenceConfig
+from atmo.peer.renewal import RenewalConfig
+from atmo.peer.routes import RouteConfig
+from atmo.peer.scale import ScaleConfig
 from atmo.transfer.config import TransferConfig
 from atmo.wire import limits
 
@@ -16,30 +25,37 @@ class PeerConfig:
     """Configuration of the composition and of each engine.
 
     Attributes:
-        hello_s: A link whose other end has not proved its membership by then is closed. Source: guess.
-        unverified: Links at once whose other end has not proved its membership. Source: guess.
         simultaneous_s: Two links to one node so close together are two nodes that dial each other at once.
         members_s: How often the certificates of neighbours are looked at again.
         strikes: Broken messages of one neighbour that end its link. Source: guess.
         forgive_s: Each such time forgives one of them. Source: guess.
         stranger_strikes: The same of links whose other end has not proved its membership, each ended by one. Source:
             guess; its handshakes cost more than its messages.
+        introduce_s: Who asks for near records again before this gets none. Source: guess.
         ban_s: How long a node that broke too many is kept out. Source: guess.
         gone: Members remembered of whom nobody has heard for a record's lifetime.
     """
 
-    hello_s: float = 5.0
-    unverified: int = 256
     simultaneous_s: float = 5.0
     members_s: float = 5.0
     strikes: int = 16
     stranger_strikes: int = 4
     forgive_s: float = 30.0
+    introduce_s: float = 10.0
     ban_s: float = 300.0
     gone: int = limits.AUTHORS
-    membership: MembershipConfig = field(default_factory=MembershipConfig)
-    broadcast: BroadcastConfig = field(default_factory=BroadcastConfig)
+    links: LinksConfig = field(default_factory=LinksConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    hyparview: HyParViewConfig = field(default_factory=HyParViewConfig)
+    plumtree: PlumtreeConfig = field(default_factory=PlumtreeConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
+    reconciler: ReconcileConfig = field(default_factory=ReconcileConfig)
+    presence: PresenceConfig = field(default_factory=PresenceConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    routes: RouteConfig = field(default_factory=RouteConfig)
+    renewal: RenewalConfig = field(default_factory=RenewalConfig)
+    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+from atmo.errors import WireError
 from atmo.gossip import records as kinds
 from atmo.gossip.records import ModelRecord, ModelsBody, NodeRecord, Record
 from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
+from atmo.peer.presence import ABSENT, AbsentBody
 from atmo.router.capability import Capability
 from atmo.wire import limits
 from atmo.wire.schema import Most, unpack_untrusted
@@ -21,6 +24,11 @@ class CapabilitiesBody:
     """The body of a `capabilities` record: one page of what a node offers."""
 
     capabilities: Annotated[tuple[Capability, ...], Most(512)]
+
+
+T = TypeVar("T", NodeRecord, ModelsBody, CapabilitiesBody)
+
+_BODIES = 4_096  # remembered; frozen, so they may be shared
 
 
 class Directory:
@@ -53,11 +61,11 @@ class Directory:
             case kinds.MODELS:
                 self._models.pop(page, None)
                 if body:
-                    self._models[page] = unpack_untrusted(ModelsBody, body).models
+                    self._models[page] = open_body_untrusted(ModelsBody, body).models
             case kinds.CAPABILITIES:
                 self._capabilities.pop(page, None)
                 if body:
-                    self._capabilities[page] = unpack_untrusted(CapabilitiesBody, body).capabilities
+                    self._capabilities[page] = open_body_untrusted(CapabilitiesBody, body).capabilities
 
     def _changed_node(self, change: RecordChanged) -> None:
         node = change.author
@@ -69,7 +77,7 @@ class Directory:
 
     def remember(self, node: NodeId, record: Record) -> None:
         """Takes over a node record that has expired: who is gone may come back."""
-        self.gone[node] = unpack_untrusted(NodeRecord, record.body)
+        self.gone[node] = open_body_untrusted(NodeRecord, record.body)
         self.issued_s[node] = record.issued_s
 
     def surplus(self) -> list[NodeId]:
@@ -91,11 +99,35 @@ class Directory:
             for model in page:
                 yield node, model
 
+    def models_of(self, node: NodeId) -> Iterator[ModelRecord]:
+        """Yields the models of one node."""
+        number = 0
+        while (page := self._models.get((node, str(number)))) is not None:
+            yield from page
+            number += 1
+
+    def capabilities_of(self, node: NodeId) -> Iterator[Capability]:
+        """Yields the capabilities of one node."""
+        number = 0
+        while (page := self._capabilities.get((node, str(number)))) is not None:
+            yield from page
+            number += 1
+
     def capabilities(self) -> Iterator[tuple[NodeId, Capability]]:
         """Yields every capability of every node, alive or not."""
         for (node, _), page in self._capabilities.items():
             for capability in page:
                 yield node, capability
+
+
+@lru_cache(maxsize=_BODIES)
+def open_body_untrusted(kind: type[T], body: bytes) -> T:
+    """Reads the body of a record; the same one is read when it is judged and when it is used, and seldom changes.
+
+    Raises:
+        WireError: It is not what its kind promises.
+    """
+    return unpack_untrusted(kind, body)
 
 
 def check_body_untrusted(record: Record) -> None:
@@ -105,6 +137,10 @@ def check_body_untrusted(record: Record) -> None:
         WireError: It is not.
     """
     if record.kind == kinds.MODELS:
-        unpack_untrusted(ModelsBody, record.body)
+        open_body_untrusted(ModelsBody, record.body)
     elif record.kind == kinds.CAPABILITIES:
-        unpack_untrusted(CapabilitiesBody, record.body)
+        open_body_untrusted(CapabilitiesBody, record.body)
+    elif record.kind == ABSENT:
+        if record.key or record.near:
+            raise WireError("a record of absences has a key or is not for everyone")
+        open_body_untrusted(AbsentBody, record.body)

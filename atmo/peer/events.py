@@ -35,3 +35,10 @@ class Revoked:
     """A node was put out of the mesh."""
 
     node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A link to this node was wanted, and nobody answers as this node at any of its addresses."""
+
+    node: NodeId

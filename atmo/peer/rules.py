@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from atmo.clock import Now
 from atmo.errors import WireError
 from atmo.gossip import records as kinds
+from atmo.gossip.entry import open_record_untrusted
 from atmo.gossip.records import NodeRecord, Record, RevocationBody
 from atmo.gossip.sync import Refusal
 from atmo.identity import NodeId
-from atmo.peer.directory import check_body_untrusted
-from atmo.trust.certificate import valid_name
-from atmo.trust.mesh import MeshTrust, NotCounting, NotEntitled
+from atmo.peer.directory import check_body_untrusted, open_body_untrusted
+from atmo.peer.rights import apply_succession
+from atmo.trust.certificate import valid_name, valid_role
+from atmo.trust.mesh import MeshTrust, NotCounting, NotEntitled, NotKnown
+from atmo.trust.records import (
+    INVITE,
+    INVITE_MOST_S,
+    REDEMPTION,
+    REVOCATION,
+    SUCCESSION,
+    InviteBody,
+    RedemptionBody,
+    SuccessionBody,
+)
 from atmo.wire.schema import unpack_untrusted
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def judge_untrusted(
@@ -24,8 +40,8 @@ def judge_untrusted(
     A node record introduces its author: its certificate is checked and remembered.
     """
     try:
-        if record.kind == kinds.REVOCATION:
-            _check_revocation_untrusted(trust, None if kept else now.wall, author, record)
+        if check := _RIGHTS.get(record.kind):
+            check(trust, None if kept else now.wall, author, record)
             return None
         if record.kind == kinds.NODE:
             _introduce_untrusted(trust, now, author, record)
@@ -34,7 +50,7 @@ def judge_untrusted(
         elif record.body:
             check_body_untrusted(record)
     except NotCounting as error:
-        return Refusal(str(error))
+        return Refusal(str(error), unknown=isinstance(error, NotKnown))
     except NotEntitled as error:
         return Refusal(str(error), fault=True, sound=True)
     except WireError as error:
@@ -43,7 +59,7 @@ def judge_untrusted(
 
 
 def _introduce_untrusted(trust: MeshTrust, now: Now, author: NodeId, record: Record) -> None:
-    node = unpack_untrusted(NodeRecord, record.body)
+    node = open_body_untrusted(NodeRecord, record.body)
     if record.key or not valid_name(node.name):
         raise WireError("a node record has a key or an unprintable name")
     trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
@@ -55,9 +71,77 @@ def _check_revocation_untrusted(trust: MeshTrust, wall: float | None, author: No
         raise WireError("a revocation's key is not the node it puts out")
     if record.lifetime_s < kinds.REVOCATION_LIFETIME_S:
         raise WireError("a revocation is for good, and this one is not")
-    if body.node in trust.genesis.founders:
-        raise NotEntitled("a founder cannot be revoked")
-    trust.check_revoker_untrusted(wall, record.issued_s, author, body.certificate)
+    trust.check_revoker_untrusted(wall, record.issued_s, author, body.certificate, body.node)
+    if trust.is_founder(body.node):
+        raise NotCounting("a founder cannot be revoked")  # but it can where it has handed over
+
+
+def _check_succession_untrusted(trust: MeshTrust, _: float | None, author: NodeId, record: Record) -> None:
+    """Checks a hand-over and applies it, so that what follows in the same message can build on it."""
+    unpack_untrusted(SuccessionBody, record.body)
+    if record.key or record.near or record.lifetime_s < kinds.REVOCATION_LIFETIME_S:
+        raise WireError("a hand-over has an empty key and is for everyone and for good, and this one is not")
+    trust.check_founder_untrusted(author)
+    apply_succession(trust, author, record)
+
+
+def _check_invite_untrusted(trust: MeshTrust, wall: float | None, author: NodeId, record: Record) -> None:
+    body = unpack_untrusted(InviteBody, record.body)
+    _check_code_untrusted(record)
+    if not valid_role(body.role):
+        raise WireError("an invitation's role is none")
+    trust.check_admin_untrusted(wall, record.issued_s, author, body.certificate)
+
+
+def _check_redemption_untrusted(trust: MeshTrust, wall: float | None, author: NodeId, record: Record) -> None:
+    body = unpack_untrusted(RedemptionBody, record.body)
+    _check_code_untrusted(record)
+    trust.check_admin_untrusted(wall, record.issued_s, author, body.certificate)
+
+
+def _check_code_untrusted(record: Record) -> None:
+    if not _HASH.fullmatch(record.key) or record.near or record.lifetime_s > INVITE_MOST_S:
+        raise WireError("a record of a join code has a key that is no hash, is not for everyone, or lives too long")
+
+
+_RIGHTS = {
+    REVOCATION: _check_revocation_untrusted,
+    SUCCESSION: _check_succession_untrusted,
+    INVITE: _check_invite_untrusted,
+    REDEMPTION: _check_redemption_untrusted,
+}
+"""Kinds whose authors need rights; their bodies are never empty."""
+
+
+def apply_successions_untrusted(trust: MeshTrust, envelopes: Iterable[bytes]) -> list[bytes]:
+    """Applies the hand-overs among sealed records, in whatever order they come: before anybody is admitted.
+
+    Returns:
+        Those that count, each after the one that it builds on.
+    """
+    entries = []
+    for envelope in envelopes:
+        try:
+            entry = open_record_untrusted(envelope, trust.mesh_id)
+        except WireError:
+            continue
+        if entry.record.kind == SUCCESSION:
+            entries.append(entry)
+    applied: list[bytes] = []
+    for _ in range(len(entries)):
+        for entry in entries:
+            author, record = entry.slot[0], entry.record
+            if author not in trust.handed_over and _is_sound(trust, author, record):
+                applied.append(entry.envelope)
+    return applied
+
+
+def _is_sound(trust: MeshTrust, author: NodeId, record: Record) -> bool:
+    try:
+        _check_succession_untrusted(trust, None, author, record)
+    except WireError:
+        return False
+    return author in trust.handed_over
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from atmo.identity import NodeId
 
 _ENTRIES = 1_024
+_DOUBLINGS = 6  # five minutes become five hours
 
 
 @dataclass(slots=True)
@@ -15,6 +16,7 @@ class _Score:
     strikes: float
     at: float
     banned_until: float = -math.inf
+    bans: int = 0
 
 
 class Strikes:
@@ -23,7 +25,7 @@ class Strikes:
     Args:
         most: Strikes that ban.
         forgive_s: After each such time one strike is forgotten.
-        ban_s: How long a banned node is kept out.
+        ban_s: How long a banned node is kept out; each further time twice as long.
     """
 
     def __init__(self, most: int, forgive_s: float, ban_s: float) -> None:
@@ -42,7 +44,8 @@ class Strikes:
         score.at = mono
         if score.strikes < self._most:
             return False
-        score.strikes, score.banned_until = 0.0, mono + self._ban_s
+        score.strikes, score.banned_until = 0.0, mono + self._ban_s * 2.0**score.bans
+        score.bans = min(score.bans + 1, _DOUBLINGS)
         return True
 
     def is_banned(self, mono: float, node: NodeId) -> bool:
@@ -60,3 +63,28 @@ class Strikes:
         }
         if len(self._scores) >= _ENTRIES:
             del self._scores[min(self._scores, key=lambda node: self._scores[node].at)]
+
+
+class Offenders:
+    """Members and strangers who break the protocol. Keys cost strangers nothing, so those are counted apart.
+
+    Args:
+        members: Patience with members.
+        strangers: Patience with those whose membership is not proved: each break ended a link.
+    """
+
+    def __init__(self, members: Strikes, strangers: Strikes) -> None:
+        self._members = members
+        self._strangers = strangers
+
+    def is_banned(self, mono: float, node: NodeId) -> bool:
+        """Says whether a node is kept out now."""
+        return self._members.is_banned(mono, node) or self._strangers.is_banned(mono, node)
+
+    def member(self, mono: float, node: NodeId) -> bool:
+        """Counts what a member broke; returns whether it is banned from now on."""
+        return self._members.strike(mono, node)
+
+    def stranger(self, mono: float, node: NodeId) -> bool:
+        """Counts what a stranger broke; returns whether it is banned from now on."""
+        return self._strangers.strike(mono, node)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass
 
 from atmo.clock import Now
-from atmo.gossip.membership import Membership
+from atmo.gossip.detector import Detector
 from atmo.gossip.records import ModelOffer, NodeRecord
 from atmo.identity import NodeId
 from atmo.peer.directory import Directory
+from atmo.peer.links import Links
+from atmo.peer.presence import Presence
 from atmo.router.offer import Offer
 from atmo.trust.mesh import Member, MeshTrust
 from atmo.wire.address import Address
@@ -23,6 +25,7 @@ class NodeView:
         path: `self`, `lan`, `direct`, `relay`, or empty without a link.
         rtt_s: Smoothed round trip, None without a link.
         last_seen_s: Seconds since it was heard, directly or by its record.
+        present: It is believed to live.
     """
 
     node: NodeId
@@ -33,6 +36,26 @@ class NodeView:
     last_seen_s: float
     version: str
     addresses: tuple[Address, ...]
+    present: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """One link of this node, for people.
+
+    Attributes:
+        node: The other end.
+        path: `lan`, `direct`, `relay` or `forward`.
+        rtt_s: Smoothed round trip, None where it was not measured yet.
+        age_s: Since it came up.
+        neighbour: It is one of the active view.
+    """
+
+    node: NodeId
+    path: str
+    rtt_s: float | None
+    age_s: float
+    neighbour: bool
 
 
 class Views:
@@ -41,49 +64,66 @@ class Views:
     Args:
         own: This node's membership.
         trust: Who is a member.
-        membership: Who is linked.
+        detector: Round trips and load of links.
+        presence: Who is believed to live.
         directory: What the records say.
-        paths: The kind of path of each link.
-        closing: Links that are being hung up: their ends count as away.
+        links: Who is linked.
     """
 
     def __init__(
         self,
         own: Member,
         trust: MeshTrust,
-        membership: Membership,
+        detector: Detector,
+        presence: Presence,
         directory: Directory,
-        paths: Mapping[NodeId, str],
-        closing: Container[NodeId],
+        links: Links,
     ) -> None:
         self._own = own.certificate
         self._trust = trust
-        self._membership = membership
+        self._detector = detector
+        self._presence = presence
         self._directory = directory
-        self._paths = paths
-        self._closing = closing
+        self._links = links
 
-    def is_ready(self, node: NodeId) -> bool:
-        """Says whether `node` is linked, proved its membership, and is not being hung up."""
-        return node in self._membership.links and node not in self._closing
+    def adopt(self, own: Member) -> None:
+        """This node has a new certificate."""
+        self._own = own.certificate
+
+    def is_present(self, node: NodeId) -> bool:
+        """Says whether a member is believed to live: it has a record, and nobody missed it or this node hears it."""
+        if node == self._own.subject:
+            return True
+        return node in self._directory.nodes and (not self._presence.is_gone(node) or node in self._detector.links)
+
+    def links(self, now: Now, neighbours: Container[NodeId]) -> list[LinkView]:
+        """Returns every link whose other end proved its membership."""
+        rows = []
+        for node in self._links.ready():
+            link, state = self._links.get(node), self._detector.links.get(node)
+            assert link is not None, "what is ready is a link"
+            rtt_s = state.rtt_s if state else None
+            rows.append(LinkView(node, link.path, rtt_s, now.mono - link.since, node in neighbours))
+        return rows
 
     def models(self) -> list[ModelOffer]:
-        """Returns the models of this node and of every neighbour."""
+        """See `Peer.models`."""
         own = self._own.subject
         return [
             ModelOffer(node, self._directory.name(node), model, node == own)
             for node, model in self._directory.models()
-            if node == own or self.is_ready(node)
+            if self.is_present(node)
         ]
 
     def offers(self) -> list[Offer]:
-        """Returns the capabilities of every neighbour."""
+        """See `Peer.offers`."""
         offers = []
         for node, capability in self._directory.capabilities():
-            name = self._directory.name(node)
-            if self.is_ready(node):
-                link = self._membership.links[node]
-                offers.append(Offer(node, name, capability, False, link.rtt_s, link.load, self._paths[node]))
+            if node != self._own.subject and self.is_present(node):
+                link, state = self._links.get(node), self._detector.links.get(node)
+                path = link.path if link else ""
+                rtt_s, load = (state.rtt_s, state.load) if state else (None, 0)
+                offers.append(Offer(node, self._directory.name(node), capability, False, rtt_s, load, path))
         return offers
 
     def nodes(self, now: Now) -> list[NodeView]:
@@ -104,10 +144,13 @@ class Views:
         return NodeView(node, record.name, roles, "self", 0.0, 0.0, record.version, record.addresses)
 
     def _view(self, now: Now, node: NodeId, record: NodeRecord) -> NodeView:
-        if self.is_ready(node):
-            link = self._membership.links[node]
-            path, rtt_s, seen_s = self._paths[node], link.rtt_s, now.mono - link.heard
+        link, state = self._links.get(node), self._detector.links.get(node)
+        if link and self._links.is_ready(node):
+            path, rtt_s = link.path, state.rtt_s if state else None
+            seen_s = now.mono - (state.heard if state else link.used_at)
         else:
             path, rtt_s, seen_s = "", None, max(0.0, now.wall - self._directory.issued_s[node])
         roles = self._trust.roles(node)
-        return NodeView(node, record.name, roles, path, rtt_s, seen_s, record.version, record.addresses)
+        return NodeView(
+            node, record.name, roles, path, rtt_s, seen_s, record.version, record.addresses, self.is_present(node)
+        )

@@ -17,16 +17,24 @@ from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
 from atmo.services.catalog import Key, Version, gather
-from atmo.services.fetch import Misled, NotThere, contradiction, fetch_chunk, fetch_manifest
+from atmo.services.fetch import Misled, NotThere, contradiction, fetch_chunk, first_manifest
 from atmo.services.progress import Meter, Report, with_reports
 from atmo.storage.chunks import ModelStorage, WrongContent
 from atmo.storage.partial import PartialDownload
 from atmo.storage.registry import LocalModel
+from atmo.transfer.config import TransferConfig
 from atmo.transfer.engine import TransferDone, TransferFailed, TransferProgress
 from atmo.transfer.manifest import Manifest, open_manifest_untrusted
 
 REFRESH_S = 1.0
 """How often holders that came or went are looked up. Source: guess."""
+
+REST_S = 30.0
+"""A holder to whom there is no way is left out for so long, unless it is linked again before. Source: guess; a mesh
+holds a dead node for gone within about that time."""
+
+SOURCES_MOST = TransferConfig().sources_most
+"""Holders of one download at once; others take the places of those who leave."""
 
 TRAVELLING = ("onnx", "safetensors", "gguf")
 """Formats that are only data. Others can run code when they are loaded, so nothing here would ever load them."""
@@ -52,8 +60,9 @@ class _Download:
         self.transfer = ""
         self.settled = trio.Event()
         self.problem: UserError | None = None
-        self.told: set[NodeId] = set()
+        self.told: dict[NodeId, None] = {}
         self.gone: set[NodeId] = set()
+        self.resting: dict[NodeId, float] = {}
         self.origin = ""
 
     @property
@@ -66,18 +75,39 @@ class _Download:
             self.settled.set()
 
     def holders(self) -> dict[NodeId, tuple[str, ModelRecord]]:
-        """Returns who is linked and has this manifest now."""
-        return self._linked(lambda version: version.key == self.version.key)
+        """Returns who has this manifest now, in the order in which they are asked."""
+        return self._present(lambda version: version.key == self.version.key)
 
-    def sources(self) -> set[NodeId]:
-        """Returns who may have its chunks: its holders, and those of other manifests that promise the same file."""
-        return set(self._linked(lambda version: version.content == self.version.content))
+    def sources(self) -> dict[NodeId, None]:
+        """Returns from whom its chunks are asked: its holders, and those of other manifests that promise the same file.
 
-    def _linked(self, wanted: Callable[[Version], bool]) -> dict[NodeId, tuple[str, ModelRecord]]:
-        versions = gather((), self.mesh.peer.models(self.mesh.now()))
+        Those who were asked before stay, so that a mesh full of holders costs a bounded number of links.
+        """
+        held = self._present(lambda version: version.content == self.version.content)
+        kept = {node: None for node in self.told if node in held}
+        for node in held:
+            if len(kept) >= SOURCES_MOST:
+                break
+            kept[node] = None
+        return kept
+
+    def lost(self, node: NodeId) -> None:
+        """There is no way to a holder at the moment."""
+        self.resting[node] = self.mesh.now().mono + REST_S
+
+    def _present(self, wanted: Callable[[Version], bool]) -> dict[NodeId, tuple[str, ModelRecord]]:
+        """Returns holders that are believed to live: those with a link first, then by their distance from this node, so
+        that not every node asks the same ones."""
+        peer, now = self.mesh.peer, self.mesh.now()
+        own = int.from_bytes(peer.node_id)
+        versions = gather((), peer.models(now))
         held = {node: holder for version in versions if wanted(version) for node, holder in version.holders.items()}
-        linked = set(self.mesh.peer.neighbours())
-        return {node: held[node] for node in sorted(held) if node in linked and node not in self.gone}
+        rows = [
+            (not linked, own ^ int.from_bytes(node), node)
+            for node in held
+            if (linked := peer.is_ready(node)) or self.resting.get(node, now.mono) <= now.mono
+        ]
+        return {node: held[node] for _, _, node in sorted(rows) if node not in self.gone}
 
 
 class Downloads:
@@ -85,13 +115,16 @@ class Downloads:
 
     Args:
         storage: Where they go.
+
+    Attributes:
+        writers: Of the threads that write chunks.
     """
 
     def __init__(self, storage: ModelStorage) -> None:
         self._storage = storage
         self._active: dict[Key, _Download] = {}
         self._by_transfer: dict[str, _Download] = {}
-        self._writers = trio.CapacityLimiter(4)
+        self.writers = trio.CapacityLimiter(4)
 
     async def pull(self, mesh: MeshPort, version: Version, report: Report | None) -> LocalModel:
         """Downloads a version, or joins the download of it that is under way.
@@ -135,12 +168,15 @@ class Downloads:
         peer, source, index = mesh.peer, effect.source, effect.index
         try:
             data = await fetch_chunk(mesh, source, partial.places[index])
-            right = await trio.to_thread.run_sync(partial.write, index, data, limiter=self._writers)
+            right = await trio.to_thread.run_sync(partial.write, index, data, limiter=self.writers)
         except NotThere:
             download.gone.add(source)
             peer.holder_left(mesh.now(), effect.transfer, source)
         except RemoteError as error:
+            if not peer.is_ready(source):
+                download.lost(source)
             peer.chunk_failed(mesh.now(), effect, str(error), fatal=False)
+            self._refresh(download)
         except Misled as error:
             self._wrong(download, effect, str(error))
         except UserError as error:
@@ -201,29 +237,26 @@ class Downloads:
                 await trio.to_thread.run_sync(self._storage.close_partial, partial)
 
     async def _find_manifest(self, download: _Download) -> tuple[bytes, Manifest]:
-        """Takes the manifest of a download that was stopped, else asks the holders one after the other."""
-        record = download.version.record
+        """Takes the manifest of a download that was stopped, else that of the first holder who answers."""
+        record, mesh = download.version.record, download.mesh
         stopped = await trio.to_thread.run_sync(self._storage.partial, record.manifest)
         if stopped is not None and contradiction(record, stopped[1]) is None:
             return stopped
-        reasons = []
-        for node, (name, announced) in download.holders().items():
-            try:
-                found = await fetch_manifest(download.mesh, node, announced)
-            except (RemoteError, NotThere) as error:
-                reasons.append(f"{name}: {error}")
-            except Misled as error:
-                reasons.append(f"{name} sent {error}")
-                download.gone.add(node)
-                download.mesh.peer.accuse(download.mesh.now(), node, str(error))
-                download.mesh.kick()
-            else:
-                download.origin = name
-                return found
-        why = "; ".join(reasons[:3]) or "none of its holders is connected"
-        raise Unobtainable(
-            f"{record.name} {record.version} could not be asked for: {why}.", "See `atmo mesh nodes`, and try again."
-        )
+
+        def blame(node: NodeId, reason: str) -> None:
+            download.gone.add(node)
+            mesh.peer.accuse(mesh.now(), node, reason)
+            mesh.kick()
+
+        try:
+            found = await first_manifest(mesh, download.holders(), blame)
+        except RemoteError as error:
+            raise Unobtainable(
+                f"{record.name} {record.version} could not be asked for: {error}.",
+                "See `atmo mesh nodes`, and try again.",
+            ) from error
+        download.origin = found.holder
+        return found.sealed, found.manifest
 
     async def _transfer(self, download: _Download, partial: PartialDownload) -> None:
         mesh, transfer = download.mesh, download.transfer
@@ -231,7 +264,7 @@ class Downloads:
         try:
             download.told = download.sources()
             sizes = [place.size for place in partial.places]
-            mesh.peer.want(mesh.now(), transfer, sizes, set(partial.have), sorted(download.told))
+            mesh.peer.want(mesh.now(), transfer, sizes, set(partial.have), download.told)
             mesh.kick()
             while not download.settled.is_set():
                 with trio.move_on_after(REFRESH_S):
@@ -245,13 +278,14 @@ class Downloads:
             raise download.problem
 
     def _refresh(self, download: _Download) -> None:
-        """Tells the engine who has the model now."""
+        """Tells the engine who has the model now, also anew: it has dropped those to whom a link was lost meanwhile."""
         mesh, transfer = download.mesh, download.transfer
         held = download.sources()
-        for node in sorted(held - download.told):
+        for node in held:
             mesh.peer.holder_up(mesh.now(), transfer, node)
-        for node in sorted(download.told - held):
-            mesh.peer.holder_left(mesh.now(), transfer, node)
+        for node in download.told:
+            if node not in held:
+                mesh.peer.holder_left(mesh.now(), transfer, node)
         download.told = held
         mesh.kick()
 

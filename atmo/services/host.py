@@ -19,6 +19,7 @@ from atmo.net.interfaces import reachable_addresses
 from atmo.net.offline import OfflinePort
 from atmo.net.quic import Connection, Endpoint, open_endpoint
 from atmo.peer import Peer, PeerConfig
+from atmo.peer.rules import apply_successions_untrusted
 from atmo.storage.meshstate import MeshCredentials, MeshState
 from atmo.trust.mesh import MeshTrust
 from atmo.version import __version__
@@ -39,6 +40,7 @@ class MeshHost:
         endpoint: The open socket, None on a home whose node does not run.
         nursery: Where the shell of the peer runs; with an endpoint only.
         load: Tells how many requests this machine is running.
+        wall: Reads the wall clock, in Unix seconds.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class MeshHost:
         endpoint: Endpoint | None = None,
         nursery: trio.Nursery | None = None,
         load: Callable[[], int] = lambda: 0,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self.wall = wall
         self._signer = signer
         self._name = name
         self._state = state
@@ -96,9 +100,10 @@ class MeshHost:
         Raises:
             UserError: The credentials are damaged or out of date.
         """
-        now = time.time()
+        now = self.wall()
         try:
             trust = MeshTrust(credentials.genesis)
+            apply_successions_untrusted(trust, await trio.to_thread.run_sync(self._state.successions))
             trust.admit_untrusted(now, self._signer.node_id, credentials.certificate, credentials.issuer_certificate)
         except WireError as error:
             raise UserError(
@@ -113,7 +118,7 @@ class MeshHost:
             peer.load_records(self.port.now(), records)
             peer.drain()
             return
-        driver = PeerDriver(self._endpoint, peer, self._keep, self._load)
+        driver = PeerDriver(self._endpoint, peer, self._keep, self._load, self.wall)
         peer.load_records(driver.now(), records)
         hardware = await trio.to_thread.run_sync(this_hardware)
         peer.publish_node(driver.now(), self._name, self.addresses(), __version__, hardware)
@@ -133,7 +138,7 @@ class MeshHost:
             await self._keep(self.port.stores)
 
     async def wait_for_mesh(self, timeout_s: float) -> None:
-        """Waits until there is a link and a neighbour has told its models, for commands that need the mesh at once.
+        """Waits until there is a neighbour and models are known, for commands that need the mesh at once.
 
         Raises:
             RemoteError: There is no mesh, or nobody answered in time.
@@ -148,7 +153,7 @@ class MeshHost:
 
         driver.observers.append(look)
         deadline = trio.current_time() + timeout_s
-        while not any(not model.local for model in driver.peer.models(driver.now())):
+        while not (driver.peer.neighbours() and any(not model.local for model in driver.peer.models(driver.now()))):
             with trio.move_on_at(deadline) as scope:
                 await changed.wait()
             if scope.cancelled_caught:

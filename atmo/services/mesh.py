@@ -1,4 +1,4 @@
-"""The mesh as a person rules it: create, invite, join, revoke, and who is there.
+"""The mesh as a person rules it: create, invite, join, revoke, hand over, and who is there.
 
 The same service works in a running node and, with a peer that is not connected to anything, on a home whose node does
 not run.
@@ -6,57 +6,41 @@ not run.
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import trio
 
 from atmo.engine import Store
-from atmo.errors import RemoteError, UserError, WireError
-from atmo.gossip.records import DOMAIN, NODE, Record
-from atmo.gossip.sync import store_key
+from atmo.errors import UserError, WireError
 from atmo.identity import NodeId, Signer
 from atmo.net.ports import DurablePort, MeshPort, RequestStream
-from atmo.net.quic import Connection
-from atmo.net.requests import open_request
 from atmo.peer import NodeView
-from atmo.services.joining import (
-    PROTOCOL,
-    REFUSALS,
-    JoinGrant,
-    JoinRefusal,
-    JoinRequest,
-    pack_answer,
-    unpack_answer_untrusted,
-)
+from atmo.peer.rights import CodeState, RedeemedTwice, Succeeded
+from atmo.services.joining import Dialler, Joiner, JoinGrant, JoinRefusal, JoinRequest, pack_answer
 from atmo.storage.database import Database
+from atmo.storage.invites import Redemption
 from atmo.storage.meshstate import MeshCredentials, MeshState
-from atmo.trust.certificate import ADMIN, Certificate, issue, valid_name, valid_role
+from atmo.trust.certificate import ADMIN, CERTIFICATE_S, Certificate, issue, valid_name, valid_role
 from atmo.trust.genesis import found, mesh_id
-from atmo.trust.joincode import SECRET_BYTES, JoinCode, parse_join_code, secret_hash
-from atmo.trust.mesh import MeshTrust
+from atmo.trust.joincode import OTHERS_MOST, SECRET_BYTES, JoinCode, parse_join_code, secret_hash
 from atmo.wire import limits
-from atmo.wire.address import Address
-from atmo.wire.envelope import open_untrusted
-from atmo.wire.schema import from_wire_untrusted, to_wire, unpack_untrusted
+from atmo.wire.address import Address, Contact
+from atmo.wire.schema import from_wire_untrusted
 
-CERTIFICATE_S = 365 * 86_400
-"""How long a membership lasts. Source: choice; renewal before expiry comes with delegated admins."""
+log = logging.getLogger(__name__)
 
 MOST_INVITE_S = 30 * 86_400
-_JOIN_S = 10.0
 _RECORDS_IN_GRANT = 16
+_OTHERS_ADDRESSES = 2  # of each further admin in a code, which people copy
 
 
-class Network(Protocol):
+class Network(Dialler, Protocol):
     """What the service needs of the node around it."""
-
-    def connect(self, address: Address, node: NodeId) -> AbstractAsyncContextManager[Connection]:
-        """Opens a connection to a node that may be a stranger; closes it with the block."""
 
     def addresses(self) -> tuple[Address, ...]:
         """Returns where other machines reach this one; empty when it is not known."""
@@ -75,6 +59,7 @@ class MeshService:
         database: Where open invitations are.
         network: The node around it.
         mesh: Returns the running peer, None where there is no mesh.
+        wall: Reads the wall clock, in Unix seconds.
     """
 
     def __init__(
@@ -85,6 +70,7 @@ class MeshService:
         database: Database,
         network: Network,
         mesh: Callable[[], DurablePort | None],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._signer = signer
         self._name = name
@@ -92,7 +78,9 @@ class MeshService:
         self._database = database
         self._network = network
         self._mesh = mesh
+        self._wall = wall
         self._joining = trio.Lock()
+        self._joiner = Joiner(signer, name, network, wall)
 
     # --- queries --------------------------------------------------------------------------------------------------
 
@@ -113,8 +101,9 @@ class MeshService:
         port = self._mesh()
         if port is None:
             me = NodeView(self._signer.node_id, self._name, (), "self", 0.0, 0.0, "", ())
-            return [_row(me)]
-        return [_row(view) for view in port.peer.nodes(port.now())]
+            return [_row(me, ())]
+        neighbours = port.peer.neighbours()
+        return [_row(view, neighbours) for view in port.peer.nodes(port.now())]
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -129,20 +118,20 @@ class MeshService:
             raise UserError(f"A mesh's name has 1 to {limits.NAME_CHARS} printable characters.")
         async with self._joining:
             self._refuse_second_mesh()
-            now = int(time.time())
+            now = int(self._wall())
             genesis = found(self._signer, name, now, secrets.token_bytes(16))
             certificate = self._issue(mesh_id(genesis), self._signer.node_id, ADMIN, self._name, now)
             await self._begin(MeshCredentials(genesis, certificate, None))
         return {"id": mesh_id(genesis).hex(), "name": name}
 
     async def invite(self, role: str = "edge", expires_s: float = 86_400) -> dict[str, Any]:
-        """Makes a join code that lets one machine in.
+        """Makes a join code that lets one machine in, here or at another admin.
 
         Raises:
             UserError: There is no mesh, this node is no admin, the role or the time is unfit, or nobody could reach it.
         """
         port = self._require_admin("invite")
-        if role == ADMIN and self._signer.node_id not in port.peer.trust.genesis.founders:
+        if role == ADMIN and not port.peer.trust.is_founder(self._signer.node_id):
             raise UserError("Only a founder can make admins: nobody would believe this node's.", "Ask a founder.")
         if not valid_role(role):
             raise UserError(f"{role!r} is no role's name.", "Use lower-case letters, digits and '-', such as edge.")
@@ -152,14 +141,21 @@ class MeshService:
         if not addresses:
             raise UserError("It is not known at which port this node listens.", "Start it with `atmo node`.")
         secret = secrets.token_bytes(SECRET_BYTES)
-        now = time.time()
+        now = self._wall()
         expires_at = int(now + expires_s)
         try:
             await trio.to_thread.run_sync(self._database.invite_add, secret_hash(secret), role, expires_at, now)
         except ValueError as error:
             raise UserError(f"No more codes can be made: {error}.", "Wait until some expire.") from error
+        told = port.peer.publish_invite(port.now(), secret_hash(secret), role, expires_at)
+        port.kick()
         code = JoinCode(
-            port.peer.trust.mesh_id, self._signer.node_id, secret, addresses[: limits.ADDRESSES], expires_at
+            port.peer.trust.mesh_id,
+            self._signer.node_id,
+            secret,
+            addresses[: limits.ADDRESSES],
+            expires_at,
+            self._other_admins(port, role) if told else (),
         )
         return {"code": code.text(), "role": role, "expires_at": expires_at}
 
@@ -168,22 +164,21 @@ class MeshService:
 
         Raises:
             UserError: The code is unfit, expired or refused, or this node belongs to a mesh.
-            RemoteError: The inviter does not answer at any of its addresses.
+            RemoteError: No admin of the code answers.
         """
         try:
             invitation = parse_join_code(code)
         except WireError as error:
             raise UserError(f"{error}.", "Ask for a new code with `atmo mesh invite`.") from error
-        if time.time() > invitation.expires_s:
+        if self._wall() > invitation.expires_s:
             raise UserError("The code has expired.", "Ask for a new one with `atmo mesh invite`.")
         if invitation.inviter == self._signer.node_id:
             raise UserError("This code was made by this very node.", "Use it on the machine that shall join.")
         async with self._joining:
             self._refuse_second_mesh()
-            grant = await self._redeem(invitation)
-            trust = self._check_grant_untrusted(invitation, grant)
-            credentials = MeshCredentials(grant.genesis, grant.certificate, grant.issuer_certificate)
-            await self._begin(credentials, _kept_untrusted(trust.mesh_id, grant.records))
+            joined = await self._joiner.join(invitation)
+            await self._begin(joined.credentials, joined.stores)
+        trust = joined.trust
         return {"id": trust.mesh_id.hex(), "name": trust.genesis.name, "roles": list(trust.roles(self._signer.node_id))}
 
     async def revoke(self, node: str) -> dict[str, Any]:
@@ -205,7 +200,52 @@ class MeshService:
         await port.flush()
         return {"id": str(view.node), "name": view.name}
 
+    async def hand_over(self, node: str) -> dict[str, Any]:
+        """Gives this founder's rights to another member, for good.
+
+        Args:
+            node: Its id, the beginning of its id, or its name.
+
+        Raises:
+            UserError: This node is no founder, or it is not clear or not allowed who is meant.
+        """
+        port = self._require_mesh()
+        if not port.peer.trust.is_founder(self._signer.node_id):
+            raise UserError("Only a founder of the mesh can hand over.", "Run this on such a node.")
+        view = self._find(port, node)
+        try:
+            port.peer.hand_over(port.now(), view.node)
+        except WireError as error:
+            raise UserError(f"Cannot hand over to {view.name}: {error}.") from error
+        port.kick()
+        await port.flush()
+        return {"id": str(view.node), "name": view.name}
+
     # --- the inviter's side ---------------------------------------------------------------------------------------
+
+    def attach(self, port: MeshPort) -> None:
+        """Tells the mesh of codes that are open or were used, should it not know: as after a kill at a bad moment."""
+        peer, now = port.peer, port.now()
+        if not peer.trust.is_admin(now.wall, self._signer.node_id):
+            return
+        for invite in self._database.invites_open(now.wall):
+            if invite.used_by is None:
+                peer.publish_invite(now, invite.secret_hash, invite.role, invite.expires_at)
+            else:
+                peer.publish_redemption(now, invite.secret_hash, NodeId(invite.used_by), invite.expires_at)
+
+    def on_event(self, event: Any) -> None:
+        """Takes every event that the peer emits; those that its people should know of are logged."""
+        port = self._mesh()
+        if port is None:
+            return
+        name = port.peer.name
+        if isinstance(event, RedeemedTwice):
+            nodes = " and ".join(f"{name(node)} ({node.short})" for node in event.nodes)
+            log.warning("one join code let in %s: revoke who is no guest with `atmo mesh revoke`", nodes)
+        elif isinstance(event, Succeeded):
+            founder, successor = name(event.founder), name(event.successor)
+            log.warning("%s handed a founder's rights over to %s (%s)", founder, successor, event.successor.short)
 
     async def serve_join(self, stream: RequestStream) -> None:
         """Answers one `atmo/join/1` request of a stranger.
@@ -227,18 +267,60 @@ class MeshService:
             return JoinRefusal("revoked")
         if not valid_name(request.name):
             return JoinRefusal("name")
-        redemption = await trio.to_thread.run_sync(
-            self._database.invite_redeem, secret_hash(request.secret), joiner, now.wall
-        )
+        redemption = await self._use(port, joiner, secret_hash(request.secret))
         if redemption.role is None:
             return JoinRefusal(redemption.reason)
+        port.kick()
         own = peer.member(self._signer.node_id)
         assert own is not None
-        by_founder = self._signer.node_id in peer.trust.genesis.founders
+        by_founder = peer.trust.is_founder(self._signer.node_id)
         until_s = math.inf if by_founder else own.expires_s  # an expired admin's certificates count no more
         certificate = self._issue(peer.trust.mesh_id, joiner, redemption.role, request.name, int(now.wall), until_s)
         records = tuple(peer.node_records())[:_RECORDS_IN_GRANT]
-        return JoinGrant(peer.trust.genesis_sealed, certificate, None if by_founder else own.sealed, records)
+        proof = None if by_founder else own.sealed
+        return JoinGrant(peer.trust.genesis_sealed, certificate, proof, records, peer.successions())
+
+    async def _use(self, port: MeshPort, joiner: NodeId, secret: bytes) -> Redemption:
+        """Uses a code of this node, or of another admin of which the records tell, and tells the others."""
+        peer, now = port.peer, port.now()
+        state = peer.invitations.state(now.wall, secret.hex(), joiner)
+        if state.reason == "used":
+            return Redemption(None, "used")
+        if state.role == ADMIN and not peer.trust.is_founder(self._signer.node_id):
+            return Redemption(None, "not founder")
+        shared = state.role is not None
+        if shared and not peer.may_redeem():
+            return Redemption(None, "busy")
+        redemption = await trio.to_thread.run_sync(self._database.invite_redeem, secret, joiner, now.wall)
+        if redemption.reason == "unknown" and shared:
+            redemption = await self._take(secret, state, joiner, now.wall)
+        elif redemption.reason == "unknown" and state.reason == "expired":
+            redemption = Redemption(None, "expired")
+        if redemption.role is not None and shared:
+            peer.publish_redemption(port.now(), secret, joiner, state.expires_s)
+        return redemption
+
+    async def _take(self, secret: bytes, state: CodeState, joiner: NodeId, wall: float) -> Redemption:
+        assert state.role is not None
+        try:
+            return await trio.to_thread.run_sync(
+                self._database.invite_take, secret, state.role, state.expires_s, joiner, wall
+            )
+        except ValueError:
+            return Redemption(None, "busy")
+
+    def _other_admins(self, port: MeshPort, role: str) -> tuple[Contact, ...]:
+        """Returns further admins who can redeem a code: those who are linked or were seen last come first."""
+        trust, wall = port.peer.trust, port.now().wall
+        views = [
+            view
+            for view in port.peer.nodes(port.now())
+            if view.path != "self"
+            and view.addresses
+            and (trust.is_founder(view.node) or (role != ADMIN and trust.is_admin(wall, view.node)))
+        ]
+        views.sort(key=lambda view: (not view.path, view.last_seen_s))
+        return tuple(Contact(view.node, view.addresses[:_OTHERS_ADDRESSES]) for view in views[:OTHERS_MOST])
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
@@ -254,56 +336,18 @@ class MeshService:
         await trio.to_thread.run_sync(self._state.save, credentials, stores)
         await self._network.attach(credentials)
 
-    async def _redeem(self, invitation: JoinCode) -> JoinGrant:
-        """Asks the inviter at one address after the other."""
-        failures = []
-        for address in invitation.addresses:
-            try:
-                async with self._network.connect(address, invitation.inviter) as connection:
-                    answer = await self._ask(connection, invitation)
-            except RemoteError as error:
-                failures.append(f"{address}: {error}")
-                continue
-            if isinstance(answer, JoinRefusal):
-                reason = REFUSALS.get(answer.reason, answer.reason)
-                raise UserError(f"The mesh refused: {reason}.", "Ask for a new code with `atmo mesh invite`.")
-            return answer
-        raise RemoteError(
-            f"the inviting node {invitation.inviter.short} does not answer ({'; '.join(failures)}): "
-            "check that it runs and that UDP reaches it"
-        )
-
-    async def _ask(self, connection: Connection, invitation: JoinCode) -> JoinGrant | JoinRefusal:
-        header = to_wire(JoinRequest(invitation.mesh, invitation.secret, self._name))
-        async with open_request(connection, PROTOCOL, header, _JOIN_S) as stream:
-            await stream.finish()
-            body = await stream.receive()
-        if body is None:
-            raise RemoteError("it closed the stream without an answer")
-        try:
-            return unpack_answer_untrusted(body)
-        except WireError as error:
-            raise RemoteError(f"its answer is broken: {error}") from error
-
-    def _check_grant_untrusted(self, invitation: JoinCode, grant: JoinGrant) -> MeshTrust:
-        """The inviter may lie too: what it gave must be the mesh of the code, and make this node a member."""
-        try:
-            if mesh_id(grant.genesis) != invitation.mesh:
-                raise WireError("its genesis is another mesh's")
-            trust = MeshTrust(grant.genesis)
-            trust.admit_untrusted(time.time(), self._signer.node_id, grant.certificate, grant.issuer_certificate)
-        except WireError as error:
-            raise RemoteError(f"the inviting node's answer is broken: {error}") from error
-        return trust
-
     def _refuse_second_mesh(self) -> None:
         if mesh := self.mesh():
             raise UserError(f"This node belongs to the mesh {mesh['name']!r}.", "Use another --home for another mesh.")
 
-    def _require_admin(self, deed: str) -> DurablePort:
+    def _require_mesh(self) -> DurablePort:
         port = self._mesh()
         if port is None:
             raise UserError("This node belongs to no mesh.", "Found one: atmo mesh create NAME")
+        return port
+
+    def _require_admin(self, deed: str) -> DurablePort:
+        port = self._require_mesh()
         if not port.peer.trust.is_admin(port.now().wall, self._signer.node_id):
             raise UserError(f"Only a founder or an admin of the mesh can {deed}.", "Run this on such a node.")
         return port
@@ -324,25 +368,7 @@ class MeshService:
         raise UserError(f"{text!r} means several members: {ids}.", "Use the id.")
 
 
-def _kept_untrusted(mesh: bytes, records: Sequence[bytes]) -> list[Store]:
-    """Returns where to keep the node records of a grant, so that a node killed right after joining finds its mesh.
-
-    Raises:
-        RemoteError: They are no records of this mesh.
-    """
-    stores = []
-    for envelope in records:
-        try:
-            opened = open_untrusted(envelope, DOMAIN, mesh)
-            record = unpack_untrusted(Record, opened.payload)
-        except WireError as error:
-            raise RemoteError(f"the inviting node's answer is broken: {error}") from error
-        if record.kind == NODE:  # whatever else a grant may carry is judged when it is heard, not kept unheard
-            stores.append(Store(store_key((opened.author, record.kind, record.key)), envelope))
-    return stores
-
-
-def _row(view: NodeView) -> dict[str, Any]:
+def _row(view: NodeView, neighbours: Collection[NodeId]) -> dict[str, Any]:
     return {
         "id": str(view.node),
         "name": view.name,
@@ -351,6 +377,8 @@ def _row(view: NodeView) -> dict[str, Any]:
         "rtt_ms": None if view.rtt_s is None else round(view.rtt_s * 1000, 3),
         "last_seen_s": round(view.last_seen_s, 1),
         "self": view.path == "self",
+        "present": view.present,
+        "neighbour": view.node in neighbours,
         "version": view.version,
         "addresses": [str(address) for address in view.addresses],
     }

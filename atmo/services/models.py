@@ -86,6 +86,11 @@ class ModelService:
             log.error("the mesh does not learn of this node's models: %s", error)
         mesh.kick()
 
+    @property
+    def threads(self) -> tuple[trio.CapacityLimiter, ...]:
+        """The limiters of the threads that read and write chunks; all others use trio's own."""
+        return self._downloads.writers, self.server.readers
+
     # --- reading --------------------------------------------------------------------------------------------------
 
     def local_models(self) -> list[LocalModel]:

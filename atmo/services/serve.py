@@ -59,6 +59,10 @@ class Server:
 
     Args:
         storage: Where the models are.
+
+    Attributes:
+        stats: Counts.
+        readers: Of the threads that read chunks.
     """
 
     def __init__(self, storage: ModelStorage) -> None:
@@ -66,7 +70,7 @@ class Server:
         self._storage = storage
         self._sending = trio.CapacityLimiter(SENDING_MOST)
         self._by_node: Counter[NodeId] = Counter()
-        self._readers = trio.CapacityLimiter(2)
+        self.readers = trio.CapacityLimiter(2)
 
     def attach(self, mesh: MeshPort) -> None:
         """Registers with the network."""
@@ -116,7 +120,7 @@ class Server:
 
     async def _send(self, stream: RequestStream, read: Callable[[], bytes | None], manifest: bool) -> None:
         try:
-            data = await trio.to_thread.run_sync(read, limiter=self._readers)
+            data = await trio.to_thread.run_sync(read, limiter=self.readers)
         except MissingChunk:
             data = None
         except (CorruptChunk, UserError):

@@ -65,6 +65,10 @@ class NodeClient:
         """Returns the members of the mesh."""
         return _list(self._control("GET", "/mesh/nodes"), "nodes")
 
+    def topology(self) -> dict[str, Any]:
+        """Returns who is connected to whom."""
+        return self._json("GET", "/v1/mesh/topology", {}, None)
+
     def create(self, name: str) -> dict[str, Any]:
         """Creates a mesh."""
         return self._control("POST", "/mesh/create", {"name": name})
@@ -80,6 +84,10 @@ class NodeClient:
     def revoke(self, node: str) -> dict[str, Any]:
         """Takes a member's certificate away."""
         return self._control("POST", "/mesh/revoke", {"node": node})
+
+    def hand_over(self, node: str) -> dict[str, Any]:
+        """Hands this founder's rights to another member."""
+        return self._control("POST", "/mesh/hand-over", {"node": node})
 
     def models(self, scope: str) -> list[dict[str, Any]]:
         """Returns the models of `local`, `mesh` or `available`."""

@@ -17,12 +17,15 @@ SHOWN_NODES = 4
 
 
 def node_rows(nodes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Returns the cells of a table of machines; an asterisk marks this one."""
+    """Returns the cells of a table of machines; an asterisk marks this one.
+
+    One without a link has no path: it is reached when it is needed, unless it is believed to be gone.
+    """
     return [
         [
             f"{node['name']}{'*' if node.get('self') else ''}",
             ", ".join(node.get("roles") or ["-"]),
-            str(node.get("path") or "-"),
+            str(node.get("path") or ("-" if node.get("present", True) else "gone")),
             rtt_text(node.get("rtt_ms")),
             time_text(node.get("last_seen_s")),
             str(node["id"])[:SHORT_ID_CHARS],

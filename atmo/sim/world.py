@@ -7,21 +7,28 @@ keys, and everything random about them, follow from the seed and the name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from blake3 import blake3
 
 from atmo.clock import Now
-from atmo.engine import CancelFetch, Dial, Effect, Emit, FetchChunk, Hangup, Misbehaved, Send, Store
-from atmo.gossip.messages import decode_message_untrusted, encode_message
-from atmo.gossip.records import Hardware
+from atmo.engine import CancelFetch, Dial, Emit, FetchChunk, Hangup, Message, Misbehaved, Send, Store
+from atmo.gossip.records import NODE, Hardware
 from atmo.identity import NodeId, Signer
-from atmo.peer import LinkAge, Peer, PeerConfig
-from atmo.sim.links import Arrived, DialFailed, Down, Links, LinksConfig, Up
+from atmo.peer import LinkAge, LinkReady, Peer, PeerConfig
+from atmo.peer.events import Unreachable
+from atmo.peer.messages import decode_message_untrusted, encode_message
+from atmo.sim import trace as kinds
+from atmo.sim.bandwidth import Lines
+from atmo.sim.chunks import Chunks
+from atmo.sim.links import Links, LinksConfig, Port
 from atmo.sim.loop import Loop
+from atmo.sim.machine import Node, WorldStats
+from atmo.sim.memory import Memory
 from atmo.sim.network import Network
+from atmo.sim.sizes import HANDSHAKE_BYTES, message_bytes, packets_bytes
+from atmo.sim.trace import Trace
 from atmo.trust.certificate import ADMIN, Certificate, issue
 from atmo.trust.genesis import found
 from atmo.trust.mesh import MeshTrust
@@ -33,77 +40,24 @@ WALL_S = 1_750_000_000
 
 YEAR_S = 365 * 86_400
 
-CHUNK_S = 0.1
-"""How long any chunk takes from any source, until links have bandwidth. Source: 1 MiB at 10 MB/s."""
+KNOWS_MOST = 32
+"""Node records that a newcomer gets of each member that it knows. Source: guess."""
 
 
 class CheckFailed(AssertionError):
-    """Something that must always hold does not: the message says what, when, where, and the seed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _TimerDue:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetched:
-    fetch: FetchChunk
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    deed: Callable[[], None]
-
-
-@dataclass(eq=False)
-class Node:
-    """One simulated machine.
+    """Something that must always hold does not: the message says what, when, where, and the seed.
 
     Attributes:
-        name: For people and random streams.
-        signer: Its key.
-        address: Where it listens.
-        skew_s: How far its wall clock is ahead.
-        certificate: Sealed.
-        disk: What it keeps over restarts.
-        peer: None while it does not run.
-        epoch: Of its last start.
-        events: What its peer emitted since its last start, with the time.
+        what: Does not hold.
+        time_s: Virtual seconds.
+        nodes: The names of those concerned.
     """
 
-    name: str
-    signer: Signer
-    address: Address
-    skew_s: float
-    certificate: bytes
-    disk: dict[str, bytes] = field(default_factory=dict)
-    peer: Peer | None = None
-    epoch: int = 0
-    events: list[tuple[float, Any]] = field(default_factory=list)
-    timer_at: float = math.inf
-    fetches: dict[tuple[str, NodeId, int], None] = field(default_factory=dict)
-
-    @property
-    def id(self) -> NodeId:
-        """Its node id."""
-        return self.signer.node_id
-
-    @property
-    def running(self) -> Peer:
-        """The peer of a node that runs."""
-        assert self.peer is not None, f"{self.name} does not run"
-        return self.peer
-
-
-@dataclass(slots=True)
-class WorldStats:
-    """Counters over all nodes."""
-
-    inputs: int = 0
-    messages: int = 0
-    bytes: int = 0
-    dials: int = 0
+    def __init__(self, what: str, time_s: float, seed: str, nodes: Sequence[str] = ()) -> None:
+        super().__init__(f"at {time_s:.3f} s, seed {seed!r}: {what}")
+        self.what = what
+        self.time_s = time_s
+        self.nodes = tuple(nodes)
 
 
 class World:
@@ -114,8 +68,19 @@ class World:
         network: The rules of the network; the default loses nothing and takes no time.
         config: Of every peer.
         links: Of the transport.
-        encode: Whether messages go through the codec, which proves their encoding and costs time; sizes are estimated
-            otherwise.
+        lines: How fast chunks travel; None for a fixed time each.
+        encode: Whether messages go through the codec, which proves their encoding and costs time.
+        trace: Takes what happens.
+        keep_events: Whether nodes keep all that their peers emit; `watch` hears of it in any case.
+
+    Attributes:
+        nodes: By name.
+        misbehaved: What peers blamed each other for: when, who, what.
+        checks: Called once in each `check_period_s`; they call `fail`.
+        ticks: Called after the checks: observers that measure.
+        watch: By the type of an event or of a `Hangup`, who is told of it.
+        on_start, on_stop: Told of each machine that was turned on or is being turned off.
+        chunks: Carries chunks of models.
     """
 
     def __init__(
@@ -125,21 +90,44 @@ class World:
         *,
         config: PeerConfig = PeerConfig(),
         links: LinksConfig = LinksConfig(),
+        lines: Lines | None = None,
         encode: bool = False,
+        trace: Trace | None = None,
+        keep_events: bool = True,
     ) -> None:
         self.seed = seed
         self.loop = Loop()
-        self.links = Links(self.loop, network or Network(), self._keeps, links)
+        self.network = network or Network()
+        self.links = Links(self.loop, self.network, self, links)
         self.nodes: dict[str, Node] = {}
         self.misbehaved: list[tuple[float, str, Misbehaved]] = []
         self.checks: list[Callable[[World], None]] = []
+        self.ticks: list[Callable[[World], None]] = []
         self.check_period_s = 1.0
+        self.on_start: list[Callable[[Node], None]] = []
+        self.on_stop: list[Callable[[Node], None]] = []
         self.stats = WorldStats()
+        self.chunks = Chunks(self, lines)
+        self.watch: dict[type, list[Callable[[Node, Any], None]]] = {}
+        self.trace = trace or Trace()
         self._config = config
         self._encode = encode
+        self._memory = Memory()
+        self._keep_events = keep_events
         self._by_id: dict[NodeId, Node] = {}
         self._next_check = 0.0
-        self._trace = blake3()
+        self._sized: tuple[Message, int] = (None, 0)
+        self._due = self._timer
+        self._perform_kind: dict[type, Callable[[Node, Any], None]] = {
+            Send: lambda node, effect: self._send(node, effect.to, effect.message),
+            Dial: self._dial,
+            Hangup: self._hang_up,
+            Misbehaved: lambda node, effect: self.misbehaved.append((self.loop.now, node.name, effect)),
+            FetchChunk: self.chunks.fetch,
+            CancelFetch: lambda node, effect: self.chunks.cancel(node, effect.transfer, effect.source, effect.index),
+            Store: self._store,
+            Emit: self._emit,
+        }
         self._founder = Signer(blake3(f"{seed}/founder".encode()).digest())
         self.genesis = found(self._founder, "world", WALL_S, b"\0" * 16)
         self.mesh = MeshTrust(self.genesis).mesh_id
@@ -149,38 +137,60 @@ class World:
     def add(self, name: str, *, roles: tuple[str, ...] = ("edge",), skew_s: float = 0.0, founder: bool = False) -> Node:
         """Makes a machine with a founder's certificate; `start` turns it on."""
         signer = self._founder if founder else Signer(blake3(f"{self.seed}/{name}/key".encode()).digest())
-        number = len(self.nodes) + 1
-        address = Address(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 11_450)
+        count = len(self.nodes) + 1
+        address = Address(f"10.{count >> 16 & 255}.{count >> 8 & 255}.{count & 255}", 11_450)
         issued = WALL_S + int(self.loop.now)
         roles = (ADMIN,) if founder else roles
-        serial = number.to_bytes(16, "big")
+        serial = count.to_bytes(16, "big")
         certificate = Certificate(signer.node_id, self._founder.node_id, roles, name, issued, issued + YEAR_S, serial)
-        node = Node(name, signer, address, skew_s, issue(self._founder, self.mesh, certificate))
+        sealed = issue(self._founder, self.mesh, certificate)
+        node = Node(
+            signer.node_id,
+            name=name,
+            number=self.trace.number(name),
+            signer=signer,
+            address=address,
+            certificate=sealed,
+            skew_s=skew_s,
+        )
         self.nodes[name] = self._by_id[node.id] = node
         return node
 
-    def start(self, node: Node, knows: tuple[Node, ...] = ()) -> None:
+    def start(self, node: Node, knows: Sequence[Node] = ()) -> None:
         """Turns a machine on; it takes the records on its disk and those of the nodes that it knows, as on joining."""
         now = self.now(node)
-        trust = MeshTrust(self.genesis)
+        trust = MeshTrust(self.genesis, open_certificate=self._memory.open_certificate)
         trust.admit_untrusted(now.wall, node.id, node.certificate, None)
-        node.epoch += 1
+        node.epoch = max(node.epoch + 1, int(now.wall))
         node.events.clear()
         node.fetches.clear()
+        node.awaiting.clear()
         node.timer_at = math.inf
-        peer = node.peer = Peer(self._config, node.signer, trust, node.epoch, f"{self.seed}/{node.name}/{node.epoch}")
-        self.links.start(node.id)
+        node.started_at = self.loop.now
+        seed = f"{self.seed}/{node.name}/{node.epoch}"
+        peer = node.peer = Peer(self._config, node.signer, trust, node.epoch, seed, self._memory.crypto)
+        self.links.start(node)
+        self.note(kinds.START, node, node, "")
         records = [*node.disk.values()]
         for other in knows:
-            records += other.running.node_records()
+            records += other.running.node_records()[:KNOWS_MOST]
         peer.load_records(now, records)
         peer.publish_node(now, node.name, [node.address], __version__, Hardware())
         self._perform(node)
+        if node.malice is not None:
+            node.malice.begin(self, node)
+        for told in self.on_start:
+            told(node)
 
     def crash(self, node: Node, *, keep_disk: bool = True) -> None:
         """Turns a machine off without a word to anybody."""
-        self.links.crash(node.id)
+        for told in self.on_stop:
+            told(node)
+        own = node.running.sync.record(node.id, NODE)
+        node.newest = max(node.newest, own.version if own else node.newest)
+        self.links.crash(node)
         node.peer = None
+        self.note(kinds.STOP, node, node, "" if keep_disk else "its disk is lost")
         if not keep_disk:
             node.disk.clear()
             node.epoch = 0
@@ -188,19 +198,27 @@ class World:
     def leave(self, node: Node) -> None:
         """Turns a machine off after its goodbyes."""
         self.command(node, lambda peer, now: peer.leave(now))
-        for other in self.nodes.values():
-            if self.links.linked(node.id, other.id):
-                self.links.hang_up(node.id, other.id, "shutting down")
+        for other in list(node.ends):
+            self.links.hang_up(node, other, "shutting down")
         self.crash(node)
 
-    def command(self, node: Node, deed: Callable[[Peer, Now], Any]) -> None:
-        """Lets a node's services ask something of its peer, and performs what follows."""
-        deed(node.running, self.now(node))
+    def command(self, node: Node, deed: Callable[[Peer, Now], Any]) -> Any:
+        """Lets a node's services ask something of its peer, performs what follows, and returns what the peer said."""
+        answer = deed(node.running, self.now(node))
         self._perform(node)
+        return answer
 
     def later(self, time: float, deed: Callable[[], None]) -> None:
         """Lets something happen to the world at a virtual second."""
-        self.loop.put(time, self._founder.node_id, _Call(deed))
+        self.loop.put(time, deed)
+
+    def node(self, node_id: NodeId) -> Node | None:
+        """Returns the machine with this id."""
+        return self._by_id.get(node_id)
+
+    def alive(self) -> list[Node]:
+        """Returns the machines that are on, in the order in which they were made."""
+        return [node for node in self.nodes.values() if node.peer is not None]
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -211,164 +229,194 @@ class World:
             CheckFailed: A check did not hold.
         """
         end = self.loop.now + seconds
-        while (due := min(self.loop.next_time(), self._next_check)) <= end:
-            if due == self._next_check:
-                self.loop.now = due
-                self._next_check += self.check_period_s
-                for check in self.checks:
-                    check(self)
-            else:
-                self._step(*self.loop.pop())
-        self.loop.now = end
+        while self._next_check <= end:
+            self.loop.run_until(self._next_check)
+            self._next_check += self.check_period_s
+            for check in (*self.checks, *self.ticks):
+                check(self)
+        self.loop.run_until(end)
 
-    def run_until(self, condition: Callable[[], bool], most_s: float, what: str) -> float:
-        """Lets time pass until a condition holds, looking every tenth of a second; returns how long it took.
+    def run_until(self, condition: Callable[[], bool], most_s: float, what: str, step_s: float = 0.1) -> float:
+        """Lets time pass until a condition holds, looking every `step_s`; returns how long it took.
 
         Raises:
             CheckFailed: It does not hold after `most_s`.
         """
+        took = self.wait(condition, most_s, step_s)
+        if took is None:
+            self.fail(f"not within {most_s:.0f} s: {what}")
+        return took
+
+    def wait(self, condition: Callable[[], bool], most_s: float, step_s: float = 0.1) -> float | None:
+        """The same, but returns None where the condition does not hold after `most_s`."""
         began = self.loop.now
         while not condition():
             if self.loop.now - began >= most_s:
-                self.fail(f"not within {most_s:.0f} s: {what}")
-            self.run(0.1)
+                return None
+            self.run(step_s)
         return self.loop.now - began
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str, *nodes: str) -> NoReturn:
         """Reports a check that does not hold.
 
         Raises:
             CheckFailed: Always.
         """
-        raise CheckFailed(f"at {self.loop.now:.3f} s, seed {self.seed!r}: {what}")
+        raise CheckFailed(what, self.loop.now, self.seed, nodes)
 
     def digest(self) -> str:
         """Returns a hash of everything that happened so far, in order."""
-        return self._trace.hexdigest(16)
+        return self.trace.digest()
 
     def now(self, node: Node) -> Now:
         """Returns the clocks as a node reads them."""
         return Now(self.loop.now, WALL_S + self.loop.now + node.skew_s)
 
-    def _step(self, node_id: NodeId, event: Any) -> None:
-        if isinstance(event, _Call):
-            event.deed()
+    # --- what the transport says ----------------------------------------------------------------------------------
+
+    def arrived(self, port: Port, source: Port, message: Message, size: int) -> None:
+        """See `sim.links.Hears`."""
+        assert isinstance(port, Node)
+        assert isinstance(source, Node)
+        peer = port.peer
+        if peer is None:
             return
-        node = self._by_id[node_id]
-        if isinstance(event, _TimerDue):
-            self._timer(node)
+        port.received_bytes += packets_bytes(size)
+        now = self.loop.now
+        self.trace.note(now, kinds.MESSAGE, port.number, source.number, type(message).__name__, size)
+        if port.malice is not None and not port.malice.hears(self, port, source.id, message):
             return
-        if isinstance(event, _Fetched):
-            self._fetched(node, event.fetch)
-            return
-        told = self.links.handle(node_id, event)
-        if told is None or node.peer is None:
-            return
-        now = self.now(node)
-        match told:
-            case Arrived(_, source, message):
-                self._note(node, "message", type(message).__name__, source)
-                node.peer.receive(now, source, message)
-            case Up(_, other):
-                self._note(node, "up", "", other)
-                node.peer.link_up(now, other, "direct")
-            case Down(_, other, reason):
-                self._note(node, "down", reason, other)
-                node.peer.link_down(now, other, reason)
-            case DialFailed(other):
-                self._note(node, "dial failed", "", other)
-                node.peer.dial_failed(now, other)
+        self.stats.inputs += 1
+        peer.receive(Now(now, WALL_S + now + port.skew_s), source.id, message, size)
+        self._perform(port)
+
+    def link_up(self, port: Port, other: NodeId) -> None:
+        """See `sim.links.Hears`."""
+        node, far = self._by_id[port.id], self._by_id[other]
+        self.note(kinds.UP, node, far, "")
+        node.running.link_up(self.now(node), other, "direct")
         self._perform(node)
 
-    def _keeps(self, node_id: NodeId, other: NodeId, old: LinkAge, outbound: bool) -> bool:
-        node = self._by_id[node_id]
+    def link_down(self, port: Port, other: NodeId, reason: str) -> None:
+        """See `sim.links.Hears`."""
+        node = self._by_id[port.id]
+        if node.peer is not None:
+            self.note(kinds.DOWN, node, self._by_id[other], reason)
+            node.peer.link_down(self.now(node), other, reason)
+            self._perform(node)
+
+    def dial_failed(self, port: Port, other: NodeId) -> None:
+        """See `sim.links.Hears`."""
+        node = self._by_id[port.id]
+        if node.peer is not None:
+            self.note(kinds.DIAL_FAILED, node, self._by_id.get(other), "")
+            node.peer.dial_failed(self.now(node), other)
+            self._perform(node)
+
+    def keeps(self, port: Port, other: NodeId, old: LinkAge, outbound: bool) -> bool:
+        """See `sim.links.Hears`."""
+        node = self._by_id[port.id]
         return node.running.keeps(self.now(node), other, old, outbound)
 
-    def _timer(self, node: Node) -> None:
-        if node.peer is None or self.loop.now < node.timer_at:
-            return
-        node.timer_at = math.inf
-        if node.peer.next_timer() <= self.loop.now:
-            self._note(node, "timer", "", node.id)
-            node.peer.handle_timer(self.now(node))
-            if node.peer.next_timer() <= self.loop.now:
-                self.fail(f"the timer of {node.name} does not move")
-        self._perform(node)
-
-    def _fetched(self, node: Node, fetch: FetchChunk) -> None:
-        """A chunk arrives if the link still stands. The message world moves chunks in a fixed time."""
-        key = (fetch.transfer, fetch.source, fetch.index)
-        if key not in node.fetches or node.peer is None:
-            return
-        del node.fetches[key]
-        self._note(node, "chunk", f"{fetch.transfer} {fetch.index}", fetch.source)
-        now = self.now(node)
-        if self.links.linked(node.id, fetch.source):
-            node.peer.chunk_done(now, fetch)
-        else:
-            node.peer.chunk_failed(now, fetch, "the link is gone", fatal=False)
-        self._perform(node)
-
-    def _note(self, node: Node, kind: str, detail: str, other: NodeId) -> None:
+    def note(self, kind: int, node: Node, other: Node | None, detail: str, size: int = 0) -> None:
+        """Puts something that happened to a node into the trace."""
         self.stats.inputs += 1
-        known = self._by_id.get(other)
-        whom = known.name if known else str(other)
-        self._trace.update(f"{self.loop.now!r} {node.name} {kind} {detail} {whom}\n".encode())
+        number = other.number if other is not None else kinds.NOBODY
+        self.trace.note(self.loop.now, kind, node.number, number, detail, size)
 
     # --- effects --------------------------------------------------------------------------------------------------
 
     def _perform(self, node: Node) -> None:
-        peer = node.running
+        peer = node.peer
+        assert peer is not None
+        perform = self._perform_kind
         while effects := peer.drain():
             for effect in effects:
-                self._do(node, effect)
-        due = peer.next_timer()
+                perform[type(effect)](node, effect)
+        due = node.due = peer.next_timer()
         if due < node.timer_at:
-            node.timer_at = max(due, self.loop.now)
-            self.loop.put(due, node.id, _TimerDue())
+            node.timer_at = due if due > self.loop.now else self.loop.now
+            self.loop.put(due, self._due, node, node.life)
 
-    def _do(self, node: Node, effect: Effect) -> None:
-        match effect:
-            case Send(to, message):
-                self._send(node, to, message)
-            case Dial(other, addresses):
-                self.stats.dials += 1
-                target = self._by_id.get(other)
-                if target and target.address in addresses:
-                    self.links.dial(node.id, other)
-                else:
-                    self.loop.put(self.loop.now, node.id, DialFailed(other))
-            case Hangup(other, reason):
-                self.links.hang_up(node.id, other, reason)
-            case Misbehaved():
-                self.misbehaved.append((self.loop.now, node.name, effect))
-            case FetchChunk():
-                node.fetches[effect.transfer, effect.source, effect.index] = None
-                self.loop.put(self.loop.now + CHUNK_S, node.id, _Fetched(effect))
-            case CancelFetch(transfer, source, index):
-                node.fetches.pop((transfer, source, index), None)
-            case Store(key, None):
-                node.disk.pop(key, None)
-            case Store(key, value):
-                node.disk[key] = value or b""
-            case Emit(event):
-                node.events.append((self.loop.now, event))
+    def _timer(self, node: Node, life: int) -> None:
+        peer, now = node.peer, self.loop.now
+        if peer is None or node.life != life or now < node.timer_at:
+            return
+        node.timer_at = math.inf
+        if node.due > now:  # it has been put off since
+            if node.due < math.inf:
+                node.timer_at = node.due
+                self.loop.put(node.due, self._due, node, life)
+            return
+        self.trace.note(now, kinds.TIMER, node.number, node.number, "")
+        self.stats.inputs += 1
+        peer.handle_timer(Now(now, WALL_S + now + node.skew_s))
+        self._perform(node)
+        if node.due <= now:
+            self.fail(f"the timer of {node.name} does not move", node.name)
 
-    def _send(self, node: Node, to: NodeId, message: Any) -> None:
-        self.stats.messages += 1
+    def _send(self, node: Node, to: NodeId, message: Message) -> None:
+        if node.malice is None:
+            self.post(node, to, message)
+            return
+        for other, instead in node.malice.sends(self, node, to, message):
+            self.post(node, other, instead)
+
+    def post(self, node: Node, to: NodeId, message: Message) -> None:
+        """Puts a message of a node on its link to another."""
+        last, size = self._sized
         if self._encode:
             data = encode_message(message)
             size, message = len(data), decode_message_untrusted(data)
+        elif message is not last:
+            size = message_bytes(message)
+            self._sized = (message, size)
+        stats, name = self.stats, type(message).__name__
+        whole = packets_bytes(size)
+        stats.messages += 1
+        stats.bytes += size
+        stats.wire_bytes += whole
+        counts = stats.by_kind.get(name)
+        if counts is None:
+            counts = stats.by_kind[name] = [0, 0]
+        counts[0] += 1
+        counts[1] += size
+        node.sent_bytes += whole
+        self.links.send(node, to, message, size)
+
+    def _dial(self, node: Node, effect: Dial) -> None:
+        self.stats.dials += 1
+        self.stats.wire_bytes += HANDSHAKE_BYTES
+        target = self._by_id.get(effect.node)
+        if target is not None and target.address in effect.addresses:
+            node.sent_bytes += HANDSHAKE_BYTES // 2
+            target.sent_bytes += HANDSHAKE_BYTES // 2
+            self.links.dial(node, target)
         else:
-            size = _estimate(message)
-        self.stats.bytes += size
-        self.links.send(node.id, to, message, size)
+            self.loop.put(self.loop.now, self._dial_in_vain, node, effect.node, node.life)
 
+    def _dial_in_vain(self, node: Node, other: NodeId, life: int) -> None:
+        if node.life == life:
+            self.dial_failed(node, other)
 
-def _estimate(message: Any) -> int:
-    """Returns about how many bytes a message takes on the wire."""
-    if envelope := getattr(message, "envelope", None):
-        return len(envelope) + 24
-    if envelopes := getattr(message, "envelopes", None):
-        return sum(len(envelope) for envelope in envelopes) + 24
-    return 32 + 120 * len(getattr(message, "entries", ()))
+    def _hang_up(self, node: Node, effect: Hangup) -> None:
+        for told in self.watch.get(Hangup, ()):
+            told(node, effect)
+        self.links.hang_up(node, effect.node, effect.reason)
+
+    def _store(self, node: Node, effect: Store) -> None:
+        if effect.value is None:
+            node.disk.pop(effect.key, None)
+        else:
+            node.disk[effect.key] = effect.value
+
+    def _emit(self, node: Node, effect: Emit) -> None:
+        event = effect.event
+        if self._keep_events:
+            node.events.append((self.loop.now, event))
+        if isinstance(event, LinkReady):
+            self.chunks.linked(node, event.node)
+        elif isinstance(event, Unreachable):
+            self.chunks.unreachable(node, event.node)
+        for told in self.watch.get(type(event), ()):
+            told(node, event)

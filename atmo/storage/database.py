@@ -15,7 +15,7 @@ from typing import Any
 
 from atmo.errors import UserError
 from atmo.storage import invites
-from atmo.storage.invites import Redemption
+from atmo.storage.invites import OpenInvite, Redemption
 
 MIGRATIONS = (
     """
@@ -215,6 +215,26 @@ class Database:
         """Uses an invitation for `node`, once; the same node may repeat it until it expires, as after a lost answer."""
         with self.transaction() as run:
             return invites.redeem(run, secret_hash, bytes(node), now)
+
+    def invite_take(self, secret_hash: bytes, role: str, expires_at: float, node: bytes, now: float) -> Redemption:
+        """Uses an invitation that another node made, as `invite_redeem` does with an own one.
+
+        Raises:
+            ValueError: There are too many invitations.
+        """
+        with self.transaction() as run:
+            return invites.take(run, secret_hash, role, expires_at, bytes(node), now)
+
+    def invites_open(self, now: float) -> list[OpenInvite]:
+        """Returns the invitations that have not expired, those that expire last first."""
+        rows = self.query(
+            "SELECT secret_hash, role, expires_at, used_by FROM invites WHERE expires_at > ? ORDER BY expires_at DESC",
+            now,
+        )
+        return [
+            OpenInvite(bytes(secret), str(role), int(expires_at), None if used is None else bytes(used))
+            for secret, role, expires_at, used in rows
+        ]
 
 
 def damaged(path: Path, what: str) -> UserError:

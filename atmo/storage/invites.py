@@ -1,4 +1,4 @@
-"""Invitations: one-time secrets, of which only hashes are kept."""
+"""Invitations: one-time secrets, of which only hashes are kept: this node's own, and those of others it redeemed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,24 @@ class Redemption:
     """
 
     role: str | None
-    reason: Literal["", "unknown", "expired", "used"] = ""
+    reason: Literal["", "unknown", "expired", "used", "busy", "not founder"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInvite:
+    """An invitation that has not expired.
+
+    Attributes:
+        secret_hash: Names it.
+        role: What it grants.
+        expires_at: Unix seconds.
+        used_by: The id of the node that used it here, None while nobody has.
+    """
+
+    secret_hash: bytes
+    role: str
+    expires_at: int
+    used_by: bytes | None
 
 
 def add(run: sqlite3.Connection, secret_hash: bytes, role: str, expires_at: float, now: float) -> None:
@@ -57,3 +74,16 @@ def redeem(run: sqlite3.Connection, secret_hash: bytes, node: bytes, now: float)
     elif bytes(used_by) != node:
         return Redemption(None, "used")
     return Redemption(str(role))
+
+
+def take(
+    run: sqlite3.Connection, secret_hash: bytes, role: str, expires_at: float, node: bytes, now: float
+) -> Redemption:
+    """Uses another node's invitation for `node`, within a transaction; it is kept so that it is not used again.
+
+    Raises:
+        ValueError: There are too many invitations.
+    """
+    if not run.execute("SELECT 1 FROM invites WHERE secret_hash = ?", (secret_hash,)).fetchone():
+        add(run, secret_hash, role, expires_at, now)
+    return redeem(run, secret_hash, node, now)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from atmo.engine import Store
 from atmo.gossip.sync import STORE_PREFIX
+from atmo.peer.renewal import CERTIFICATE_KEY, ISSUER_KEY
 from atmo.storage.database import Database
+from atmo.trust.records import SUCCESSION
 
-_GENESIS, _CERTIFICATE, _ISSUER, _EPOCH = "mesh/genesis", "mesh/certificate", "mesh/issuer_certificate", "mesh/epoch"
+_GENESIS, _EPOCH = "mesh/genesis", "mesh/epoch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,18 @@ class MeshState:
 
     def credentials(self) -> MeshCredentials | None:
         """Returns what was joined, None where this node belongs to no mesh."""
-        genesis, certificate = self._database.kv_get(_GENESIS), self._database.kv_get(_CERTIFICATE)
+        genesis, certificate = self._database.kv_get(_GENESIS), self._database.kv_get(CERTIFICATE_KEY)
         if genesis is None or certificate is None:
             return None
-        return MeshCredentials(genesis, certificate, self._database.kv_get(_ISSUER))
+        return MeshCredentials(genesis, certificate, self._database.kv_get(ISSUER_KEY))
 
     def save(self, credentials: MeshCredentials, stores: Iterable[Store] = ()) -> None:
         """Remembers the mesh and how to reach its members, all of it or, when it is cut, nothing."""
         with self._database.transaction():
             self.apply(stores)
             if credentials.issuer_certificate:
-                self._database.kv_put(_ISSUER, credentials.issuer_certificate)
-            self._database.kv_put(_CERTIFICATE, credentials.certificate)
+                self._database.kv_put(ISSUER_KEY, credentials.issuer_certificate)
+            self._database.kv_put(CERTIFICATE_KEY, credentials.certificate)
             self._database.kv_put(_GENESIS, credentials.genesis)
 
     def next_epoch(self, wall: float) -> int:
@@ -62,6 +64,10 @@ class MeshState:
     def records(self) -> list[bytes]:
         """Returns the sealed records kept from earlier runs."""
         return [value for _, value in self._database.kv_items(STORE_PREFIX)]
+
+    def successions(self) -> list[bytes]:
+        """Returns those among them that may say who has a founder's rights: without them no certificate is judged."""
+        return [value for key, value in self._database.kv_items(STORE_PREFIX) if key.endswith(f"/{SUCCESSION}/")]
 
     def apply(self, stores: Iterable[Store]) -> None:
         """Keeps or forgets what the peer asked for, all in one transaction: each costs a sync of the disk."""

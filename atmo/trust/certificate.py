@@ -15,6 +15,9 @@ from atmo.wire.envelope import open_untrusted, seal
 DOMAIN = "atmo/certificate/1"
 MOST_ROLES = 8
 
+CERTIFICATE_S = 365 * 86_400
+"""How long a membership lasts; it is renewed before. Source: choice."""
+
 ADMIN = "admin"
 """May sign certificates, hand out join codes and revoke members."""
 

@@ -1,7 +1,7 @@
 """Join codes: one line of text that brings a new machine into a mesh, once, before it expires.
 
 A code is `atmo1` followed by base32 of a CBOR map and four bytes of its BLAKE3 hash against typing errors. The secret
-in it is sent to the inviter alone, over a connection authenticated as the inviter's node id.
+in it is sent to the inviter, or to another admin that the code names, over a connection authenticated as that node.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.trust.genesis import MESH_ID_BYTES
 from atmo.wire import limits
-from atmo.wire.address import Address
+from atmo.wire.address import Address, Contact
 from atmo.wire.schema import Most, pack, unpack_untrusted
 
 PREFIX = "atmo1"
 SECRET_BYTES = 16
+OTHERS_MOST = 3
+"""Further admins in one code: each makes it about 120 characters longer. Source: choice."""
+
 _CHECK_BYTES = 4
 _MOST_CHARS = 4_096
 
@@ -32,10 +35,11 @@ class JoinCode:
 
     Attributes:
         mesh: The 32-byte mesh id.
-        inviter: The admin who will redeem it.
+        inviter: The admin who made it.
         secret: 16 random bytes.
         addresses: Where the inviter can be reached.
-        expires_s: Unix seconds after which the inviter refuses it.
+        expires_s: Unix seconds after which it is refused.
+        others: Further admins who redeem it, should the inviter not answer.
     """
 
     mesh: Annotated[bytes, Most(32)]
@@ -43,6 +47,7 @@ class JoinCode:
     secret: Annotated[bytes, Most(SECRET_BYTES)]
     addresses: Annotated[tuple[Address, ...], Most(limits.ADDRESSES)]
     expires_s: int
+    others: Annotated[tuple[Contact, ...], Most(OTHERS_MOST)] = ()
 
     def text(self) -> str:
         """Returns the code as a person copies it."""

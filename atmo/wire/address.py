@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from atmo.errors import WireError
+from atmo.identity import NodeId
 from atmo.wire.schema import Most
 
 _TEXT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
@@ -50,3 +51,20 @@ class Address:
         except ValueError:
             pass
         raise WireError(f"{text[:64]!r} is not an address such as 192.168.1.10:11450 or [::1]:11450")
+
+
+CONTACT_ADDRESSES = 4
+"""Addresses of one contact: a public one, one of the LAN, and both of IPv6."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Where a node is said to listen. A hint for a dial, no more: the dial proves who answers there.
+
+    Attributes:
+        node: Who.
+        addresses: The best ones first.
+    """
+
+    node: NodeId
+    addresses: Annotated[tuple[Address, ...], Most(CONTACT_ADDRESSES)]

@@ -86,6 +86,13 @@ class MemoryMesh:
                 return {"id": member["id"], "name": member["name"]}
         raise UserError(f"No member is called {node}.", "See `atmo mesh nodes`.")
 
+    async def hand_over(self, node: str) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        for member in self.members:
+            if node in (member["name"], member["id"]):
+                return {"id": member["id"], "name": member["name"]}
+        raise UserError(f"No member is called {node}.", "See `atmo mesh nodes`.")
+
 
 @dataclass
 class MemoryModels:

@@ -56,6 +56,7 @@ ROUTES = [
     ("POST", "/mesh/invite"),
     ("POST", "/mesh/join"),
     ("POST", "/mesh/revoke"),
+    ("POST", "/mesh/hand-over"),
     ("GET", "/models"),
     ("GET", "/models/far"),
     ("POST", "/models/import"),
@@ -100,6 +101,7 @@ async def test_a_mesh_from_its_creation_to_a_revocation(api: Api) -> None:
     assert (await api.post("/mesh/join", {"code": "atmo1-x"})).json()["name"] == "home"
     nodes = (await api.client.get("/mesh/nodes")).json()["nodes"]
     assert nodes[0]["name"] == "kitchen"
+    assert (await api.post("/mesh/hand-over", {"node": "kitchen"})).json() == {"id": "a" * 52, "name": "kitchen"}
     assert (await api.post("/mesh/revoke", {"node": "kitchen"})).json() == {"id": "a" * 52, "name": "kitchen"}
 
 

@@ -106,6 +106,7 @@ class TestHealth:
         assert answer["status"] == "ok"
         assert answer["node_id"] == str(alpha.id)
         assert (answer["name"], answer["mesh"], answer["peers"]) == ("alpha", {"id": "m", "name": "home"}, 1)
+        assert (answer["nodes"], answer["neighbours"]) == (2, 1)
         assert (answer["capabilities"], answer["mesh_capabilities"], answer["in_flight"]) == (1, 2, 0)
 
     async def test_metrics(self) -> None:

@@ -49,6 +49,7 @@ def test_a_mesh(atmo: Atmo, home: Path) -> None:
     assert atmo("mesh", "create", "other").code == 1
     assert atmo("mesh", "join", invited.out.strip()).code == 1
     assert atmo("mesh", "revoke", "nobody").code == 1
+    assert atmo("mesh", "hand-over", "nobody").code == 1
 
 
 def test_models(atmo: Atmo, home: Path, weights: Path) -> None:

@@ -41,6 +41,12 @@ def test_a_mesh_from_its_creation_to_a_revocation(
     (member,) = json.loads(atmo("mesh", "nodes", "--json").out)
     assert {"id", "name", "roles", "path", "rtt_ms", "last_seen_s"} <= member.keys()
 
+    heir = atmo("mesh", "hand-over", "kitchen")
+    assert heir.out == f"Handed over to kitchen, id {NODE_ID}.\n"
+    assert heir.err == ""
+    assert json.loads(atmo("mesh", "hand-over", "kitchen", "--json").out) == {"id": NODE_ID, "name": "kitchen"}
+    assert atmo("mesh", "hand-over", "attic").code == 1
+
     revoked = atmo("mesh", "revoke", "kitchen")
     assert revoked.out == f"Revoked kitchen, id {NODE_ID}.\n"
     assert atmo("mesh", "revoke", "kitchen").code == 1

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
+
 START_S = 60.0
 COMMAND_S = 180.0
 
@@ -31,10 +33,17 @@ class NodeProcess:
         self.name = name
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._client = httpx.Client(verify=False, trust_env=False)  # loading certificates takes longer than asking
         self._log = home.with_suffix(".log")
 
     def start(self) -> NodeProcess:
         """Starts the node and waits until it is ready."""
+        self.launch()
+        self.wait_until_ready()
+        return self
+
+    def launch(self) -> None:
+        """Starts the node."""
         arguments = ["node", "--http", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--name", self.name, *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -43,12 +52,15 @@ class NodeProcess:
                 stderr=log,
                 env=environment(),
             )
+
+    def wait_until_ready(self) -> None:
+        """Waits until a node that was launched answers requests."""
+        assert self._process is not None
         deadline = time.monotonic() + START_S
         while not (self.home / "run" / "node.json").exists() or self.info["pid"] != self._process.pid:
             assert self._process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
-        return self
 
     @property
     def info(self) -> dict[str, Any]:
@@ -86,8 +98,26 @@ class NodeProcess:
         """Runs a command with `--json`."""
         return json.loads(self.atmo(*arguments, "--json"))
 
+    def ask(self, path: str, body: Any = None) -> Any:
+        """Asks the control API of the running node, which is cheaper than a command; POST where there is a body."""
+        method = "GET" if body is None else "POST"
+        headers = {"authorization": f"Bearer {self.info['token']}"}
+        url = f"{self.info['http']}/atmo/v1/{path}"
+        answer = self._client.request(method, url, json=body, headers=headers, timeout=COMMAND_S)
+        assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text}\n{self.log()}"
+        last = json.loads(answer.text.splitlines()[-1])
+        assert "error" not in last, last
+        return last
+
+    @property
+    def ended(self) -> bool:
+        """No process of this node runs."""
+        return self._process is None or self._process.poll() is not None
+
     def kill(self) -> None:
         """Ends the node as a power cut would."""
+        self._client.close()
+        self._client = httpx.Client(verify=False, trust_env=False)
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -118,6 +148,21 @@ def join(founder: NodeProcess, guest: NodeProcess, role: str = "edge") -> None:
     """Brings `guest` into the founder's mesh by code."""
     code = founder.atmo("mesh", "invite", "--role", role).splitlines()[-1]
     guest.atmo("mesh", "join", code)
+
+
+def write_gguf(path: Path, size: int) -> None:
+    """Writes a GGUF file with one tensor of random bytes (ggml's gguf.md, version 3)."""
+    name = b"weights"
+    header = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") + (0).to_bytes(8, "little")
+    elements = size - 4096
+    header += len(name).to_bytes(8, "little") + name + (1).to_bytes(4, "little") + elements.to_bytes(8, "little")
+    header += (24).to_bytes(4, "little") + (0).to_bytes(8, "little")  # type I8, offset 0
+    padding = -len(header) % 32
+    with path.open("wb") as file:
+        file.write(header + b"\0" * padding)
+        for _ in range(0, elements, 2**20):
+            file.write(os.urandom(2**20))
+        file.truncate(len(header) + padding + elements)
 
 
 def wait_for(condition: Any, seconds: float = 20.0) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.processes import COMMAND_S, NodeProcess, environment, join, wait_for
+from tests.e2e.processes import COMMAND_S, NodeProcess, environment, join, wait_for, write_gguf
 
 pytestmark = pytest.mark.e2e
 
@@ -168,21 +167,6 @@ def pull_and_kill(node: NodeProcess, name: str, doomed: NodeProcess) -> dict[str
 def holders(node: NodeProcess, name: str) -> set[str]:
     """Returns the names of the nodes that have a model, as `node` knows it."""
     return {holder for row in node.json("model", "list", "--mesh") if row["name"] == name for holder in row["nodes"]}
-
-
-def write_gguf(path: Path, size: int) -> None:
-    """Writes a GGUF file with one tensor of random bytes (ggml's gguf.md, version 3)."""
-    name = b"weights"
-    header = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") + (0).to_bytes(8, "little")
-    elements = size - 4096
-    header += len(name).to_bytes(8, "little") + name + (1).to_bytes(4, "little") + elements.to_bytes(8, "little")
-    header += (24).to_bytes(4, "little") + (0).to_bytes(8, "little")  # type I8, offset 0
-    padding = -len(header) % 32
-    with path.open("wb") as file:
-        file.write(header + b"\0" * padding)
-        for _ in range(0, elements, 2**20):
-            file.write(os.urandom(2**20))
-        file.truncate(len(header) + padding + elements)
 
 
 def test_ctrl_c_ends_a_node_within_two_seconds_and_leaves_its_home_whole(tmp_path: Path) -> None:

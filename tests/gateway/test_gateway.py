@@ -11,7 +11,7 @@ import trio
 from numpy.typing import NDArray
 
 from atmo.errors import RemoteError, RequestError
-from atmo.gateway.gateway import Gateway, GatewayConfig
+from atmo.gateway.gateway import Company, Gateway, GatewayConfig
 from atmo.net.ports import RequestStream
 from atmo.router.capability import CHAT, CLASSIFY, EMBEDDINGS, Capability
 from atmo.router.table import OPEN
@@ -131,6 +131,19 @@ class TestFailover:
             with pytest.raises(RequestError, match="there is no link to it") as caught:
                 await answer(alpha, chat())
             assert caught.value.status == 502
+
+    async def test_a_node_that_is_dead_without_anyone_knowing_is_passed_over_soon(self) -> None:
+        async with loop_net() as net:
+            alpha = await net.add("alpha", config=GatewayConfig(reach_s=0.05))
+            beta, gamma = await net.add("beta", Echo()), await net.add("gamma", Echo())
+            net.silent.add(beta.id)
+            began = trio.current_time()
+            tried = 0
+            while not tried:
+                async with alpha.gateway.execute(CHAT, chat()) as execution:
+                    assert execution.offer.node == gamma.id
+                tried = alpha.gateway.table.seen(beta.id, "echo:echo", 0.0).failures
+            assert trio.current_time() < began + 5.0
 
     async def test_an_error_of_the_request_itself_is_not_retried(self) -> None:
         async with loop_net() as net:
@@ -499,7 +512,7 @@ class TestNobody:
             node = await net.add("alpha", Echo())
             alone = Gateway(node.id, "alpha", node.pool, embed, lambda: None, stored=list)
             assert [offer.node_name for offer in alone.offers()] == ["alpha"]
-            assert alone.neighbours() == 0
+            assert alone.company() == Company(1, 0, 0)
             assert [row["id"] for row in alone.models()] == ["echo"]
 
     async def test_the_mesh_is_left_between_decision_and_execution(self) -> None:

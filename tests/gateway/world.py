@@ -22,6 +22,7 @@ from atmo.errors import RemoteError, RequestError
 from atmo.gateway.gateway import Gateway, GatewayConfig
 from atmo.identity import NodeId, Signer
 from atmo.net.ports import Handler, MeshPort, RequestStream
+from atmo.peer import NodeView
 from atmo.router.capability import CHAT, CLASSIFY, EMBEDDINGS, Capability
 from atmo.router.offer import Offer
 from atmo.wire import codec, limits
@@ -245,8 +246,13 @@ class LoopPeer:
             if node.id not in self.net.dead
         ]
 
-    def neighbours(self) -> list[NodeId]:
+    def nodes(self, _now: Now) -> list[NodeView]:
+        return [NodeView(node, "", (), "direct", 0.001, 0.0, "", ()) for node in self.net.nodes]
+
+    def linked(self) -> list[NodeId]:
         return [node for node in self.net.nodes if node != self.node]
+
+    neighbours = linked
 
 
 class LoopPort:
@@ -273,6 +279,9 @@ class LoopPort:
     ) -> AsyncIterator[RequestStream]:
         if node in self.net.unreachable:
             raise RemoteError("there is no link to it")
+        if node in self.net.silent:
+            await trio.sleep(deadline_s)
+            raise RemoteError("there is no way to it")
         here, there = stream_pair(self.node, node, header)
         self.net.streams.append(here)
         self.net.nursery.start_soon(_serve, self.net.nodes[node].port.handlers[protocol], there)
@@ -314,6 +323,7 @@ class LoopNet:
     nursery: trio.Nursery
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     unreachable: set[NodeId] = field(default_factory=set)
+    silent: set[NodeId] = field(default_factory=set)
     dead: set[NodeId] = field(default_factory=set)
     streams: list[MemoryStream] = field(default_factory=list)
 

@@ -31,9 +31,10 @@ def record(
     *,
     issued_s: int = START_S,
     lifetime_s: int = 300,
+    near: bool = False,
 ) -> Record:
     """Returns a record of an author's first second."""
-    return Record(kind, key, *version, issued_s, lifetime_s, body)
+    return Record(kind, key, *version, issued_s, lifetime_s, body, near)
 
 
 def sealed(author: Signer, *args: Any, **kwargs: Any) -> bytes:

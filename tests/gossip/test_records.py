@@ -31,6 +31,12 @@ def test_a_key_is_printable_ascii(key: str) -> None:
         check_record_untrusted(replace(GOOD, key=key))
 
 
+def test_what_is_final_is_for_everyone() -> None:
+    check_record_untrusted(record("note", near=True))
+    with pytest.raises(WireError, match="for everyone"):
+        check_record_untrusted(record("revocation", near=True))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

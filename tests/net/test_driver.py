@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from atmo.engine import Store
+from atmo.engine import Contact, Store
 from atmo.errors import RemoteError
-from atmo.gossip.messages import Flood, Hello, Ping, encode_message
+from atmo.gossip.messages import Gossip, Hello, Ping
 from atmo.gossip.records import Hardware
 from atmo.identity import Signer
 from atmo.net.driver import GOSSIP, PeerDriver
@@ -20,6 +20,7 @@ from atmo.net.ports import RequestStream
 from atmo.net.quic import Endpoint, open_endpoint
 from atmo.net.requests import open_request
 from atmo.peer import Peer, PeerConfig
+from atmo.peer.messages import encode_message
 from atmo.trust.certificate import Certificate, issue
 from atmo.trust.genesis import found
 from atmo.trust.mesh import MeshTrust
@@ -29,12 +30,14 @@ FOUNDER = Signer(b"founder".ljust(32))
 GENESIS = found(FOUNDER, "home", int(time.time()), b"nonce".ljust(16))
 
 
-def new_peer(signer: Signer, genesis: bytes = GENESIS, founder: Signer = FOUNDER) -> Peer:
+def new_peer(
+    signer: Signer, genesis: bytes = GENESIS, founder: Signer = FOUNDER, config: PeerConfig = PeerConfig()
+) -> Peer:
     trust = MeshTrust(genesis)
     now = int(time.time())
     certificate = Certificate(signer.node_id, founder.node_id, ("edge",), "x", now, now + 3600, b"s" * 16)
     trust.admit_untrusted(now, signer.node_id, issue(founder, trust.mesh_id, certificate), None)
-    return Peer(PeerConfig(), signer, trust, 1, "test")
+    return Peer(config, signer, trust, 1, "test")
 
 
 async def keep_nothing(batch: list[Store]) -> None:
@@ -65,7 +68,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def introduce(a: PeerDriver, b: PeerDriver) -> None:
-    a.peer.membership.learn(a.now(), b.peer.node_id, (b.endpoint.local_address,))
+    a.peer.hyparview.learn(a.now(), Contact(b.peer.node_id, (b.endpoint.local_address,)))
     a.kick()
 
 
@@ -97,7 +100,7 @@ async def test_two_who_dial_each_other_at_once_keep_one_link() -> None:
 
 async def test_requests_carry_headers_both_ways_and_need_a_link() -> None:
     async with running("anna") as anna, running("bert") as bert:
-        with pytest.raises(RemoteError, match="no link"):
+        with pytest.raises(RemoteError, match="no way"):
             async with anna.request(bert.peer.node_id, "test/echo/1", {}, 5):
                 pass
         introduce(anna, bert)
@@ -157,7 +160,7 @@ async def test_a_stranger_gets_nowhere_but_to_open_protocols(monkeypatch: pytest
     [
         [encode_message(Ping(1))],
         [encode_message(Hello(b"m" * 32, b"no certificate"))],
-        [encode_message(Flood(b"no record"))],
+        [encode_message(Gossip(b"no record"))],
     ],
 )
 async def test_a_stranger_that_talks_gossip_is_hung_up_on(messages: list[bytes]) -> None:
@@ -220,7 +223,7 @@ async def test_bad_requests_end_the_link_and_fill_no_log(caplog: pytest.LogCaptu
     async with running("anna") as anna, running("bert") as bert:
         introduce(anna, bert)
         await until(lambda: linked(anna, bert))
-        link = bert._links[anna.peer.node_id]
+        link = bert.links._links[anna.peer.node_id]
         for _ in range(PeerConfig().strikes - 1):
             stream = await link.connection.open_stream()
             await stream.send_all(frame(b"\xff\xff\xff"))

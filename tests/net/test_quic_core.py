@@ -65,7 +65,12 @@ def test_the_private_members_of_aioquic_are_where_we_touch_them() -> None:
     pacer = QuicPacketPacer(max_datagram_size=1_200)
     pacer.update_rate(12_000, 0.1)
     assert pacer.bucket_max > 0
-    for method in ("_write_connection_limits", "_write_stream_limits"):
+    for method in (
+        "_write_connection_limits",
+        "_write_stream_limits",
+        "_write_stop_sending_frame",
+        "_write_reset_stream_frame",
+    ):
         assert callable(getattr(QuicConnection, method)), method
 
 
@@ -512,3 +517,22 @@ def test_a_stream_of_gaps_closes_the_connection_before_it_costs_time(frame: str)
             break
     assert server.closed
     assert offset < 3_000
+
+
+def test_what_does_not_fit_into_a_packet_does_not_end_the_flight() -> None:
+    pair = Pair()
+    client, server = pair.both()
+    streams = [client.open_stream() for _ in range(3)]
+    for stream in streams:
+        client.write(stream, b"x")
+    pair.run()
+    for stream in streams:
+        server.write(stream, bytes(8_000))
+        server.stop(stream, 0)
+    server.reset(streams[-1], 0)
+    sent = len(server.transmit(pair.now))
+    assert sent > 2, "a flight, not a packet"
+    pair.run()
+    assert all(len(pair.data("client", stream)) == 8_000 for stream in streams[:2])
+    assert len(pair.of("client", events.StopSendingReceived)) == 3
+    assert len(pair.of("client", events.StreamReset)) == 1

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 from atmo.clock import Now
 from atmo.engine import Dial, Effect, Emit, Hangup, Misbehaved, Send, Store
-from atmo.gossip.messages import Hello, decode_message_untrusted, encode_message
+from atmo.gossip.messages import Hello
 from atmo.gossip.records import Hardware, ModelRecord
 from atmo.identity import NodeId, Signer
 from atmo.peer import Peer, PeerConfig
+from atmo.peer.messages import decode_message_untrusted, encode_message
 from atmo.router.capability import Capability
 from atmo.trust.mesh import MeshTrust
 from atmo.wire.address import Address
@@ -19,6 +20,9 @@ from tests.trust.kit import ANNA, BERT, GENESIS, MESH, START_S, certificate
 T = TypeVar("T")
 
 ADDRESS = Address("10.0.0.1", 11_450)
+
+SPREAD_S = 2.0
+"""By then new neighbours have compared their tables once."""
 
 
 def model(name: str = "iris", **kwargs: Any) -> ModelRecord:
@@ -85,7 +89,11 @@ class Side:
 
 
 class Table:
-    """Peers of one mesh, their links, and the time."""
+    """Peers of one mesh, their links, and the time.
+
+    Attributes:
+        answering: Dials of sides that are there succeed; else nobody answers any.
+    """
 
     def __init__(self, config: PeerConfig = PeerConfig()) -> None:
         self.config = config
@@ -93,6 +101,8 @@ class Table:
         self.wall = float(START_S)
         self.sides: dict[NodeId, Side] = {}
         self.links: dict[tuple[NodeId, NodeId], None] = {}
+        self.answering = False
+        self._dials: list[tuple[NodeId, NodeId]] = []
 
     @property
     def now(self) -> Now:
@@ -119,12 +129,16 @@ class Table:
         self.settle()
         return side
 
-    def link(self, one: Side, two: Side) -> None:
-        """Connects two peers and lets them talk until they are silent."""
-        self.links[one.id, two.id] = self.links[two.id, one.id] = None
-        one.peer.link_up(self.now, two.id, "lan")
-        two.peer.link_up(self.now, one.id, "lan")
+    def link(self, one: Side, two: Side, path: str = "lan", *, spread_s: float = SPREAD_S) -> None:
+        """Connects two peers and lets them talk for a moment."""
+        self._join(one, two, path)
         self.settle()
+        self.advance(spread_s)
+
+    def _join(self, one: Side, two: Side, path: str) -> None:
+        self.links[one.id, two.id] = self.links[two.id, one.id] = None
+        one.peer.link_up(self.now, two.id, path)
+        two.peer.link_up(self.now, one.id, path)
 
     def stranger(self, side: Side, node: NodeId) -> None:
         """Connects somebody who says only what the test lets it say."""
@@ -144,8 +158,20 @@ class Table:
                 del self.links[mine, theirs]
                 self.sides[mine].peer.link_down(self.now, theirs, reason)
 
+    def die(self, side: Side) -> None:
+        """Ends a peer without a word: its links are there until somebody notices."""
+        del self.sides[side.id]
+        for link in [link for link in self.links if link[0] == side.id]:
+            del self.links[link]
+
     def settle(self) -> None:
         """Performs effects until nobody asks for more."""
+        self._settle()
+        while self._dials:  # when nobody has anything left to say on a former link
+            self._dial(*self._dials.pop(0))
+            self._settle()
+
+    def _settle(self) -> None:
         busy = True
         while busy:
             busy = False
@@ -155,6 +181,14 @@ class Table:
                     side.log.append(effect)
                     self._perform(side, effect)
 
+    def _dial(self, one: NodeId, two: NodeId) -> None:
+        if one not in self.sides:
+            return
+        if self.answering and two in self.sides and (one, two) not in self.links:
+            self._join(self.sides[one], self.sides[two], "lan")
+        else:
+            self.sides[one].peer.dial_failed(self.now, two)
+
     def _perform(self, side: Side, effect: Effect) -> None:
         match effect:
             case Send(to, message) if (side.id, to) in self.links and to in self.sides:
@@ -163,7 +197,7 @@ class Table:
             case Hangup(node):
                 self.cut(side.id, node)
             case Dial(node):
-                side.peer.dial_failed(self.now, node)
+                self._dials.append((side.id, node))
             case _:
                 pass
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from atmo.clock import Now
-from atmo.engine import CancelFetch, Dial, FetchChunk, Send
+from atmo.engine import CancelFetch, Contact, Dial, FetchChunk, Send
 from atmo.errors import WireError
-from atmo.gossip.membership import MembershipConfig
-from atmo.gossip.messages import Flood, Goodbye, Hello, Ping, Pong, Records, Summary
+from atmo.gossip.messages import Digest, Goodbye, Gossip, Hello, Neighbour, Ping, Pong, Records
 from atmo.gossip.records import Hardware
 from atmo.identity import NodeId
-from atmo.peer import LinkAge, LinkLost, LinkReady, Peer, PeerConfig
+from atmo.peer import LinkAge, LinkLost, LinkReady, Peer, PeerConfig, Unreachable
+from atmo.peer.links import LinksConfig
 from atmo.transfer.engine import TransferDone
 from atmo.trust.mesh import MeshTrust
 from tests.peer.kit import ADDRESS, Table, model, pair
@@ -69,7 +69,7 @@ def test_who_does_not_prove_its_membership_is_hung_up_on(hello: Hello, why: str)
     assert anna.emitted(LinkLost) == []
 
 
-@pytest.mark.parametrize("message", [Ping(1), Pong(1), Flood(b""), Summary(()), Records(()), Goodbye()])
+@pytest.mark.parametrize("message", [Ping(1), Pong(1), Gossip(b""), Digest(()), Records(()), Goodbye()])
 def test_nothing_counts_before_a_hello(message: object) -> None:
     table = Table()
     anna = table.add(ANNA, "anna")
@@ -109,7 +109,7 @@ def test_words_of_somebody_without_a_link_are_dropped() -> None:
 
 
 def test_strangers_at_once_are_bounded() -> None:
-    table = Table(PeerConfig(unverified=2))
+    table = Table(PeerConfig(links=LinksConfig(unverified=2)))
     anna = table.add(ANNA, "anna")
     for number in range(3):
         table.stranger(anna, signer(f"stranger {number}").node_id)
@@ -124,34 +124,44 @@ def test_a_link_that_is_replaced_is_down_first() -> None:
     assert anna.emitted(LinkLost) == [LinkLost(bert.id, "replaced by a newer link")]
     assert anna.emitted(LinkReady) == [LinkReady(bert.id)]
     assert anna.peer.neighbours() == [bert.id]
+    assert bert.peer.neighbours() == [anna.id]
 
 
-def test_a_full_node_hangs_up_and_goes_on() -> None:
-    table = Table(PeerConfig(membership=MembershipConfig(target_links=1)))
+def test_a_node_with_all_the_links_that_it_can_hold_makes_room_or_refuses() -> None:
+    """Whoever is no neighbour and unused for longest makes room; neighbours never do."""
+    table = Table(PeerConfig(links=LinksConfig(most=1)))
     anna = table.add(ANNA, "anna")
-    others = [table.add(signer(f"node {number}"), f"n{number}") for number in range(3)]
-    for other in others:
-        table.link(anna, other)
-    assert anna.hangups() == ["this node has as many links as it can hold"]
-    assert anna.peer.neighbours() == [other.id for other in others[:2]]
-    table.advance(10)
+    for member in (BERT, EVE):
+        table.verified(anna, member)
+    assert anna.hangups() == ["making room for another link"]
+    assert anna.peer.linked() == [EVE.node_id]
+    anna.hears(EVE.node_id, Neighbour(Contact(EVE.node_id, ()), priority=True))
+    assert anna.peer.neighbours() == [EVE.node_id]
+    table.stranger(anna, BERT.node_id)
+    assert anna.hangups()[1:] == ["too many links at once"]
+    table.advance(3)
     assert anna.faults() == []
 
 
 def test_a_goodbye_ends_the_link_at_once() -> None:
     table, anna, bert = pair()
     bert.tells(lambda peer, now: peer.leave(now, "x" * 500))
-    assert anna.peer.neighbours() == []
+    assert anna.peer.linked() == []
     assert anna.hangups() == ["it left: " + "x" * 200]
+    assert not anna.peer.is_present(bert.id)
+    assert anna.names() == ["anna", "bert"], "it is away, and remembered"
     table.advance(1)
+    assert bert.peer.neighbours() == []
 
 
 def test_a_silent_neighbour_is_hung_up_on() -> None:
     table = Table()
     anna = table.add(ANNA, "anna")
     table.verified(anna, EVE)
+    anna.hears(EVE.node_id, Neighbour(Contact(EVE.node_id, ())))
     table.advance(20)
-    assert anna.hangups() == ["no answer to 3 pings"]
+    assert len(anna.hangups()) == 1
+    assert anna.hangups()[0].startswith("nothing heard for")
     assert anna.emitted(LinkLost) == [LinkLost(EVE.node_id, "cut")]
 
 
@@ -169,7 +179,7 @@ def test_a_link_ends_with_the_certificate_of_its_other_end() -> None:
     table = Table()
     anna, bert = table.add(ANNA, "anna"), table.add(BERT, "bert", sealed=certificate(BERT.node_id, lasts_s=1_000))
     table.link(anna, bert)
-    table.advance(1_055)
+    table.advance(1_050)
     assert anna.peer.neighbours() == [bert.id]
     table.forget_logs()
     table.advance(15)
@@ -191,11 +201,12 @@ def test_a_member_that_was_heard_of_is_dialled() -> None:
     anna.tells(lambda peer, now: peer.load_records(now, list(bert.peer.sync.envelopes("node"))))
     table.advance(5)
     assert anna.of(Dial)[0] == Dial(bert.id, (ADDRESS,))
+    assert anna.emitted(Unreachable)[0] == Unreachable(bert.id)
 
 
 def test_a_node_whose_certificate_is_not_known_yet_may_be_dialled() -> None:
     table, anna, _ = pair()
-    anna.tells(lambda peer, now: peer.membership.learn(now, EVE.node_id, (ADDRESS,)))
+    anna.tells(lambda peer, now: peer.hyparview.learn(now, Contact(EVE.node_id, (ADDRESS,))))
     table.advance(1)
     assert anna.of(Dial)[0].node == EVE.node_id
 
@@ -207,7 +218,7 @@ def test_a_neighbour_that_breaks_too_much_is_kept_out_for_a_while() -> None:
     table = Table()
     anna = table.add(ANNA, "anna")
     table.verified(anna, EVE)
-    anna.tells(lambda peer, now: peer.membership.learn(now, EVE.node_id, (ADDRESS,)))
+    anna.tells(lambda peer, now: peer.hyparview.learn(now, Contact(EVE.node_id, (ADDRESS,))))
     for _ in range(20):
         anna.peer.malformed(table.now, EVE.node_id, "not CBOR")
     table.settle()
@@ -259,6 +270,7 @@ def test_strangers_do_not_make_room_for_a_neighbour_that_is_kept_out() -> None:
     for number in range(1_100):
         anna.peer.link_up(table.now, NodeId(number.to_bytes(32, "big")), "direct")
         anna.peer.malformed(table.now, NodeId(number.to_bytes(32, "big")), "not CBOR")
+        anna.peer.link_down(table.now, NodeId(number.to_bytes(32, "big")), "cut")
     table.forget_logs()
     table.stranger(anna, EVE.node_id)
     assert anna.hangups()[-1] == "it broke the protocol"
@@ -267,7 +279,7 @@ def test_strangers_do_not_make_room_for_a_neighbour_that_is_kept_out() -> None:
 def test_records_that_no_honest_node_passes_on_are_held_against_the_neighbour() -> None:
     _, anna, bert = pair()
     for number in range(16):
-        anna.hears(bert.id, Flood(b"rubbish %d" % number))
+        anna.hears(bert.id, Gossip(b"rubbish %d" % number))
     assert anna.hangups() == ["16 broken messages"]
     assert anna.peer.neighbours() == []
 

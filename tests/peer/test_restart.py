@@ -8,7 +8,7 @@ from atmo.gossip.records import NODE, NodeRecord
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Table, model, pair
-from tests.trust.kit import ANNA, BERT, EVE, certificate
+from tests.trust.kit import ANNA, BERT, EVE, START_S, certificate
 
 
 def test_a_restarted_node_knows_where_the_others_were_after_weeks() -> None:
@@ -18,7 +18,7 @@ def test_a_restarted_node_knows_where_the_others_were_after_weeks() -> None:
     again.wall = table.wall + 14 * 86_400
     anna = again.add(ANNA, "anna", epoch=2, records=kept)
     assert anna.names() == ["anna", "bert"]
-    assert anna.peer.nodes(again.now)[1].last_seen_s == 14 * 86_400
+    assert anna.peer.nodes(again.now)[1].last_seen_s == again.wall - START_S
     again.advance(1)
     assert anna.of(Dial)[0] == Dial(bert.id, (ADDRESS,))
     bert = again.add(BERT, "bert", epoch=2)
@@ -91,7 +91,9 @@ def test_a_machine_that_slept_for_hours_finds_its_mesh_again() -> None:
     table.advance(200)
     assert anna.names() == ["anna", "bert"]
     assert [dial for dial in anna.of(Dial) if dial.node == bert.id]
-    table.link(anna, bert)
+    table.answering = True
+    table.advance(120)
+    assert anna.peer.neighbours() == [bert.id]
     assert anna.peer.sync.versions() == bert.peer.sync.versions()
     assert len(anna.peer.sync.versions()) == 2
 

@@ -67,6 +67,7 @@ class Hub:
         self.nursery = nursery
         self.nodes: dict[NodeId, Node] = {}
         self.requests: list[tuple[str, str, str]] = []
+        self.in_vain: list[tuple[str, str]] = []
         self.before_answer: Callable[[Node, str], None] | None = None
         self.hold_answer: Callable[[Node, str], Awaitable[None]] | None = None
 
@@ -74,7 +75,7 @@ class Hub:
         return [
             ModelOffer(node.id, node.name, record, False)
             for node in self.nodes.values()
-            if node.up
+            if node.up or node.believed
             for record in node.published
         ]
 
@@ -88,6 +89,8 @@ class Node:
         self.signer = Signer(name.encode().ljust(32, b"."))
         self.id = self.signer.node_id
         self.up = True
+        self.believed = False  # the others take it for alive although it is not
+        self.dial_s = 0.0  # how long it takes them to find out that there is no way to it
         self.published: tuple[ModelRecord, ...] = ()
         self.misbehaved: list[tuple[str, str]] = []
         self.handlers: dict[str, Handler] = {}
@@ -104,7 +107,8 @@ class Node:
             accuse=lambda now, node, reason: self.transfer.accuse(node, reason),
             models=lambda now: [self._own(offer) for offer in hub.records()],
             publish_models=self._publish,
-            neighbours=lambda: [node.id for node in hub.nodes.values() if node.up and node is not self],
+            node_id=self.id,
+            is_ready=lambda node: hub.nodes[node].up,
             name=lambda node: hub.nodes[node].name if node in hub.nodes else node.short,
         )
         port: MeshPort = self
@@ -176,6 +180,8 @@ class Node:
     ) -> AsyncIterator[MemoryStream]:
         other = self.hub.nodes[node]
         if not other.up:
+            self.hub.in_vain.append((self.name, other.name))
+            await trio.sleep(other.dial_s)
             raise RemoteError(f"there is no link to {other.name}")
         self.hub.requests.append((self.name, other.name, protocol))
         there, here_in = trio.open_memory_channel[bytes](math.inf)

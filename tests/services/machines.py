@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,12 @@ class Machine:
 
 @asynccontextmanager
 async def machine(
-    tmp_path: Path, name: str, *, online: bool = True, listen: Address | None = None
+    tmp_path: Path,
+    name: str,
+    *,
+    online: bool = True,
+    listen: Address | None = None,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Machine]:
     signer = Signer(name.encode().ljust(32, b"."))
     home = tmp_path / name
@@ -62,13 +68,14 @@ async def machine(
             driver.fetch = models.fetch
             driver.observers.append(models.on_event)
             models.attach(driver)
+            service.attach(driver)
 
         host.on_attach.append(attach)
         return Machine(host, service, models, signer, database)
 
     try:
         if not online:
-            offline = build(MeshHost(signer, name, state, listen))
+            offline = build(MeshHost(signer, name, state, listen, wall=wall))
             await offline.host.resume()
             yield offline
             await offline.host.aclose()
@@ -76,7 +83,7 @@ async def machine(
         port = listen.port if listen else 0
         async with open_endpoint(signer, "127.0.0.1", port) as endpoint, trio.open_nursery() as nursery:
             online_machine = build(
-                MeshHost(signer, name, state, endpoint.local_address, endpoint=endpoint, nursery=nursery)
+                MeshHost(signer, name, state, endpoint.local_address, endpoint=endpoint, nursery=nursery, wall=wall)
             )
             await online_machine.host.resume()
             yield online_machine

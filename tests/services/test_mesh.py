@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import trio
 
 from atmo.errors import RemoteError, UserError, leaf_error
+from atmo.identity import Signer
 from atmo.net.requests import open_request
-from atmo.services.joining import PROTOCOL, JoinRefusal, unpack_answer_untrusted
-from atmo.trust.joincode import parse_join_code
-from tests.services.machines import machine, names_seen
+from atmo.peer.rights import RedeemedTwice, Succeeded
+from atmo.services.joining import PROTOCOL, JoinGrant, JoinRefusal, JoinRequest, unpack_answer_untrusted
+from atmo.storage.database import Database
+from atmo.trust.joincode import parse_join_code, secret_hash
+from atmo.trust.records import INVITE, REDEMPTION, SUCCESSION
+from atmo.wire.address import Address
+from tests.services.machines import Machine, machine, names_seen
+from tests.storage import samples
 
 
 async def test_three_machines_form_a_mesh_by_code(tmp_path: Path) -> None:
@@ -30,6 +35,9 @@ async def test_three_machines_form_a_mesh_by_code(tmp_path: Path) -> None:
         assert row["roles"] == ["gateway"]
         assert row["path"] == "lan"
         assert set(row) >= {"id", "name", "roles", "path", "rtt_ms", "last_seen_s"}
+        with trio.fail_after(10):
+            while not all(row["present"] and row["neighbour"] for row in bert.service.nodes() if not row["self"]):
+                await trio.sleep(0.02)
 
 
 async def test_a_code_works_once_and_not_after_its_time(tmp_path: Path) -> None:
@@ -107,6 +115,22 @@ async def test_a_revoked_member_is_cut_off_everywhere(tmp_path: Path) -> None:
             await anna.service.revoke("anna")
 
 
+async def test_what_people_should_know_of_rights_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = Signer(b"other".ljust(32, b".")).node_id
+    async with machine(tmp_path, "anna") as anna:
+        anna.service.on_event(Succeeded(other, other))  # without a mesh there is nothing to say
+        assert not caplog.messages
+        await anna.service.create("home")
+        own = anna.signer.node_id
+        for event in (RedeemedTwice("ab", (own, other)), Succeeded(own, other), object()):
+            anna.service.on_event(event)
+    assert caplog.messages == [
+        f"one join code let in anna ({own.short}) and {other.short} ({other.short}): "
+        "revoke who is no guest with `atmo mesh revoke`",
+        f"anna handed a founder's rights over to {other.short} ({other.short})",
+    ]
+
+
 async def test_the_mesh_survives_a_restart_and_offline_commands(tmp_path: Path) -> None:
     async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert:
         await anna.service.create("home")
@@ -120,10 +144,30 @@ async def test_the_mesh_survives_a_restart_and_offline_commands(tmp_path: Path) 
         await offline.service.revoke("bert")
     async with machine(tmp_path, "anna", listen=home) as anna, machine(tmp_path, "bert") as bert:
         with trio.fail_after(10):
-            while bert.driver.peer.membership.stats.dials < 3:
+            while bert.driver.peer.hyparview.stats.dials < 2:
                 await trio.sleep(0.02)
         assert anna.driver.peer.trust.is_revoked(bert.signer.node_id)
         assert not anna.driver.peer.neighbours()
+
+
+async def test_a_command_waits_for_a_neighbour_however_much_is_known_from_before(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(samples.safetensors(1000))
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite())["code"])
+        await anna.models.import_model(file, name="m")
+        with trio.fail_after(10):
+            while not bert.models.rows("available"):
+                await trio.sleep(0.02)
+        (home,) = anna.host.addresses()
+    async with machine(tmp_path, "bert") as bert:
+        assert bert.models.rows("available"), "as it was told before"
+        with pytest.raises(RemoteError, match="no other node of the mesh answers"):
+            await bert.host.wait_for_mesh(0.2)
+        async with machine(tmp_path, "anna", listen=home):
+            await bert.host.wait_for_mesh(10.0)
+            assert bert.driver.peer.neighbours()
 
 
 async def test_what_was_answered_survives_a_kill_at_once(tmp_path: Path) -> None:
@@ -137,14 +181,11 @@ async def test_what_was_answered_survives_a_kill_at_once(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("online", [True, False])
-async def test_a_clock_before_the_membership_is_an_error_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: bool
-) -> None:
+async def test_a_clock_before_the_membership_is_an_error_in_words(tmp_path: Path, online: bool) -> None:
     async with machine(tmp_path, "anna") as anna:
         await anna.service.create("home")
-    monkeypatch.setattr("atmo.services.host.time", SimpleNamespace(time=lambda: 86_400.0))
     with pytest.RaisesGroup(UserError, flatten_subgroups=True, allow_unwrapped=True) as caught:
-        async with machine(tmp_path, "anna", online=online):
+        async with machine(tmp_path, "anna", online=online, wall=lambda: 86_400.0):
             pass
     assert "clock" in str(leaf_error(caught.value))
 
@@ -166,3 +207,117 @@ async def test_join_says_who_does_not_answer(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(RemoteError, match="does not answer"):
             await bert.service.join(code)
         assert bert.service.mesh() is None
+
+
+async def heard(m: Machine, kind: str, count: int = 1) -> None:
+    """Waits until a machine holds so many records of a kind."""
+    with trio.fail_after(10):
+        while sum(1 for _ in m.driver.peer.sync.envelopes(kind)) < count:
+            await trio.sleep(0.02)
+
+
+async def test_a_code_works_at_another_admin_while_its_inviter_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atmo.services.host._CONNECT_S", 0.3)
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "cleo") as cleo, machine(tmp_path, "dora") as dora:
+        await anna.service.create("home")
+        async with machine(tmp_path, "bert") as bert:
+            await bert.service.join((await anna.service.invite("admin"))["code"])
+            await names_seen(bert, {"anna", "bert"})
+            codes = [(await bert.service.invite("edge"))["code"] for _ in range(2)]
+            await heard(anna, INVITE, 3)
+        assert [contact.node for contact in parse_join_code(codes[0]).others] == [anna.signer.node_id]
+        joined = await cleo.service.join(codes[0])
+        assert joined["roles"] == ["edge"]
+        with pytest.raises(UserError, match="used already"):
+            await dora.service.join(codes[0])
+        await dora.service.join(codes[1])
+        await heard(cleo, REDEMPTION, 3)
+
+
+async def test_a_code_used_at_one_admin_is_refused_at_the_others(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert, machine(tmp_path, "cleo") as cleo:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite("admin"))["code"])
+        await names_seen(bert, {"anna", "bert"})
+        code = parse_join_code((await anna.service.invite())["code"])
+        used = secret_hash(code.secret)
+        await heard(bert, INVITE, 2)
+        state = bert.driver.peer.invitations.state(time.time(), used.hex(), cleo.signer.node_id)
+        assert state.role == "edge"
+        await cleo.service.join(code.text())
+        await heard(bert, REDEMPTION, 2)
+        stranger = JoinRequest(code.mesh, code.secret, "eve")
+        eve = Signer(b"eve".ljust(32, b"."))
+        assert await bert.service._answer(eve.node_id, stranger) == JoinRefusal("used")
+        again = await bert.service._answer(cleo.signer.node_id, stranger)
+        assert isinstance(again, JoinGrant), "the same machine again, in case the answer was lost"
+        monkey = (await anna.service.invite("admin"))["code"]
+        await heard(bert, INVITE, 3)
+        by_founder = JoinRequest(code.mesh, parse_join_code(monkey).secret, "eve")
+        assert await bert.service._answer(eve.node_id, by_founder) == JoinRefusal("not founder")
+        bert.driver.peer.may_redeem = lambda: False  # type: ignore[method-assign]
+        plain = parse_join_code((await anna.service.invite())["code"])
+        await heard(bert, INVITE, 4)
+        assert await bert.service._answer(eve.node_id, JoinRequest(code.mesh, plain.secret, "eve")) == JoinRefusal(
+            "busy"
+        )
+
+
+async def test_open_and_used_codes_are_told_again_after_a_restart(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna:
+        await anna.service.create("home")
+    async with machine(tmp_path, "anna", online=False, listen=Address("127.0.0.1", 1)) as offline:
+        codes = [parse_join_code((await offline.service.invite())["code"]) for _ in range(2)]
+        offline.database.invite_redeem(secret_hash(codes[0].secret), b"n" * 32, time.time())
+    for key, _ in offline_records(tmp_path):
+        assert "/invite/" in key
+    async with machine(tmp_path, "anna") as anna:
+        invitations = anna.driver.peer.invitations
+        assert invitations.used_by(secret_hash(codes[0].secret).hex()) == (b"n" * 32,)
+        state = invitations.state(time.time(), secret_hash(codes[1].secret).hex(), anna.signer.node_id)
+        assert state.role == "edge"
+
+
+def offline_records(tmp_path: Path) -> list[tuple[str, bytes]]:
+    database = Database(tmp_path / "anna" / "atmosphere.db")
+    try:
+        return database.kv_items("record/")
+    finally:
+        database.close()
+
+
+async def test_a_founder_hands_over_and_newcomers_and_returners_know(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna:
+        await anna.service.create("home")
+        async with machine(tmp_path, "cleo") as cleo:
+            await cleo.service.join((await anna.service.invite())["code"])
+        async with machine(tmp_path, "bert") as bert, machine(tmp_path, "dora") as dora:
+            await bert.service.join((await anna.service.invite())["code"])
+            await names_seen(anna, {"anna", "bert"})
+            with pytest.raises(UserError, match="Only a founder"):
+                await bert.service.hand_over("anna")
+            with pytest.raises(UserError, match="founder already"):
+                await anna.service.hand_over("anna")
+            with pytest.raises(UserError, match="No member"):
+                await anna.service.hand_over("nobody")
+            assert await anna.service.hand_over("bert") == {"id": str(bert.signer.node_id), "name": "bert"}
+            assert any("/succession/" in key for key in anna.on_disk())
+            await heard(bert, SUCCESSION)
+            with pytest.raises(UserError, match="Only a founder or an admin"):
+                await anna.service.invite()
+            await dora.service.join((await bert.service.invite("admin"))["code"])
+            assert dora.driver.peer.trust.founders == (bert.signer.node_id,)
+            await names_seen(dora, {"anna", "bert", "dora"})
+            async with machine(tmp_path, "cleo") as cleo:
+                await heard(cleo, SUCCESSION)
+                await names_seen(cleo, {"anna", "bert", "cleo", "dora"})
+        async with machine(tmp_path, "dora") as dora:
+            assert dora.driver.peer.trust.founders == (bert.signer.node_id,), "it knows when it starts"
+
+
+async def test_a_home_without_a_mesh_hands_nothing_over(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna:
+        with pytest.raises(UserError, match="belongs to no mesh"):
+            await anna.service.hand_over("bert")

@@ -16,11 +16,12 @@ import trio
 from atmo.engine import FetchChunk
 from atmo.errors import UserError
 from atmo.identity import Signer
-from atmo.services import downloads
+from atmo.services import downloads, fetch
 from atmo.services.models import ModelService
 from atmo.services.progress import Progress
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.database import Database
+from atmo.transfer.config import TransferConfig
 from atmo.transfer.engine import TransferDone, TransferFailed
 from atmo.transfer.manifest import CHUNK_BYTES, ModelFile, manifest_id, seal_manifest
 from tests.services.hub import Hub, Node
@@ -399,12 +400,75 @@ async def test_a_holder_that_comes_later_joins_in(tmp_path: Path, monkeypatch: p
         assert chunk_requests(c.hub, "c")["b"] > 1
 
 
-async def test_no_holder_is_connected(tmp_path: Path) -> None:
+async def test_all_holders_are_dead_and_nobody_knows_it_yet(tmp_path: Path) -> None:
     async with mesh(tmp_path, "a", "b") as (a, b):
         await a.service.import_model(model_file(tmp_path, 1), name="big")
-        b.peer.neighbours = list
-        with pytest.raises(UserError, match="none of its holders is connected"):
+        a.up, a.believed = False, True
+        with pytest.raises(UserError, match="could not be asked for: a: there is no link to a"):
             await b.service.pull("big")
+
+
+async def test_a_holder_that_vanishes_between_two_looks(tmp_path: Path) -> None:
+    async with mesh(tmp_path, "a", "b") as (a, b):
+        await a.service.import_model(model_file(tmp_path, 1), name="big")
+        peer = b.peer
+        offers = iter([peer.models(b.now())] * 3)  # to choose, to see what is taken, to find rivals
+        peer.models = lambda now: next(offers, [])
+        with pytest.raises(UserError, match="none of its holders is there"):
+            await b.service.pull("big")
+
+
+async def test_a_dead_holder_that_is_taken_for_alive_does_not_delay_a_pull(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "IMPATIENCE_S", 0.01)
+    source = model_file(tmp_path, 20)
+    async with mesh(tmp_path, "a", "b", "c") as (a, b, c):
+        await a.service.import_model(source, name="big")
+        await b.service.pull("big")
+        a.up, a.believed, a.dial_s = False, True, 60.0
+        c.peer.is_ready = lambda node: False  # so that nobody is asked first for having a link
+        with trio.fail_after(20):
+            await c.service.pull("big")
+        assert c.service.local_models()[0].path.read_bytes() == source.read_bytes()
+        assert len(c.hub.in_vain) <= 1 + TransferConfig().window_start
+
+
+async def test_a_holder_to_whom_there_is_no_way_rests_until_it_is_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "REFRESH_S", 0.01)
+    source = model_file(tmp_path, 20)
+    async with mesh(tmp_path, "a", "b", lonely_s=5.0) as (a, b):
+        await a.service.import_model(source, name="big")
+        answers = 0
+
+        def lose(node: Node, protocol: str) -> None:
+            nonlocal answers
+            answers += 1
+            if answers == 8:
+                a.up, a.believed = False, True
+
+        b.hub.before_answer = lose
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.service.pull, "big")
+            while a.up:
+                await trio.sleep(0.01)
+            await trio.sleep(0.2)  # twenty looks at who is there
+            assert len(b.hub.in_vain) <= TransferConfig().window_most
+            a.up = True
+        assert b.service.local_models()[0].path.read_bytes() == source.read_bytes()
+
+
+async def test_no_more_holders_are_asked_than_one_download_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "SOURCES_MOST", 2)
+    async with mesh(tmp_path, "a", "b", "c", "d") as (a, *others):
+        await a.service.import_model(model_file(tmp_path, 20), name="big")
+        for node in others:
+            await node.service.pull("big")
+        assert len(chunk_requests(a.hub, "d")) == 2
 
 
 async def test_announcements_and_manifests_that_lie(tmp_path: Path) -> None:

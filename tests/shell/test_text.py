@@ -85,6 +85,7 @@ def test_rows_of_nodes_and_models() -> None:
     assert node_rows(
         [{"id": "a" * 52, "name": "x", "roles": [], "path": None, "rtt_ms": None, "last_seen_s": None}]
     ) == [["x", "-", "-", "-", "-", "a" * 10]]
+    assert node_rows([{"id": "b" * 52, "name": "y", "path": "", "present": False}])[0][2] == "gone"
     model = {"name": "m", "version": "1", "format": "onnx", "size_bytes": 1, "local": False, "nodes": list("abcdef")}
     assert model_rows([model]) == [["m", "1", "-", "onnx", "1 B", "no", "a, b, c, d +2"]]
     assert names_text([]) == "-"

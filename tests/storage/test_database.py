@@ -8,7 +8,7 @@ import pytest
 
 from atmo.errors import UserError
 from atmo.storage.database import MIGRATIONS, Database
-from atmo.storage.invites import MOST_INVITES, Redemption
+from atmo.storage.invites import MOST_INVITES, OpenInvite, Redemption
 
 NODE, OTHER = b"n" * 32, b"o" * 32
 
@@ -158,3 +158,19 @@ def test_invitations_are_bounded_and_forgotten(database: Database) -> None:
         run.executemany("INSERT INTO invites (secret_hash, role, expires_at, created_at) VALUES (?, ?, ?, ?)", rows)
     with pytest.raises(ValueError, match="already 10001 invitations"):
         database.invite_add(b"more", "edge", 200_000.0, 100_000.0)
+
+
+def test_an_invitation_of_another_node_is_taken_once(database: Database) -> None:
+    for node, outcome in ((NODE, Redemption("edge")), (NODE, Redemption("edge")), (OTHER, Redemption(None, "used"))):
+        assert database.invite_take(b"secret", "edge", 100.0, node, 1.0) == outcome
+    assert database.invite_take(b"late", "edge", 100.0, NODE, 100.0) == Redemption(None, "expired")
+
+
+def test_open_invitations_are_listed(database: Database) -> None:
+    for number, name in enumerate((b"a", b"b", b"c"), start=1):
+        database.invite_add(name, "edge", 100.0 * number, 0.0)
+    database.invite_redeem(b"b", NODE, 1.0)
+    assert database.invites_open(100.0) == [
+        OpenInvite(b"c", "edge", 300, None),
+        OpenInvite(b"b", "edge", 200, NODE),
+    ]

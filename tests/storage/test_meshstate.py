@@ -8,6 +8,7 @@ import pytest
 
 from atmo.engine import Store
 from atmo.gossip.sync import STORE_PREFIX
+from atmo.peer.renewal import CERTIFICATE_KEY, ISSUER_KEY
 from atmo.storage.database import Database
 from atmo.storage.meshstate import MeshCredentials, MeshState
 
@@ -60,3 +61,16 @@ def test_credentials_are_saved_at_once(database: Database) -> None:
 
 def test_epochs_grow_over_restarts_and_clocks_set_back(database: Database) -> None:
     assert [MeshState(database).next_epoch(wall) for wall in (100.5, 100.5, 50.0, 300.0)] == [100, 101, 102, 300]
+
+
+def test_hand_overs_are_found_among_the_records(database: Database) -> None:
+    state = MeshState(database)
+    state.apply([Store(f"{STORE_PREFIX}{name}", name.encode()) for name in ("a/node/", "a/succession/", "b/note/x")])
+    assert state.successions() == [b"a/succession/"]
+
+
+def test_a_renewed_certificate_is_found_at_the_next_start(database: Database) -> None:
+    state = MeshState(database)
+    state.save(MeshCredentials(b"genesis", b"old", b"issuer"))
+    state.apply([Store(CERTIFICATE_KEY, b"new"), Store(ISSUER_KEY, None)])
+    assert state.credentials() == MeshCredentials(b"genesis", b"new", None)

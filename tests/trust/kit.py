@@ -41,6 +41,6 @@ def admin_certificate(*, issued_s: int = START_S, lasts_s: int = YEAR_S) -> byte
     return certificate(ADMIN.node_id, roles=("admin",), issued_s=issued_s, lasts_s=lasts_s)
 
 
-def trust(**kwargs: int) -> MeshTrust:
+def trust(members_most: int = 1_000) -> MeshTrust:
     """Returns the rules of the mesh as a stranger begins with them."""
-    return MeshTrust(GENESIS, **kwargs)
+    return MeshTrust(GENESIS, members_most)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from atmo.errors import WireError
 from atmo.trust.joincode import PREFIX, JoinCode, parse_join_code, secret_hash
-from atmo.wire.address import Address
+from atmo.wire.address import Address, Contact
 from atmo.wire.schema import pack
-from tests.trust.kit import FOUNDER, MESH
+from tests.trust.kit import ANNA, BERT, FOUNDER, MESH
 
 CODE = JoinCode(
     MESH, FOUNDER.node_id, b"s" * 16, (Address("192.168.1.7", 11_450), Address("fe80::1", 1)), 1_750_000_000
@@ -31,6 +31,14 @@ ADDRESSES = st.builds(Address, st.ip_addresses().map(str), st.integers(1, 65_535
 def test_a_code_comes_back_as_it_was(mesh: bytes, secret: bytes, addresses: list[Address], expires_s: int) -> None:
     code = JoinCode(mesh, FOUNDER.node_id, secret, tuple(addresses), expires_s)
     assert parse_join_code(code.text()) == code
+
+
+def test_a_code_names_further_admins() -> None:
+    others = tuple(Contact(key.node_id, (Address("10.0.0.1", port),)) for port, key in enumerate((ANNA, BERT), start=1))
+    code = replace(CODE, others=others)
+    assert parse_join_code(code.text()) == code
+    with pytest.raises(WireError):
+        parse_join_code(replace(CODE, others=others * 2).text())
 
 
 def test_white_space_and_capitals_are_forgiven() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.trust import mesh as mesh_module
-from atmo.trust.mesh import REVOKER_GRACE_S, SKEW_S, MeshTrust, NotCounting, NotEntitled
+from atmo.trust.mesh import REVOKER_GRACE_S, SKEW_S, MeshTrust, NotCounting, NotEntitled, NotKnown
 from atmo.wire import limits
 from tests.trust.kit import (
     ADMIN,
@@ -67,10 +67,8 @@ def test_an_admin_makes_members_and_founders_are_admins() -> None:
     ("sealed", "issuer", "why"),
     [
         (certificate(BERT.node_id), None, "another node's"),
-        (certificate(ANNA.node_id, EVE), None, "no founder"),
         (certificate(ANNA.node_id, EVE), certificate(EVE.node_id), "not make it an admin"),
-        (certificate(ANNA.node_id, EVE), admin_certificate(), "founder's word"),
-        (certificate(ANNA.node_id, EVE), certificate(EVE.node_id, EVE, roles=("admin",)), "founder's word"),
+        (certificate(ANNA.node_id, EVE), admin_certificate(), "another node's"),
         (certificate(ANNA.node_id, mesh=b"m" * 32), None, "signature"),
         (b"rubbish", None, "tag"),
     ],
@@ -80,6 +78,17 @@ def test_who_is_not_a_member(sealed: bytes, issuer: bytes | None, why: str) -> N
     with pytest.raises(WireError, match=why) as caught:
         rules.admit_untrusted(START_S, ANNA.node_id, sealed, issuer)
     assert not isinstance(caught.value, NotCounting)
+    assert members(rules) == []
+
+
+@pytest.mark.parametrize(
+    ("issuer", "why"),
+    [(None, "no founder"), (certificate(EVE.node_id, EVE, roles=("admin",)), "founder's word")],
+)
+def test_who_may_be_let_in_by_a_founder_that_is_not_known_yet(issuer: bytes | None, why: str) -> None:
+    rules = trust()
+    with pytest.raises(NotKnown, match=why):
+        rules.admit_untrusted(START_S, ANNA.node_id, certificate(ANNA.node_id, EVE), issuer)
     assert members(rules) == []
 
 
@@ -237,18 +246,28 @@ def test_the_table_of_revocations_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("issued_s", "node", "sealed", "why"),
     [
-        (START_S, ADMIN.node_id, None, "shows no certificate"),
         (START_S, ANNA.node_id, certificate(ANNA.node_id), "not make it an admin"),
-        (START_S, ANNA.node_id, admin_certificate(), "founder's word"),
-        (START_S, BERT.node_id, certificate(BERT.node_id, ADMIN, roles=("admin",)), "founder's word"),
-        (START_S + 2 * YEAR_S, ADMIN.node_id, admin_certificate(), "as of the revocation"),
-        (START_S - 100, ADMIN.node_id, admin_certificate(), "as of the revocation"),
+        (START_S, ANNA.node_id, admin_certificate(), "another node's"),
+        (START_S + 2 * YEAR_S, ADMIN.node_id, admin_certificate(), "as of its deed"),
+        (START_S - 100, ADMIN.node_id, admin_certificate(), "as of its deed"),
     ],
 )
 def test_who_may_never_revoke(issued_s: float, node: NodeId, sealed: bytes | None, why: str) -> None:
     for wall in (START_S, None):
         with pytest.raises(NotEntitled, match=why):
             trust().check_revoker_untrusted(wall, issued_s, node, sealed)
+
+
+@pytest.mark.parametrize(
+    ("node", "sealed", "why"),
+    [
+        (ADMIN.node_id, None, "shows no certificate"),
+        (BERT.node_id, certificate(BERT.node_id, ADMIN, roles=("admin",)), "founder's word"),
+    ],
+)
+def test_who_may_revoke_should_it_be_a_founder(node: NodeId, sealed: bytes | None, why: str) -> None:
+    with pytest.raises(NotKnown, match=why):
+        trust().check_revoker_untrusted(START_S, START_S, node, sealed)
 
 
 def test_an_admin_revokes_while_it_is_one_whatever_date_it_writes() -> None:

@@ -113,5 +113,5 @@ def smallest(hint: Any, most: int | None) -> Any:
             for field in fields_of(cls)
             if field.required
         }
-    empty: dict[Any, Any] = {str: "", bytes: b"", int: 0, NodeId: bytes(NODE)}
+    empty: dict[Any, Any] = {str: "", bytes: b"", int: 0, bool: False, NodeId: bytes(NODE)}
     return [] if get_origin(hint) is tuple else empty[hint]

@@ -12,17 +12,22 @@ import pytest
 
 from atmo.errors import WireError
 from atmo.gossip import messages, records
-from atmo.gossip.messages import MESSAGES, decode_message_untrusted, encode_message
 from atmo.identity import Signer
+from atmo.index.records import DOMAIN as PROVIDER_DOMAIN
+from atmo.index.records import Provider, open_provider_untrusted, seal_provider
+from atmo.net.forwarding import FORWARD, ForwardHeader
 from atmo.peer import CapabilitiesBody
+from atmo.peer.messages import MESSAGES, decode_message_untrusted, encode_message
+from atmo.peer.presence import Absence, AbsentBody
 from atmo.router.capability import Capability
-from atmo.services import joining
+from atmo.services import joining, topology
 from atmo.transfer import manifest
 from atmo.trust.certificate import Certificate, issue
 from atmo.trust.genesis import Genesis, found, mesh_id
 from atmo.trust.joincode import JoinCode
+from atmo.trust.records import InviteBody, RedemptionBody, SuccessionBody
 from atmo.wire import codec
-from atmo.wire.address import Address
+from atmo.wire.address import Address, Contact
 from atmo.wire.envelope import open_untrusted, seal
 from atmo.wire.schema import from_wire_untrusted, unpack_untrusted
 from tests.wire.cddl import Schema
@@ -34,6 +39,7 @@ CLOSED = re.sub(r"(?<!config: \{ )\* tstr => any", "", TEXT)
 
 CLASSES: dict[str, type[Any]] = {
     "address": Address,
+    "contact": Contact,
     "genesis": Genesis,
     "join-code": JoinCode,
     "record": records.Record,
@@ -43,14 +49,25 @@ CLASSES: dict[str, type[Any]] = {
     "model-record": records.ModelRecord,
     "capabilities-body": CapabilitiesBody,
     "capability": Capability,
+    "absent-body": AbsentBody,
+    "absence": Absence,
     "revocation-body": records.RevocationBody,
+    "succession-body": SuccessionBody,
+    "invite-body": InviteBody,
+    "redemption-body": RedemptionBody,
+    "provider": Provider,
+    "announcement": messages.Announcement,
+    "range": messages.Range,
     "summary-entry": messages.SummaryEntry,
+    "slot-name": messages.SlotName,
     "manifest": manifest.Manifest,
     "model-file": manifest.ModelFile,
     "node-requirements": manifest.NodeRequirements,
     "deployment": manifest.Deployment,
     "join-grant": joining.JoinGrant,
     "join-refusal": joining.JoinRefusal,
+    "topology-answer": topology.TopologyAnswer,
+    "link-report": topology.LinkReport,
     **MESSAGES,
 }
 MAX = 64 * 1024 * 1024
@@ -133,6 +150,14 @@ def test_envelopes_and_what_is_signed() -> None:
     assert not fits("protected-header", codec.encode({1: -7, 4: bytes(NODE)}))
 
 
+def test_a_provider_record() -> None:
+    signer = Signer(b"s" * 32)
+    made = Provider(HASH, (Address("192.0.2.1", 11_450),), 1_800_000_000, 1_200, 7, 1, b"c", None)
+    sealed = seal_provider(signer, HASH, made)
+    assert fits("provider", open_untrusted(sealed, PROVIDER_DOMAIN, HASH).payload)
+    assert open_provider_untrusted(sealed, HASH).provider == made
+
+
 def test_genesis_and_certificate() -> None:
     signer = Signer(b"s" * 32)
     genesis = found(signer, "home", 1_800_000_000, bytes(16))
@@ -171,6 +196,10 @@ def test_a_manifest() -> None:
         ("join-head", {"protocol": "atmo/join/1"} | full(joining.JoinRequest)),
         ("manifest-head", {"protocol": "atmo/manifest/1", "manifest": HASH}),
         ("chunk-head", {"protocol": "atmo/chunks/1", "chunk": HASH}),
+        ("forward-head", {"protocol": FORWARD} | full(ForwardHeader)),
+        ("forward-answer", {"ok": True}),
+        ("forward-answer", {"error": "busy"}),
+        ("topology-head", {"protocol": topology.PROTOCOL}),
         ("join-answer", ["grant", full(joining.JoinGrant)]),
         ("join-answer", ["refusal", full(joining.JoinRefusal)]),
         ("transfer-answer", {"size": 1}),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from atmo.gossip.messages import decode_message_untrusted, encode_message
 from atmo.identity import NodeId, Signer
+from atmo.peer.messages import MESSAGES, decode_message_untrusted, encode_message
 from atmo.trust.certificate import open_certificate_untrusted
 from atmo.trust.genesis import mesh_id, open_genesis_untrusted
 from atmo.trust.joincode import parse_join_code
@@ -73,3 +73,7 @@ def test_the_join_code() -> None:
 def test_messages(name: str) -> None:
     encoding = data(GOLDEN["messages"], name)
     assert encode_message(decode_message_untrusted(encoding)) == encoding
+
+
+def test_every_message_has_a_vector() -> None:
+    assert set(GOLDEN["messages"]) == set(MESSAGES)

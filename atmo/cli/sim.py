@@ -1,0 +1,235 @@
+"""`atmo sim`: play scenarios of a mesh in virtual time, and play a recorded run again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atmo.cli.common import EXIT_ERROR, JsonOption, new_group, print_error, print_json, print_table, say
+from atmo.errors import UserError
+from atmo.shell.text import prose
+
+if TYPE_CHECKING:
+    from atmo.sim.report import Report
+    from atmo.sim.scenario import Scenario, Tick
+
+EXIT_BAD_INPUT = 2
+
+NodesOption = Annotated[str | None, typer.Option("--nodes", metavar="N", help="How many machines.")]
+SeedOption = Annotated[str | None, typer.Option("--seed", metavar="S", help="Of everything random, a whole number.")]
+DurationOption = Annotated[
+    str | None, typer.Option("--duration", metavar="SECONDS", help="Virtual seconds of the main act.")
+]
+
+app = new_group("Play scenarios of a mesh in virtual time: the node's own code, thousands of machines, one process.")
+
+
+@app.command("list")
+def list_scenarios(as_json: JsonOption = False) -> None:
+    """Show the scenarios that come with the program.
+
+    \b
+    Examples:
+      atmo sim list
+      atmo sim list --json     with every check, figure and setting
+    """
+    from atmo.sim.scenarios import BUILT_IN
+
+    if as_json:
+        print_json({name: _described(kind) for name, kind in BUILT_IN.items()})
+        return
+    rows = [(name, kind.nodes, f"{kind.duration_s:g} s", kind.summary) for name, kind in BUILT_IN.items()]
+    print_table(["SCENARIO", ">NODES", ">DURATION", "WHAT HAPPENS"], rows)
+
+
+def _described(kind: type[Scenario]) -> dict[str, object]:
+    promise = kind.promise
+    return {
+        "summary": kind.summary,
+        "safety": dict(promise.safety),
+        "liveness": dict(promise.liveness),
+        "figures": dict(promise.figures),
+        "settings": kind().settings(),
+    }
+
+
+@app.command()
+def run(
+    scenario: Annotated[str, typer.Argument(help="Its name, or a file such as my_scenario.py.")],
+    nodes: NodesOption = None,
+    seed: SeedOption = None,
+    duration: DurationOption = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another setting of the scenario.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Write all that happens, for `atmo sim replay`.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw convergence over time.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Play a scenario; the exit code is 0 where all its checks held, 1 where one did not, 2 for bad input.
+
+    \b
+    Examples:
+      atmo sim run broadcast --nodes 1000 --seed 7
+      atmo sim run partition-heal --set loss=0.01 --trace run.trace
+      atmo sim run my_scenario.py --json
+    """
+    from atmo.sim.runner import make_scenario, replay_command, run_scenario
+
+    with _bad_input():
+        if plot is not None:
+            from atmo.sim.plot import check_plot
+
+            check_plot(plot)
+        chosen = make_scenario(
+            scenario,
+            nodes=_whole("--nodes", nodes),
+            seed=_whole("--seed", seed),
+            duration_s=_number("--duration", duration),
+            settings=_pairs(settings or []),
+        )
+        with _progress(chosen) as tick:
+            report = run_scenario(chosen, scenario, trace=trace, tick=tick)
+    if plot is not None:
+        from atmo.sim.plot import draw
+
+        draw(report, plot)
+    _show(report, as_json)
+    if not report.ok:
+        _tell_failures(report, replay_command(chosen, scenario))
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A trace of `atmo sim run --trace`.")],
+    show: Annotated[bool, typer.Option("--show", help="Print what happened instead of playing it again.")] = False,
+    node: Annotated[str | None, typer.Option(metavar="NAME", help="With --show: only what happened to a node.")] = None,
+    since: Annotated[float, typer.Option(metavar="SECONDS", help="With --show: only from then on.")] = 0.0,
+    until: Annotated[float, typer.Option(metavar="SECONDS", help="With --show: only up to then.")] = float("inf"),
+    as_json: JsonOption = False,
+) -> None:
+    """Play the run of a trace again, and say where the two differ if they do.
+
+    \b
+    Examples:
+      atmo sim replay run.trace
+      atmo sim replay run.trace --show --node n7 --since 12 --until 13
+    """
+    from atmo.sim.runner import replay as play_again
+    from atmo.sim.runner import replay_command
+    from atmo.sim.trace import TraceReader
+
+    with _bad_input():
+        reader = TraceReader(file)
+        if show:
+            for entry in reader.entries():
+                if since <= entry.time_s <= until and node in (None, entry.node, entry.other):
+                    print(entry)
+            return
+        reader.close()
+        with _progress(None) as tick:
+            scenario, report, comparison = play_again(file, tick=tick)
+    _show(report, as_json)
+    if not comparison.same:
+        print_error(UserError(f"This run differs from the recorded one, which says: {comparison.where()}."))
+        raise typer.Exit(EXIT_ERROR)
+    if not report.ok:
+        _tell_failures(report, replay_command(scenario))
+        raise typer.Exit(EXIT_ERROR)
+    short = " as far as that goes: it was stopped early" if comparison.ended else ""
+    say(f"The same as the recorded run{short}, digest {report.digest}.")
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Ends the command with exit code 2 where what was asked for makes no sense."""
+    try:
+        yield
+    except UserError as error:
+        print_error(error)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+
+
+def _whole(option: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise UserError(f"{option} {text} is no whole number.") from None
+
+
+def _number(option: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise UserError(f"{option} {text} is no number of seconds.") from None
+
+
+def _pairs(settings: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text} is not of the form NAME=VALUE.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+@contextmanager
+def _progress(scenario: Scenario | None) -> Iterator[Tick | None]:
+    """Shows how far a run is, on a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} s simulated"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        name = f"{scenario.name}, {scenario.nodes} nodes" if scenario else "replay"
+        task = bar.add_task(name, total=scenario.length_s() if scenario else None)
+        yield lambda now: bar.update(task, completed=now)
+
+
+def _show(report: Report, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_json())
+        return
+    found = report.as_json()
+    rows: list[tuple[str, str]] = [(name, "ok" if held else "FAILED") for name, held in report.checks.items()]
+    rows += [(name, _plain(value)) for name, value in found["figures"].items()]
+    rows += [("simulated_s", _plain(found["simulated_s"])), ("wall_s", _plain(found["wall_s"]))]
+    print_table([f"{report.scenario}, {report.nodes} nodes, seed {report.seed}", ">"], rows)
+    print(f"digest {report.digest}")
+
+
+def _plain(value: float) -> str:
+    text = f"{value:,.4f}"
+    return text.rstrip("0").rstrip(".")
+
+
+def _tell_failures(report: Report, command: str) -> None:
+    if report.traceback:
+        print(prose(report.traceback), file=sys.stderr)
+    for failure in report.failures:
+        nodes = f", nodes {', '.join(failure.nodes)}" if failure.nodes else f", {report.nodes} nodes"
+        what = f"{failure.check}: {failure.what} (at {failure.time_s:.3f} s, seed {report.seed}{nodes})"
+        print_error(UserError(what))
+    unheard = [name for name, held in report.checks.items() if not held]
+    told = {failure.check for failure in report.failures}
+    for name in unheard:
+        if name not in told:
+            print_error(UserError(f"{name}: the run ended before it could be looked at (seed {report.seed})"))
+    print(f"replay: {command}", file=sys.stderr, flush=True)

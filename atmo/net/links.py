@@ -1,0 +1,301 @@
+"""The links of a peer: dialled and accepted connections, of which each node has one, and the gossip on them.
+
+On each link our gossip goes out on a stream that we opened and theirs comes in on one that they opened; every other
+request is a stream of its own. Which of two links to one node stays is the peer's to say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from atmo.clock import Now
+from atmo.engine import Dial
+from atmo.errors import RemoteError, WireError
+from atmo.identity import NodeId
+from atmo.net.ports import Handler, RequestStream
+from atmo.net.quic import Connection, Endpoint
+from atmo.net.requests import open_request, serve_requests
+from atmo.peer import LinkAge, Peer
+from atmo.peer.messages import decode_message_untrusted
+from atmo.wire.address import Address
+
+log = logging.getLogger(__name__)
+
+GOSSIP = "atmo/gossip/1"
+_DIAL_S = 5.0
+_STAGGER_S = 0.25  # Source: RFC 8305 section 8, Connection Attempt Delay
+_QUEUE = 512
+_LEAVE_S = 0.3
+_REST = 3.0
+"""For each second that one neighbour's gossip takes, so many are left to everybody else; what it sends meanwhile waits
+at its end. Source: guess."""
+_DEBT_S = 0.005  # shorter rests are not worth a timer
+
+
+@dataclass(slots=True)
+class DriverStats:
+    """Counters since start.
+
+    Attributes:
+        messages_dropped: For links whose queue is full.
+        malformed: Messages that do not decode.
+        bad_requests: Requests that broke a rule.
+        refused_requests: Requests of nodes that opened too many.
+        misbehaved: Faults of other nodes, the malformed messages and bad requests among them.
+    """
+
+    messages_in: int = 0
+    messages_out: int = 0
+    messages_dropped: int = 0
+    malformed: int = 0
+    bad_requests: int = 0
+    refused_requests: int = 0
+    misbehaved: int = 0
+
+
+@dataclass(eq=False)
+class Link:
+    """One connection as the link to its node.
+
+    Attributes:
+        since: Monotonic seconds at which it came up.
+        ready: Set once the other end proved its membership.
+        gone: Set when it is out of the table.
+        scope: Its end ends the link.
+        reason: Why it ends, where it is known here.
+    """
+
+    connection: Connection
+    send: trio.MemorySendChannel[bytes]
+    queue: trio.MemoryReceiveChannel[bytes]
+    since: float
+    ready: trio.Event = field(default_factory=trio.Event)
+    gone: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    reason: str = ""
+    gossiping: bool = False
+
+    @property
+    def path(self) -> str:
+        """The kind of path, for people: `lan` for private, link-local and loopback addresses, `direct`, `forward`."""
+        if self.connection.forwarded:
+            return "forward"
+        return "lan" if ipaddress.ip_address(self.connection.remote.host).is_private else "direct"
+
+    @property
+    def ending(self) -> bool:
+        """True from the moment it is being closed."""
+        return self.scope.cancel_called or self.connection.closed.is_set()
+
+    def end(self, reason: str) -> None:
+        """Ends it with a reason for the other end."""
+        self.reason = self.reason or reason
+        self.scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What links need of the driver.
+
+    Attributes:
+        now: Reads the clocks.
+        kick: Performs the peer's effects.
+        load: Tells how many requests this machine is running.
+        dispatch: Says who answers a protocol on a link, None for nobody.
+    """
+
+    now: Callable[[], Now]
+    kick: Callable[[], None]
+    load: Callable[[], int]
+    dispatch: Callable[[Link, str], Handler | None]
+
+
+class Links:
+    """Keeps the table of links.
+
+    Args:
+        endpoint: The open socket.
+        peer: Told of links and messages.
+        stats: Counts.
+        shell: The driver.
+    """
+
+    def __init__(self, endpoint: Endpoint, peer: Peer, stats: DriverStats, shell: Shell) -> None:
+        self.nursery: trio.Nursery | None = None
+        self._endpoint = endpoint
+        self._peer = peer
+        self._stats = stats
+        self._shell = shell
+        self._links: dict[NodeId, Link] = {}
+
+    # --- queries --------------------------------------------------------------------------------------------------
+
+    def get(self, node: NodeId) -> Link | None:
+        """Returns the link to a node, ready or not."""
+        return self._links.get(node)
+
+    def ready(self) -> list[Link]:
+        """Returns the links whose other ends proved their membership."""
+        return [link for link in self._links.values() if link.ready.is_set()]
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    async def accept_forever(self) -> None:
+        """Makes links of the connections that come from outside."""
+        while True:
+            self.adopt(await self._endpoint.accept())
+
+    def send(self, to: NodeId, body: bytes) -> None:
+        """Queues a message; dropped where there is no link, or too much waits for it."""
+        link = self._links.get(to)
+        if link is None:
+            return
+        try:
+            link.send.send_nowait(body)
+            self._stats.messages_out += 1
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            self._stats.messages_dropped += 1
+
+    async def dial(self, effect: Dial) -> None:
+        """Opens a link, or tells the peer that it failed."""
+        connection = await self._race(effect)
+        if connection is None:
+            self._peer.dial_failed(self._shell.now(), effect.node)
+            self._shell.kick()
+        else:
+            self.adopt(connection)
+
+    async def _race(self, effect: Dial) -> Connection | None:
+        """Dials all addresses, each a little after the one before; the first that answers as the right node wins."""
+        winner: Connection | None = None
+
+        async def attempt(address: Address, delay: float, scope: trio.CancelScope) -> None:
+            nonlocal winner
+            await trio.sleep(delay)
+            try:
+                connection = await self._endpoint.dial(address, effect.node, _DIAL_S)
+            except RemoteError as error:
+                log.debug("dial %s at %s: %s", effect.node.short, address, error)
+                return
+            if winner is None:
+                winner = connection
+                scope.cancel()
+            else:
+                await connection.aclose("another address answered first")
+
+        async with trio.open_nursery() as nursery:
+            for number, address in enumerate(effect.addresses):
+                nursery.start_soon(attempt, address, number * _STAGGER_S, nursery.cancel_scope)
+        return winner
+
+    def adopt(self, connection: Connection) -> None:
+        """Makes a connection the link to its node, unless a better one is there."""
+        assert self.nursery is not None
+        node = connection.node_id
+        old = self._links.get(node)
+        if node == self._peer.node_id or (old and self._keeps(old, connection)):
+            self.nursery.start_soon(connection.aclose, "there is a link already")
+            return
+        if old:
+            old.reason = "replaced by a newer link"
+            old.scope.cancel()
+            self._peer.link_down(self._shell.now(), node, old.reason)
+        send, queue = trio.open_memory_channel[bytes](_QUEUE)
+        link = Link(connection, send, queue, trio.current_time())
+        self._links[node] = link
+        self._peer.link_up(self._shell.now(), node, link.path)
+        self.nursery.start_soon(self._run, link)
+        self._shell.kick()
+
+    def _keeps(self, old: Link, connection: Connection) -> bool:
+        if old.connection.closed.is_set():
+            return False
+        age = LinkAge(old.connection.outbound, old.since)
+        return self._peer.keeps(self._shell.now(), connection.node_id, age, connection.outbound)
+
+    # --- one link -------------------------------------------------------------------------------------------------
+
+    async def _run(self, link: Link) -> None:
+        node = link.connection.node_id
+        try:
+            with link.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write_gossip, link)
+                    nursery.start_soon(
+                        serve_requests,
+                        link.connection,
+                        lambda protocol: self._dispatch(link, protocol),
+                        lambda reason: self._bad(node, reason),
+                    )
+                    await link.connection.closed.wait()
+                    nursery.cancel_scope.cancel()
+        finally:
+            reason = link.reason or link.connection.close_reason or "shutting down"
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _LEAVE_S):
+                await link.connection.aclose(reason)
+            if self._links.get(node) is link:
+                del self._links[node]
+                self._peer.link_down(self._shell.now(), node, reason)
+                self._shell.kick()
+            link.gone.set()
+
+    def _dispatch(self, link: Link, protocol: str) -> Handler | None:
+        if protocol == GOSSIP:
+            return lambda stream: self._read_gossip(link, stream)
+        return self._shell.dispatch(link, protocol)
+
+    def _bad(self, node: NodeId, reason: str) -> None:
+        self._stats.bad_requests += 1
+        self._peer.malformed(self._shell.now(), node, reason)
+        self._shell.kick()
+
+    async def _write_gossip(self, link: Link) -> None:
+        try:
+            async with open_request(link.connection, GOSSIP, {}, math.inf) as stream:
+                async for body in link.queue:
+                    await stream.send(body)
+        except RemoteError as error:
+            link.end(str(error))
+
+    async def _read_gossip(self, link: Link, stream: RequestStream) -> None:
+        if link.gossiping:
+            raise RemoteError("a second gossip stream on one link")
+        link.gossiping = True
+        try:
+            debt_s = 0.0
+            while (body := await stream.receive()) is not None:
+                began = trio.current_time()
+                self._take(link, body)
+                debt_s += _REST * (trio.current_time() - began)
+                if debt_s > _DEBT_S:
+                    await trio.sleep(debt_s)
+                    debt_s = 0.0
+                else:
+                    await trio.lowlevel.checkpoint()
+            link.reason = link.reason or "it ended its gossip"
+        except RemoteError as error:
+            link.reason = link.reason or str(error)
+            raise
+        finally:
+            link.scope.cancel()
+
+    def _take(self, link: Link, body: bytes) -> None:
+        node = link.connection.node_id
+        if self._links.get(node) is not link:
+            return
+        self._stats.messages_in += 1
+        self._peer.set_load(self._shell.load())
+        try:
+            message = decode_message_untrusted(body)
+        except WireError as error:
+            self._stats.malformed += 1
+            self._peer.malformed(self._shell.now(), node, str(error))
+        else:
+            self._peer.receive(self._shell.now(), node, message, len(body))
+        self._shell.kick()

@@ -1,0 +1,48 @@
+"""Where an endpoint's datagrams go out: the UDP socket, or the virtual path that a pseudo address names."""
+
+from __future__ import annotations
+
+from atmo.net.paths import VirtualPath, VirtualPaths, is_virtual
+from atmo.net.quic_config import EndpointStats, QuicConfig
+from atmo.net.quic_core import SocketAddress
+from atmo.net.udp import DatagramSocket, is_loopback, socket_address
+from atmo.wire.address import Address
+
+
+class Outlet:
+    """Sends datagrams; what cannot be sent is dropped and counted, as QUIC takes it for lost."""
+
+    def __init__(self, sock: DatagramSocket, config: QuicConfig, stats: EndpointStats) -> None:
+        self._socket = sock
+        self._config = config
+        self._stats = stats
+        self.paths = VirtualPaths()
+
+    def send(self, data: bytes, address: SocketAddress) -> None:
+        """Sends a datagram; never blocks."""
+        if is_virtual(address):
+            if path := self.paths.find(address):
+                self._stats.virtual_out += 1
+                path.send(data)
+            return
+        try:
+            self._socket.sendto(data, address)
+        except OSError:
+            # A full buffer, no route, too long for the path: to QUIC each is a lost packet.
+            self._stats.send_errors += 1
+            return
+        self._stats.datagrams_out += 1
+        self._stats.bytes_out += len(data)
+
+    def target(self, where: Address | VirtualPath) -> SocketAddress:
+        """Returns what `send` takes for an address or a path.
+
+        Raises:
+            RemoteError: The socket cannot reach such an address.
+        """
+        return where.address if isinstance(where, VirtualPath) else socket_address(where, self._socket.family)
+
+    def datagram_bytes(self, where: Address | VirtualPath) -> int:
+        """Returns how large datagrams to `where` may be."""
+        loopback = isinstance(where, Address) and is_loopback(where)
+        return self._config.loopback_datagram_bytes if loopback else self._config.datagram_bytes

@@ -1,0 +1,70 @@
+"""What a peer answers about itself and its mesh; nothing here changes anything."""
+
+from __future__ import annotations
+
+from atmo.clock import Now
+from atmo.gossip import records as kinds
+from atmo.gossip.records import ModelOffer
+from atmo.identity import NodeId
+from atmo.peer.affairs import Affairs
+from atmo.peer.rules import LinkAge, keeps
+from atmo.peer.views import LinkView, NodeView
+from atmo.router.offer import Offer
+from atmo.trust.mesh import Member
+
+
+class Queries(Affairs):
+    """This part of a peer."""
+
+    def neighbours(self) -> list[NodeId]:
+        """Returns the active view: those with whom this node exchanges the mesh's state."""
+        return [node for node in self.hyparview.active if self._links.is_ready(node)]
+
+    def linked(self) -> list[NodeId]:
+        """Returns everyone with whom there is a link whose other end proved its membership."""
+        return self._links.ready()
+
+    def links(self, now: Now) -> list[LinkView]:
+        """Returns what is known of each of these links, for people."""
+        return self._views.links(now, self.hyparview.active)
+
+    def is_ready(self, node: NodeId) -> bool:
+        """Says whether `node` is linked and proved its membership: its requests may be served."""
+        return self._links.is_ready(node)
+
+    def is_present(self, node: NodeId) -> bool:
+        """Says whether a member is believed to live."""
+        return self._views.is_present(node)
+
+    def keeps(self, now: Now, node: NodeId, old: LinkAge, outbound: bool) -> bool:
+        """Says whether the link to `node` stays although there is a new one; see `rules.keeps`."""
+        return keeps(now, self.node_id, node, old, outbound, self._config.simultaneous_s)
+
+    def member(self, node: NodeId) -> Member | None:
+        """Returns a member's certificate."""
+        return self.trust.member(node)
+
+    def node_records(self) -> list[bytes]:
+        """Returns the sealed records that say who is there, for one who joins: neighbours first, then everybody."""
+        near = [*self.hyparview.active, self.node_id]
+        first = [envelope for node in near if (envelope := self.sync.envelope(node, kinds.NODE))]
+        return first + [envelope for envelope in self.sync.envelopes(kinds.NODE) if envelope not in first]
+
+    def name(self, node: NodeId) -> str:
+        """Returns what a node calls itself, else the start of its id."""
+        return self._directory.name(node)
+
+    def models(self, now: Now) -> list[ModelOffer]:
+        """Returns the models of this node and of every member that is believed to live and whose records are here."""
+        return self._views.models()
+
+    def offers(self, now: Now) -> list[Offer]:
+        """Returns the capabilities of every member that is believed to live and whose records are here.
+
+        What this node itself can run, its own services know better.
+        """
+        return self._views.offers()
+
+    def nodes(self, now: Now) -> list[NodeView]:
+        """Returns every member that is known: this node first, then by name; those who are away as they were last."""
+        return self._views.nodes(now)
