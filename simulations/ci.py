@@ -23,6 +23,9 @@ from atmo.sim.scenarios import BUILT_IN
 
 OTHER_HASH_SEED = "4711"
 
+SHORTER_S = {"broadcast": 20, "churn": 40, "partition-heal": 60, "index-lookup": 30, "eclipse": 15, "routing-load": 30}
+"""Virtual seconds of the main act here, where the scenario's own length would make CI wait for minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -43,7 +46,9 @@ class Run:
     @property
     def words(self) -> list[str]:
         """The command without the program."""
-        return ["sim", "run", self.scenario, "--nodes", str(self.nodes), "--seed", str(self.seed), "--json"]
+        words = ["sim", "run", self.scenario, "--nodes", str(self.nodes), "--seed", str(self.seed), "--json"]
+        shorter_s = SHORTER_S.get(self.scenario)
+        return words if shorter_s is None else [*words, "--duration", str(shorter_s)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ def fresh(scenarios: Sequence[str], nodes: int, again: float, until: float) -> I
     """Yields runs with new seeds until time is up."""
     draw = SystemRandom()
     while True:
-        for name in scenarios:
+        for name in draw.sample(list(scenarios), len(scenarios)):
             if time.monotonic() >= until:
                 return
             yield Run(name, nodes, draw.randrange(1, 10**9), draw.random() < again)

@@ -130,8 +130,8 @@ def _add_mesh_routes(router: APIRouter, authorise: _Guard, mesh: MeshService) ->
     @router.post("/mesh/revoke")
     async def revoke(request: Request) -> Response:
         await authorise(request)
-        body = await _Body.read(request, {"node"})
-        return JSONResponse(await mesh.revoke(body.text("node")))
+        body = await _Body.read(request, {"node", "force"})
+        return JSONResponse(await mesh.revoke(body.text("node"), force=body.flag("force")))
 
     @router.post("/mesh/hand-over")
     async def hand_over(request: Request) -> Response:
@@ -226,6 +226,12 @@ class _Body:
         value = self._fields.get(key, default)
         if not isinstance(value, str) or (default is None and not value.strip()):
             raise _BadRequestError(400, f"{key}: a text belongs here.")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._fields.get(key, False)
+        if not isinstance(value, bool):
+            raise _BadRequestError(400, f"{key}: true or false belongs here.")
         return value
 
     def optional(self, key: str) -> str | None:

@@ -146,18 +146,19 @@ def nodes(context: typer.Context, home: HomeOption = None, as_json: JsonOption =
 def revoke(
     context: typer.Context,
     node: Annotated[str, typer.Argument(help="Its name, its id, or the beginning of its id.")],
+    force: Annotated[bool, typer.Option("--force", help="Also put out whom it let in.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a machine out of the mesh, for good.
+    """Put a machine out of the mesh, for good, and with `--force` also those that it let in.
 
     \b
     Examples:
       atmo mesh revoke kitchen
-      atmo mesh revoke b7k2m4
+      atmo mesh revoke b7k2m4 --force
     """
     with open_access(home_of(context, home)) as access:
-        gone = access.revoke(node)
+        gone = access.revoke(node, force=force)
         online = access.online
     if as_json:
         print_json(gone)

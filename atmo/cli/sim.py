@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +20,7 @@ from atmo.shell.text import prose
 if TYPE_CHECKING:
     from atmo.sim.report import Report
     from atmo.sim.scenario import Scenario, Tick
+    from atmo.sim.trace import TraceReader
 
 EXIT_BAD_INPUT = 2
 
@@ -128,11 +132,13 @@ def replay(
     from atmo.sim.trace import TraceReader
 
     with _bad_input():
+        if not show and (node is not None or since != 0.0 or until != math.inf):
+            raise UserError("--node, --since and --until go with --show.")
+        if not since <= until:
+            raise UserError(f"--since {since:g} is not before --until {until:g}.")
         reader = TraceReader(file)
         if show:
-            for entry in reader.entries():
-                if since <= entry.time_s <= until and node in (None, entry.node, entry.other):
-                    print(entry)
+            _show_entries(reader, node, since, until, as_json)
             return
         reader.close()
         with _progress(None) as tick:
@@ -146,6 +152,18 @@ def replay(
         raise typer.Exit(EXIT_ERROR)
     short = " as far as that goes: it was stopped early" if comparison.ended else ""
     say(f"The same as the recorded run{short}, digest {report.digest}.")
+
+
+def _show_entries(reader: TraceReader, node: str | None, since: float, until: float, as_json: bool) -> None:
+    """Prints what happened, one line each; with `as_json` each line is an object."""
+    there = node is None
+    for entry in reader.entries():
+        if node in (None, entry.node, entry.other):
+            there = True
+            if since <= entry.time_s <= until:
+                print(json.dumps(asdict(entry)) if as_json else entry)
+    if not there:
+        raise UserError(f"Nothing in this trace happened to {node}.")
 
 
 @contextmanager

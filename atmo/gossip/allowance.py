@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from atmo.identity import NodeId
+
+_KEPT = 64
+
 
 class Allowance:
     """A token bucket (RFC 2697 describes one), full at first.
@@ -31,3 +35,35 @@ class Allowance:
             return False
         self._left -= size
         return True
+
+    def is_full(self, mono: float) -> bool:
+        """Says whether nothing is missing now."""
+        return self.left(mono) == self._most
+
+
+class Allowances:
+    """The buckets of neighbours that went away, so that nobody fills its own by going and coming back.
+
+    Args:
+        rate, most: Of each.
+    """
+
+    __slots__ = ("_most", "_rate", "_rows")
+
+    def __init__(self, rate: float, most: float) -> None:
+        self._rate = rate
+        self._most = most
+        self._rows: dict[NodeId, Allowance] = {}
+
+    def take(self, node: NodeId) -> Allowance:
+        """Returns the bucket of a neighbour that has come."""
+        return self._rows.pop(node, None) or Allowance(self._rate, self._most)
+
+    def keep(self, mono: float, node: NodeId, allowance: Allowance) -> None:
+        """Keeps the bucket of one that goes, as long as something is missing in it."""
+        self._rows = {other: row for other, row in self._rows.items() if not row.is_full(mono)}
+        if allowance.is_full(mono):
+            return
+        if len(self._rows) >= _KEPT:
+            del self._rows[next(iter(self._rows))]
+        self._rows[node] = allowance

@@ -223,13 +223,13 @@ class AddressBook:
         if tried.failures >= self._config.lost_failures and node not in self.lost:
             self._lose(node, now_s + self._config.failed_s)
 
-    def linked(self, node: NodeId) -> bool:
-        """There is a link: the node is not gone, and where it was dialled it is proven to listen.
+    def linked(self, node: NodeId, *, dialled: bool) -> bool:
+        """There is a link: the node is not gone, and where it was dialled it is proven to listen where that is said.
 
         Returns:
             Whether it was believed to be gone.
         """
-        if node in self.passive:
+        if dialled and node in self.passive:
             self._prove(self.passive[node])
         return self.lost.pop(node, None) is not None
 

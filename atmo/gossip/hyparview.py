@@ -144,11 +144,11 @@ class HyParView:
 
     def link_up(self, now: Now, node: NodeId) -> None:
         """A verified link is there, whoever wanted it."""
-        returned = self._book.linked(node)
+        attempt = self._attempts.dialling.pop(node, None)
+        returned = self._book.linked(node, dialled=attempt is not None)
         if not self._view.healthy():
             self._book.wait(node, now.mono)  # whatever it said before, it is here now
         self._linked[node] = Link(now.mono, returned, self._config.walks_burst, now.mono)
-        attempt = self._attempts.dialling.pop(node, None)
         if attempt and (attempt.heal or self._wanted_links() > 0):
             self._ask(now, node, attempt.heal)
         else:
@@ -225,7 +225,7 @@ class HyParView:
         self._admit(now, source, chosen=False)
         self._out.put(Send(source, NeighbourAnswer(True)))
         if message.joining and self._walks.may_take(now, link):
-            self._walks.introduce(contact)
+            self._walks.introduce(now, contact)
 
     def _answered(self, now: Now, source: NodeId, accepted: bool) -> None:
         attempt = self._attempts.asked.pop(source, None)

@@ -26,6 +26,9 @@ class HyParViewConfig:
             guess, after the outgoing connections of Bitcoin, which make an eclipse dear.
         evict_burst: Neighbours that a full node gives up at once for askers who have others. Source: guess.
         evict_period_s: After which it gives up one more. Source: guess.
+        introduce_s: The same newcomer is introduced to others no more often: each time costs some thirty messages.
+            Source: guess.
+        introductions: Newcomers remembered for that.
         walks_burst: Messages of walks taken from one link at once. Source: guess.
         walks_per_s: The same in the long run: a walk passes each link about every 25 s. Source: guess.
         answer_s: A request to be neighbours without an answer after this has failed. Source: guess.
@@ -66,9 +69,11 @@ class HyParViewConfig:
     shuffle_least_s: float = 3.0
     shuffle_active: int = 3
     shuffle_passive: int = 4
-    protected: int = 2
+    protected: int = 3
     evict_burst: float = 3.0
     evict_period_s: float = 5.0
+    introduce_s: float = 300.0
+    introductions: int = 256
     walks_burst: float = 32.0
     walks_per_s: float = 1.0
     answer_s: float = 5.0

@@ -180,10 +180,12 @@ class Gossip:
     Attributes:
         envelope: The record.
         hops: From its author to the receiver.
+        renew: It goes over all links, and the ways by which it comes first are the tree from then on.
     """
 
     envelope: Annotated[bytes, Most(limits.MESSAGE_BYTES)]
     hops: Annotated[int, Most(HOPS_MOST)] = 0
+    renew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

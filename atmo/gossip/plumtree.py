@@ -30,7 +30,7 @@ from blake3 import blake3
 
 from atmo.clock import Now
 from atmo.engine import Effect, Misbehaved, Outbox, Send
-from atmo.gossip.allowance import Allowance
+from atmo.gossip.allowance import Allowance, Allowances
 from atmo.gossip.messages import ANNOUNCED_MOST, HOPS_MOST, Announcement, Gossip, Graft, IHave, Prune
 from atmo.gossip.plumtree_config import PlumtreeConfig, PlumtreeStats
 from atmo.gossip.plumtree_root import Root
@@ -96,6 +96,7 @@ class Plumtree:
         self._config = config
         self._rng = rng
         self._links: dict[NodeId, _Link] = {}
+        self._allowances = Allowances(config.graft_rate, config.graft_bytes)
         self._seen: dict[bytes, int] = {}
         self._seen_before: dict[bytes, int] = {}
         self._store = Store(config)
@@ -104,7 +105,7 @@ class Plumtree:
         self._waiting: list[tuple[float, int, bytes]] = []  # heap; an entry counts while its due is the record's
         self._counter = 0
         self._announce_at = math.inf
-        self._flow = 0.0  # records of late: each counts half after a second
+        self._flow = 0.0  # records of late: each counts half after `flow_s`
         self._flow_at = 0.0
         self._root = Root(config)
         self._renewing = b""  # name of the record that makes the tree anew
@@ -118,15 +119,16 @@ class Plumtree:
     def link_up(self, now: Now, node: NodeId) -> None:
         """A node is a new neighbour in the active view: it may have missed what was sent while it had none."""
         if node not in self._links:
-            link = self._links[node] = _Link(Allowance(self._config.graft_rate, self._config.graft_bytes))
+            link = self._links[node] = _Link(self._allowances.take(node))
             for name, kept in self._store.latest(now, self._config.greet_s, self._config.greet_entries):
                 self._announce(now, node, link, name, kept.hops + 1)
 
     def link_down(self, now: Now, node: NodeId) -> None:
         """A node is no neighbour any more."""
-        link = self._links.pop(node, None)
-        if link and link.eager:
-            self._mend()
+        if link := self._links.pop(node, None):
+            self._allowances.keep(now.mono, node, link.budget)
+            if link.eager:
+                self._mend()
 
     def suspect(self, node: NodeId) -> None:
         """A neighbour is silent: the tree had better not depend on it. If it lives, what it sends makes it eager."""
@@ -171,7 +173,7 @@ class Plumtree:
     def publish(self, now: Now, envelope: bytes) -> None:
         """Sends an own record on its way to everyone."""
         self.stats.published += 1
-        self._spread(now, None, name_of(envelope), envelope, 0)
+        self._spread(now, None, name_of(envelope), envelope, 0, self._root.begins(now, envelope))
 
     def delivered(self, now: Now, source: NodeId, message: Gossip) -> None:
         """A record came by the tree and is news: it is passed on."""
@@ -199,8 +201,11 @@ class Plumtree:
 
     def _shapes(self, now: Now, name: bytes) -> bool:
         """Says whether the duplicates of a record prune: of all records while there are few, else of one in so many."""
-        others = max(0.0, self._flow * math.exp2(self._flow_at - now.mono) - 1)
+        others = max(0.0, self._flow * self._faded(now) - 1)
         return int.from_bytes(name[:4], "big") * (1 + self._config.damping * others) <= 2**32
+
+    def _faded(self, now: Now) -> float:
+        return math.exp2((self._flow_at - now.mono) / self._config.flow_s)
 
     def refused(self, message: Gossip) -> None:
         """A record came by the tree and cannot be taken here and now: nobody else is asked for it."""
@@ -221,21 +226,21 @@ class Plumtree:
         missing = self._missing.get(name)
         if missing and not missing.asked:
             self._lagged(now.mono - missing.at)
-        self._spread(now, source, name, message.envelope, hops)
+        renews = self._root.follows(now, message.envelope, message.renew)
+        self._spread(now, source, name, message.envelope, hops, renews)
 
-    def _spread(self, now: Now, source: NodeId | None, name: bytes, envelope: bytes, hops: int) -> None:
+    def _spread(self, now: Now, source: NodeId | None, name: bytes, envelope: bytes, hops: int, renews: bool) -> None:
         """Sends a record to the neighbours along the tree and announces it to the others, save to those who have it."""
         self._see(name, _SPREAD)
-        self._flow = self._flow * math.exp2(self._flow_at - now.mono) + 1
+        self._flow = self._flow * self._faded(now) + 1
         self._flow_at = now.mono
         self._store.keep(now, name, envelope, hops)
         missing = self._found(name)
         have = missing.announcers if missing else {}
-        renews = self._root.renews(now, envelope)
         if renews:
             self._renewing = name
             self.stats.renewals += 1
-        gossip = Gossip(envelope, hops + 1)
+        gossip = Gossip(envelope, hops + 1, renews)
         for node, link in self._links.items():
             if node == source or node in have:
                 continue

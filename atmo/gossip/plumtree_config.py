@@ -27,7 +27,8 @@ class PlumtreeConfig:
         link_missing: Of those, announced first by one neighbour: nobody fills the table for the others.
         announcers: Neighbours remembered for one of them: all of HyParView's active view.
         graft_rate, graft_bytes: Bytes a second, and at once, that one neighbour gets in answer to grafts.
-        damping: With n other records in the last second, the duplicates of one in 1 + n * damping prune. Source:
+        flow_s: A record counts half as one of late after this. Source: the time in which one reaches everyone.
+        damping: With n other records of late, the duplicates of one in 1 + n * damping prune. Source:
             measured at two and eight records a second; half as much lets branches be lost.
         root_s: Who was not heard of for so long is not the root any more: longer than its records are apart.
         root_settled_s: Who became the root so lately does not make the tree anew: it may not last.
@@ -50,6 +51,7 @@ class PlumtreeConfig:
     announcers: int = 8
     graft_rate: float = 64 * 1024
     graft_bytes: float = 1024 * 1024
+    flow_s: float = 0.5
     damping: float = 6.0
     root_s: float = 1_800.0
     root_settled_s: float = 10.0

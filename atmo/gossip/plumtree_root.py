@@ -10,7 +10,10 @@ from atmo.gossip.plumtree_config import PlumtreeConfig
 
 
 class Root:
-    """Knows the author whose records make the tree anew, and when one is due.
+    """Knows who shapes the tree, and whether a record of it is to do so now.
+
+    The root itself decides and says so in the record's messages; others go along, if not too often. So all nodes take
+    the same record for it.
 
     Args:
         config: Of the broadcast.
@@ -22,15 +25,25 @@ class Root:
         self._heard = -math.inf
         self._next = math.inf
 
-    def renews(self, now: Now, envelope: bytes) -> bool:
-        """Notes the author of a record that is on its way; says whether this one makes the tree anew."""
+    def begins(self, now: Now, envelope: bytes) -> bool:
+        """Notes an own record; says whether it makes the tree anew."""
+        if not self._is_of_root(now, envelope) or now.mono < self._next:
+            return False
+        self._next = now.mono + self._config.renew_s
+        return True
+
+    def follows(self, now: Now, envelope: bytes, renews: bool) -> bool:
+        """Notes a record on its way that `renews` the tree, as its author says; says whether this node goes along."""
+        if not self._is_of_root(now, envelope) or not renews or now.mono < self._next - self._config.renew_s / 2:
+            return False
+        self._next = now.mono + self._config.renew_s
+        return True
+
+    def _is_of_root(self, now: Now, envelope: bytes) -> bool:
         author, config = signer_of(envelope), self._config
         if author < self._author or now.mono > self._heard + config.root_s:
             self._author, self._next = author, now.mono + config.root_settled_s
         elif author != self._author:
             return False
         self._heard = now.mono
-        if now.mono < self._next:
-            return False
-        self._next = now.mono + config.renew_s
         return True

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from atmo.clock import Now
 from atmo.engine import Effect, Misbehaved, Outbox, Send
-from atmo.gossip.allowance import Allowance
+from atmo.gossip.allowance import Allowance, Allowances
 from atmo.gossip.entry import Entry, Slot, rank
 from atmo.gossip.fingerprints import LEVELS, children
 from atmo.gossip.listings import ENTRY_BYTES, RANGE_BYTES, Version, batches, compare, fault_untrusted, is_known, pages
@@ -86,6 +86,7 @@ class Reconciler:
         self._table = table
         self._rng = rng
         self._links: dict[NodeId, _Link] = {}
+        self._allowances = Allowances(config.answer_rate, config.answer_bytes)
         self._next_round = math.inf
         self._next_digest = math.inf
         self._out = Outbox()
@@ -99,14 +100,15 @@ class Reconciler:
             return
         config = self._config
         wait = self._rng.uniform(0.5, 1.0) * (config.greet_s if self._links else config.newcomer_s)
-        self._links[node] = _Link(Allowance(config.answer_rate, config.answer_bytes), math.inf)
+        self._links[node] = _Link(self._allowances.take(node), math.inf)
         self._compare_at(node, now.mono + wait)
         if self._next_round == math.inf:
             self._plan_round(now)
 
     def link_down(self, now: Now, node: NodeId) -> None:
         """A node is no neighbour any more; what it was asked for may be asked of others."""
-        self._links.pop(node, None)
+        if link := self._links.pop(node, None):
+            self._allowances.keep(now.mono, node, link.budget)
 
     def _compare_at(self, node: NodeId, at: float) -> None:
         link = self._links[node]

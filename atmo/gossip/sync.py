@@ -92,6 +92,11 @@ class RecordSync:
 
     # --- commands -------------------------------------------------------------------------------------------------
 
+    @property
+    def lifetime_s(self) -> int:
+        """Of own records from now on."""
+        return self._lifetime_s
+
     def set_lifetime(self, lifetime_s: int) -> None:
         """Sets the lifetime of own records, from the next one on; those that are out are renewed when they are due."""
         self._lifetime_s = lifetime_s
@@ -157,12 +162,21 @@ class RecordSync:
 
     # --- acceptance -----------------------------------------------------------------------------------------------
 
-    def accept_untrusted(self, now: Now, source: NodeId, envelope: bytes) -> Verdict:
-        """Takes a record from a neighbour into the table where it is news."""
+    def accept_untrusted(self, now: Now, source: NodeId, envelope: bytes, *, broadcast: bool = False) -> Verdict:
+        """Takes a record from a neighbour into the table where it is news.
+
+        Args:
+            now: The clocks.
+            source: Who sent it.
+            envelope: The record.
+            broadcast: It is on its way to everyone, as no near record ever is.
+        """
         try:
             entry = self._open_record(envelope, self._mesh)
         except WireError as error:
             return self._broken(source, f"record: {error}")
+        if entry.record.near and (broadcast or source != entry.slot[0]):
+            return self._broken(source, f"record of {entry.slot[0].short}: it is for the author's neighbours")
         return self._accept(now, source, entry)
 
     def _accept(self, now: Now, source: NodeId | None, entry: Entry) -> Verdict:
@@ -171,7 +185,7 @@ class RecordSync:
         held = self.table.get(slot)
         if held and (held.record.version >= record.version or record.kind in LASTING):  # the first one is final
             self.stats.replayed += held.envelope != entry.envelope
-            return Verdict.KNOWN
+            return Verdict.NEAR if record.near else Verdict.KNOWN
         if entry.expires_s < now.wall - self._config.skew_s:
             self.stats.expired += 1
             return Verdict.REFUSED
@@ -180,8 +194,6 @@ class RecordSync:
             return Verdict.REFUSED
         if author == self._own and record.kind not in LASTING:
             return self._reclaim(now, slot, record)
-        if record.near and source is not None and source != author:
-            return self._broken(source, f"record of {author.short}: it is for the author's neighbours")
         if refusal := self._authorise(now, author, record, source is None):
             self.stats.unknown_author += refusal.unknown
             if refusal.fault:
@@ -193,7 +205,7 @@ class RecordSync:
             return Verdict.REFUSED
         self.stats.accepted += 1
         self._put(now, entry)
-        return Verdict.NEWS
+        return Verdict.NEAR if record.near else Verdict.NEWS
 
     def _broken(self, source: NodeId | None, reason: str) -> Verdict:
         self.stats.refused += 1

@@ -35,14 +35,15 @@ class Signed:
 
 
 class Verdict(Enum):
-    """What became of a record: news to pass on, known already, refused here and now, broken for everyone, or well made
-    by one who may not write it."""
+    """What became of a record: news to pass on, known already, taken for this node alone, refused here and now, broken
+    for everyone, or well made by one who may not write it."""
 
     NEWS = 1
     KNOWN = 2
     REFUSED = 3
     BROKEN = 4
     UNENTITLED = 5
+    NEAR = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class Walks:
         self._out = out
         self._sent: list[NodeId] = []  # the nodes in the last shuffle
         self._shuffled_at = -math.inf
+        self._introduced: dict[NodeId, float] = {}  # newcomers and when, the longest ago first
         self.next_shuffle = math.inf
 
     # --- what is taken --------------------------------------------------------------------------------------------
@@ -94,8 +95,16 @@ class Walks:
 
     # --- newcomers ------------------------------------------------------------------------------------------------
 
-    def introduce(self, newcomer: Contact) -> None:
+    def introduce(self, now: Now, newcomer: Contact) -> None:
         """Spreads a newcomer that is a neighbour now, and gives it some contacts of its own."""
+        last = self._introduced.pop(newcomer.node, -math.inf)
+        if now.mono - last < self._config.introduce_s:
+            self._introduced[newcomer.node] = last
+            self._stats.walks_dropped += 1
+            return
+        self._introduced[newcomer.node] = now.mono
+        if len(self._introduced) > self._config.introductions:
+            del self._introduced[next(iter(self._introduced))]
         sample = self._sample(newcomer.node, SHUFFLE_MOST, SHUFFLE_MOST)
         self._out.put(Send(newcomer.node, ShuffleAnswer(sample, ())))
         for other in self._active.members if newcomer.addresses else ():

@@ -160,6 +160,11 @@ class Table:
                 return False
         return False
 
+    def known(self, contact: Contact) -> Contact:
+        """Returns a contact of others' telling, with the addresses that it proved itself where it did."""
+        entry = self.get(contact.node)
+        return entry.contact if entry else contact
+
     def told(self, contact: Contact) -> bool:
         """A contact was told of by another: where its bucket has room, it may be asked one day. Returns whether."""
         node = contact.node

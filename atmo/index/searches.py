@@ -254,7 +254,7 @@ class Searches:
         if call is None or self.standing.shuns(now.mono, source):
             return
         told = [
-            contact
+            self._table.known(contact)
             for contact in found.contacts
             if contact.node != self._own and contact.addresses and not self.standing.avoids(now.mono, contact.node)
         ]

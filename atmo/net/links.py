@@ -59,6 +59,9 @@ class DriverStats:
     misbehaved: int = 0
 
 
+_LAST_WORDS_S = 0.1  # one packet
+
+
 @dataclass(eq=False)
 class Link:
     """One connection as the link to its node.
@@ -69,6 +72,7 @@ class Link:
         gone: Set when it is out of the table.
         scope: Its end ends the link.
         reason: Why it ends, where it is known here.
+        ended: It was asked to end.
     """
 
     connection: Connection
@@ -80,6 +84,7 @@ class Link:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     reason: str = ""
     gossiping: bool = False
+    ended: bool = False
 
     @property
     def path(self) -> str:
@@ -91,12 +96,13 @@ class Link:
     @property
     def ending(self) -> bool:
         """True from the moment it is being closed."""
-        return self.scope.cancel_called or self.connection.closed.is_set()
+        return self.ended or self.scope.cancel_called or self.connection.closed.is_set()
 
     def end(self, reason: str) -> None:
-        """Ends it with a reason for the other end."""
+        """Ends it with a reason for the other end, after a moment for what was said to it last."""
         self.reason = self.reason or reason
-        self.scope.cancel()
+        self.ended = True
+        self.scope.deadline = min(self.scope.deadline, trio.current_time() + _LAST_WORDS_S)
 
 
 @dataclass(frozen=True, slots=True)

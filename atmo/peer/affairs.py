@@ -21,7 +21,7 @@ from atmo.peer.events import Revoked
 from atmo.peer.presence import ABSENT, AbsencesChanged, AbsentBody, NodeBack, NodeGone, Refute
 from atmo.peer.renewal import AdminSought, CertificateRenewed
 from atmo.peer.rights import succeeded
-from atmo.peer.scale import lifetime_s
+from atmo.peer.scale import RECORDS_BYTES, lifetime_s
 from atmo.trust.mesh import MeshTrust
 from atmo.trust.records import INVITE, REDEMPTION, REVOCATION, SUCCESSION
 from atmo.wire.schema import unpack_untrusted
@@ -95,28 +95,14 @@ class Affairs(Core):
         if self.trust.is_revoked(node) and not was_out:
             self.stats.revocations += 1
             self._out.put(Emit(Revoked(node)))
-        self._sweep_members(now)
+        self._unswept = True
 
     def _succeeded(self, now: Now, change: RecordChanged) -> None:
         """A founder handed its rights over: certificates that only its old key vouches for may count no more."""
         if event := succeeded(self.trust, change):
             self._out.put(Emit(event))
-            self._sweep_members(now)
+            self._unswept = True
             self.renewal.changed(now)
-
-    def _sweep_members(self, now: Now) -> None:
-        """Cuts and forgets who is no member any more."""
-        alone = not self.trust.is_member(now.wall, self.node_id)
-        for link in self._links.nodes():
-            ready = self._links.is_ready(link)
-            if alone or self.trust.is_revoked(link) or (ready and not self.trust.is_member(now.wall, link)):
-                self._links.hang_up(link, "it was revoked")
-        for author in self.sync.authors():
-            if author != self.node_id and not self.trust.is_member(now.wall, author):
-                self.sync.drop_author(author)
-        for gone in list(self._directory.gone):
-            if not self.trust.is_member(now.wall, gone):
-                self._forget(now, gone)
 
     def _check_members(self, now: Now) -> None:
         ready = self._links.ready()
@@ -128,14 +114,6 @@ class Affairs(Core):
     def _forget_surplus(self, now: Now) -> None:
         for node in self._directory.surplus():
             self._forget(now, node)
-
-    def _forget(self, now: Now, node: NodeId) -> None:
-        """Forgets a node that is gone or no member any more: its name, where it was, that it could be dialled."""
-        self._directory.forget(node)
-        self.sync.forget(node)
-        self.hyparview.forget(now, node)
-        self.index.forget(now, node)
-        self._links.forget(node)
 
     def _adopt(self, now: Now, event: CertificateRenewed) -> None:
         """This node has a new certificate, and shows that one from now on."""
@@ -169,8 +147,11 @@ class Affairs(Core):
     def _look_at_size(self, now: Now) -> None:
         scale = self._config.scale
         self._next_look = now.mono + scale.look_s
-        self.sync.set_lifetime(lifetime_s(scale, self.sync.table.bytes))
-        if self.mesh_size.look(now):
+        table_bytes = max(self.sync.table.bytes, self.mesh_size.members() * RECORDS_BYTES)
+        before, now_s = self.sync.lifetime_s, lifetime_s(scale, table_bytes)
+        self.sync.set_lifetime(now_s)
+        longer = now_s > before and not self.hyparview.active  # nobody has heard the short-lived ones yet
+        if self.mesh_size.look(now) or longer:
             self._adverts.respread(now, near=self.mesh_size.large)
         self._provide(now)
 

@@ -107,6 +107,8 @@ class Core:
         self._doubted: dict[NodeId, None] = {}  # fell silent; dialled once more before the mesh is told
         self._curious: dict[NodeId, None] = {}  # of whom this node wants to know what they offer
         self._sought: dict[int, NodeId] = {}  # whose addresses the index is asked for, by query
+        self._said_at = -math.inf
+        self._unswept = False  # somebody's membership ended
         self._next_check = math.inf
         self._next_look = math.inf
         self._acts: dict[type, Act] = {}
@@ -124,6 +126,9 @@ class Core:
                 for effect in drain():
                     busy = True
                     self._move(now, effect)
+            if self._unswept and not busy:  # who is cut hears first why: it may be the only way to all others
+                self._unswept, busy = False, True
+                self._sweep_members(now)
 
     def _move(self, now: Now, effect: Effect) -> None:
         match effect:
@@ -154,8 +159,9 @@ class Core:
         self._watch(now, event.node)
         self.plumtree.link_up(now, event.node)
         self.reconciler.link_up(now, event.node)
-        self._introduce(event.node)
-        if len(self.hyparview.active) == 1:  # what was said while this node was alone reached nobody
+        self._introduce(now, event.node)
+        if len(self.hyparview.active) == 1 and now.mono >= self._said_at + self._config.introduce_s:
+            self._said_at = now.mono  # what was said while this node was alone reached nobody
             for envelope in self.sync.own_envelopes():
                 self.plumtree.publish(now, envelope)
 
@@ -164,10 +170,16 @@ class Core:
         self.plumtree.link_down(now, event.node)
         self.reconciler.link_down(now, event.node)
 
-    def _introduce(self, node: NodeId) -> None:
-        """Tells a node what only those get who deal with this one."""
-        for envelope in self.sync.near_envelopes():
-            self._out.put(Send(node, Records((envelope,))))
+    def _introduce(self, now: Now, node: NodeId) -> None:
+        """Tells a node what only those get who deal with this one.
+
+        That is many times as long as what asks for it, so over one link it is not told again at once.
+        """
+        link = self._links.get(node)
+        if link and now.mono >= link.introduced_at + self._config.introduce_s:
+            link.introduced_at = now.mono
+            for envelope in self.sync.near_envelopes():
+                self._out.put(Send(node, Records((envelope,))))
 
     def _watch(self, now: Now, node: NodeId) -> None:
         """Neighbours and links over which something runs are probed; others may die unnoticed."""
@@ -243,6 +255,28 @@ class Core:
             self.sync.publish(now, ABSENT, "", pack(event.body))
         elif self.sync.record(self.node_id, ABSENT):
             self.sync.withdraw(now, ABSENT, "")
+
+    def _sweep_members(self, now: Now) -> None:
+        """Cuts and forgets who is no member any more."""
+        alone = not self.trust.is_member(now.wall, self.node_id)
+        for link in self._links.nodes():
+            ready = self._links.is_ready(link)
+            if alone or self.trust.is_revoked(link) or (ready and not self.trust.is_member(now.wall, link)):
+                self._links.hang_up(link, "it was revoked")
+        for author in self.sync.authors():
+            if author != self.node_id and not self.trust.is_member(now.wall, author):
+                self.sync.drop_author(author)
+        for gone in list(self._directory.gone):
+            if not self.trust.is_member(now.wall, gone):
+                self._forget(now, gone)
+
+    def _forget(self, now: Now, node: NodeId) -> None:
+        """Forgets a node that is gone or no member any more: its name, where it was, that it could be dialled."""
+        self._directory.forget(node)
+        self.sync.forget(node)
+        self.hyparview.forget(now, node)
+        self.index.forget(now, node)
+        self._links.forget(node)
 
     def _admits(self, now: Now, node: NodeId, certificate: bytes, issuer: bytes | None) -> bool:
         try:

@@ -23,8 +23,10 @@ class LinksConfig:
 
     Attributes:
         hello_s: A link whose other end has not proved its membership by then is closed. Source: guess.
-        unverified: Links at once whose other end has not proved its membership. Source: guess.
-        most: Links at once; the one unused for longest makes room, neighbours never. Source: guess.
+        unverified: Links at once that others opened and whose other end has not proved its membership. They are no part
+            of `most`, and what this node dials itself is no part of them, so that strangers crowd nobody out. Source:
+            guess.
+        most: Links at once of members; the one unused for longest makes room, neighbours never. Source: guess.
         dials: At most this many at once; others wait for their turn. Source: guess.
         waiting: Dials that wait. Source: guess; what is beyond fails at once.
         dial_s: A dial without an outcome after this has failed; the shell gives up well before.
@@ -166,12 +168,12 @@ class Links:
     # --- what happened --------------------------------------------------------------------------------------------
 
     def up(self, now: Now, node: NodeId, path: str) -> Link | None:
-        """There is a connection; returns None where there is no room for it, and asks for its end."""
+        """There is a connection; returns None where too many of strangers wait, and asks for its end."""
         dialled = self._dialling.pop(node, None) is not None
         self._waiting.pop(node, None)
         link = self._links[node] = Link(path, now.mono, dialled, now.mono + self._config.hello_s, now.mono)
         self._dial_next(now)
-        if len(self._new) >= self._config.unverified or not self._has_room():
+        if not dialled and len(self._new) >= self._config.unverified:
             self.hang_up(node, "too many links at once")
             return None
         self._new[node] = None
@@ -179,14 +181,12 @@ class Links:
         self._next_look = min(self._next_look, now.mono + self._config.look_s)
         return link
 
-    def _has_room(self) -> bool:
-        if len(self._links) <= self._config.most:
-            return True
-        idle = [node for node, link in self._links.items() if self._is_spare(node, link)]
-        if not idle:
-            return False
-        self.hang_up(min(idle, key=lambda node: self._links[node].used_at), "making room for another link")
-        return True
+    def _make_room(self) -> None:
+        """Of too many links of members the one unused for longest goes: the newest where all others are needed."""
+        if len(self._links) > self._config.most and len(self.ready()) > self._config.most:
+            spare = [node for node, link in self._links.items() if self._is_spare(node, link)]
+            if spare:
+                self.hang_up(min(spare, key=lambda node: self._links[node].used_at), "making room for another link")
 
     def _is_spare(self, node: NodeId, link: Link) -> bool:
         return link.ready and not link.closing and not link.holds and not self._is_neighbour(node)
@@ -198,6 +198,7 @@ class Links:
         link.ready, link.hello_by, link.used_at = True, math.inf, now.mono
         for message in self._asks.pop(node, ()):
             self._out.put(Send(node, message))
+        self._make_room()
 
     def down(self, now: Now, node: NodeId, *, replaced: bool = False) -> Link | None:
         """The connection is gone, or another one takes its place; returns what was known of it."""

@@ -227,12 +227,7 @@ class Peer(Commands):
             self._settle(now)
 
     def _asked_for_introduction(self, now: Now, source: NodeId, message: Introduce) -> None:
-        """Near records are many times as long as the question, so that it is not answered again at once."""
-        link = self._links.get(source)
-        assert link is not None, "only a link says anything"
-        if now.mono >= link.introduced_at + self._config.introduce_s:
-            link.introduced_at = now.mono
-            self._introduce(source)
+        self._introduce(now, source)
 
     def _second_hello(self, now: Now, source: NodeId, hello: Hello) -> None:
         self._move(now, Misbehaved(source, "a second Hello"))
@@ -244,7 +239,9 @@ class Peer(Commands):
         if self.plumtree.knows(message.envelope):
             self.plumtree.duplicate(now, source, message)
             return
-        verdict = self._accept(now, source, message.envelope)
+        if not self.budgets.admits(now, source, Cost.SIGNATURE):
+            return  # it was not looked at: it may come from another
+        verdict = self.sync.accept_untrusted(now, source, message.envelope, broadcast=True)
         if verdict == Verdict.NEWS:
             self.plumtree.delivered(now, source, message)
         elif verdict == Verdict.KNOWN:
@@ -258,7 +255,9 @@ class Peer(Commands):
         for envelope in message.envelopes:
             if self.plumtree.knows(envelope):
                 continue
-            verdict = self._accept(now, source, envelope)
+            if not self.budgets.admits(now, source, Cost.SIGNATURE):
+                break
+            verdict = self.sync.accept_untrusted(now, source, envelope)
             if verdict in (Verdict.NEWS, Verdict.KNOWN):
                 self.plumtree.remember(envelope)
                 news += verdict == Verdict.NEWS
@@ -268,8 +267,3 @@ class Peer(Commands):
             if verdict == Verdict.BROKEN or link is None or link.closing:
                 break  # one lie is enough: what follows is not worth checking signatures
         self.reconciler.took(now, source, news)
-
-    def _accept(self, now: Now, source: NodeId, envelope: bytes) -> Verdict:
-        if not self.budgets.admits(now, source, Cost.SIGNATURE):
-            return Verdict.REFUSED
-        return self.sync.accept_untrusted(now, source, envelope)

@@ -5,6 +5,10 @@ this member, as of this version of its node record, is not there. Whoever hears 
 the more nodes witness it (the suspicion of Lifeguard, arXiv 1707.00788 section IV.B), and then holds it for gone. The
 version is the tombstone: nothing the member said up to it counts as life, so what travels late brings nobody back.
 A member that lives hears of its absence, too, and answers with a newer node record, which ends the matter everywhere.
+
+Witnesses may lie. An absence counts only as of a version that the member itself signed: of one that is not known here
+it waits for that record, or a number nobody ever reaches would bury the living for good. What a witness takes back
+counts as wrong like what a member answers, or it could have everybody answer again and again at no cost.
 """
 
 from __future__ import annotations
@@ -85,6 +89,8 @@ class PresenceConfig:
         batch_s: Absences noticed so close together are told in one record. Source: guess.
         refute_s: Answers to false absences are at least so far apart. Source: guess.
         refute_spread_s: All members of a healed partition are missed at once: their answers are spread over this.
+        refute_slow_s: In place of `refute_s` where the witness was wrong too often: who came later and does not know
+            that believes it after `suspect_most_s`.
         false_most: Who missed so many members that then answered is not listened to. Source: guess.
         forgive_s: Each such time forgives one of them. Source: guess.
     """
@@ -95,6 +101,7 @@ class PresenceConfig:
     batch_s: float = 0.5
     refute_s: float = 5.0
     refute_spread_s: float = 1.0
+    refute_slow_s: float = 15.0
     false_most: int = 16
     forgive_s: float = 120.0
 
@@ -149,6 +156,7 @@ class Presence:
         self._tombstones: dict[NodeId, Version] = {}
         self._cases: dict[NodeId, _Case] = {}
         self._said: dict[NodeId, tuple[Absence, ...]] = {}
+        self._ahead: dict[NodeId, dict[NodeId, Version]] = {}  # absences as of versions that are not known, by author
         self._missed: dict[NodeId, Version] = {}  # by this node
         self._false: dict[NodeId, _Record] = {}
         self._tell_at = math.inf
@@ -179,6 +187,10 @@ class Presence:
             self._refuted(now, node, case)
         if (missed := self._missed.get(node)) is not None and version > missed:
             self._unmiss(now, node)
+        for author, told in list(self._ahead.get(node, {}).items()):
+            if told <= version:
+                self._caught_up(author, node)
+                self._accuse(now, author, node, told)
 
     def unrecorded(self, node: NodeId) -> None:
         """The node record of a member expired, or it is no member any more: there is nothing to decide."""
@@ -228,44 +240,66 @@ class Presence:
         """A member tells whom it misses, in place of what it told before; None takes all of it back."""
         before = {absence.node: absence for absence in self._said.pop(author, ())}
         absences = body.absences if body else ()
-        if absences and self._is_unreliable(now, author):
+        ignored = bool(absences) and self._is_unreliable(now, author)
+        if ignored:
             self.stats.ignored += 1
+            if any(absence.node == self._own for absence in absences):
+                self._answer(now, self._config.refute_slow_s)
             absences = ()
         if absences:
             self._said[author] = absences
         for absence in absences:
             if before.pop(absence.node, None) != absence:
-                self._accuse(now, author, absence)
+                self._caught_up(author, absence.node)
+                self._accuse(now, author, absence.node, (absence.epoch, absence.sequence))
         for node in before:
-            self._acquit(author, node)
+            self._caught_up(author, node)
+            if self._acquit(author, node) and not ignored:
+                self._was_wrong(now, author)
 
-    def _accuse(self, now: Now, author: NodeId, absence: Absence) -> None:
-        node, version = absence.node, (absence.epoch, absence.sequence)
+    def _accuse(self, now: Now, author: NodeId, node: NodeId, version: Version) -> None:
         known = self._known.get(node)
-        if known is None or version < known:
+        if known is None or version > known:
+            self._ahead.setdefault(node, {})[author] = version
+            return
+        if version < known:
             return
         if node == self._own:
-            earliest = max(now.mono, self._refuted_at + self._config.refute_s)
-            wait = self._rng.uniform(0.0, self._config.refute_spread_s)
-            self._refute_at = min(self._refute_at, earliest + wait)
+            self._was_wrong(now, author)
+            self._answer(now, self._config.refute_s)
             return
         if node in self._tombstones:
             return
         case = self._cases.get(node)
         if case is None:
             case = self._cases[node] = _Case(version, now.mono, math.inf)
-        case.version = max(case.version, version)
         case.witnesses[author] = None
         case.due = case.began + self._patience_s(len(case.witnesses))
         self._next_case = min(self._next_case, case.due)
 
-    def _acquit(self, author: NodeId, node: NodeId) -> None:
-        if case := self._cases.get(node):
-            case.witnesses.pop(author, None)
-            if case.witnesses:
-                case.due = case.began + self._patience_s(len(case.witnesses))
-            else:
-                del self._cases[node]
+    def _caught_up(self, author: NodeId, node: NodeId) -> None:
+        """What an author told of a node waits no more."""
+        if authors := self._ahead.get(node):
+            authors.pop(author, None)
+            if not authors:
+                del self._ahead[node]
+
+    def _answer(self, now: Now, apart_s: float) -> None:
+        """Says soon that this node lives, `apart_s` after the last time at the earliest."""
+        earliest = max(now.mono, self._refuted_at + apart_s)
+        self._refute_at = min(self._refute_at, earliest + self._rng.uniform(0.0, self._config.refute_spread_s))
+
+    def _acquit(self, author: NodeId, node: NodeId) -> bool:
+        """Takes a witness out of the case of a node; says whether it was in there."""
+        case = self._cases.get(node)
+        if case is None or author not in case.witnesses:
+            return False
+        del case.witnesses[author]
+        if case.witnesses:
+            case.due = case.began + self._patience_s(len(case.witnesses))
+        else:
+            del self._cases[node]
+        return True
 
     def _patience_s(self, witnesses: int) -> float:
         """Returns Lifeguard's suspicion time (arXiv 1707.00788 section IV.B, formula 1)."""
@@ -279,9 +313,12 @@ class Presence:
     def _refuted(self, now: Now, node: NodeId, case: _Case) -> None:
         del self._cases[node]
         for author in case.witnesses:
-            record = self._false.setdefault(author, _Record(0.0, now.mono))
-            record.count = max(0.0, record.count - (now.mono - record.at) / self._config.forgive_s) + 1.0
-            record.at = now.mono
+            self._was_wrong(now, author)
+
+    def _was_wrong(self, now: Now, author: NodeId) -> None:
+        record = self._false.setdefault(author, _Record(0.0, now.mono))
+        record.count = max(0.0, record.count - (now.mono - record.at) / self._config.forgive_s) + 1.0
+        record.at = now.mono
 
     def _is_unreliable(self, now: Now, author: NodeId) -> bool:
         record = self._false.get(author)

@@ -190,7 +190,8 @@ class Rights(ABC):
         """Puts a member out of the mesh, for good; every node that hears of it cuts its links. Once is enough.
 
         Raises:
-            WireError: This node is no admin, the other is a founder, or this node revoked too many.
+            WireError: This node is no admin, the other is a founder or vouches for this node, or this node revoked too
+                many.
         """
         if not self.trust.is_admin(now.wall, self.node_id):
             raise WireError("only a founder or an admin can revoke a member")
@@ -198,6 +199,9 @@ class Rights(ABC):
             raise WireError("a founder cannot be revoked")
         if self.sync.record(self.node_id, REVOCATION, str(node)):
             return
+        own = self.trust.member(self.node_id)
+        if own is not None and node in (own.founder, own.certificate.issuer):
+            raise WireError("this machine's own certificate goes back to it, and is renewed soon after a hand-over")
         body = pack(RevocationBody(node, reason[:REASON_CHARS], self._proof()))
         self.sync.publish(now, REVOCATION, str(node), body, REVOCATION_LIFETIME_S)
         self._settle(now)

@@ -49,6 +49,9 @@ class Network(Dialler, Protocol):
         """Starts the peer of the mesh just founded or joined."""
 
 
+_NAMED = 5  # members in one message
+
+
 class MeshService:
     """Commands on the mesh of one node.
 
@@ -181,24 +184,32 @@ class MeshService:
         trust = joined.trust
         return {"id": trust.mesh_id.hex(), "name": trust.genesis.name, "roles": list(trust.roles(self._signer.node_id))}
 
-    async def revoke(self, node: str) -> dict[str, Any]:
+    async def revoke(self, node: str, *, force: bool = False) -> dict[str, Any]:
         """Puts a member out of the mesh, for good.
 
         Args:
             node: Its id, the beginning of its id, or its name.
+            force: Also where others go with it, as it let them in.
 
         Raises:
-            UserError: This node is no admin, or it is not clear or not allowed who is meant.
+            UserError: This node is no admin, it is not clear or not allowed who is meant, or others would go with it.
         """
         port = self._require_admin("revoke a member")
         view = self._find(port, node)
+        let_in = [other.name for other in port.peer.nodes(port.now()) if _issuer(port, other.node) == view.node]
+        if let_in and not force and not port.peer.trust.is_founder(view.node):
+            names = ", ".join(let_in[:_NAMED]) + (" and others" if len(let_in) > _NAMED else "")
+            raise UserError(
+                f"{view.name} let {names} in: they would be put out with it.",
+                "Wait until their memberships are renewed by another admin, or use --force.",
+            )
         try:
             port.peer.revoke(port.now(), view.node)
         except WireError as error:
             raise UserError(f"{view.name} stays: {error}.") from error
         port.kick()
         await port.flush()
-        return {"id": str(view.node), "name": view.name}
+        return {"id": str(view.node), "name": view.name, "with": let_in}
 
     async def hand_over(self, node: str) -> dict[str, Any]:
         """Gives this founder's rights to another member, for good.
@@ -382,3 +393,10 @@ def _row(view: NodeView, neighbours: Collection[NodeId]) -> dict[str, Any]:
         "version": view.version,
         "addresses": [str(address) for address in view.addresses],
     }
+
+
+def _issuer(port: MeshPort, node: NodeId) -> NodeId | None:
+    """Returns who let a member in; a founder let itself in."""
+    member = port.peer.member(node)
+    issuer = member.certificate.issuer if member else None
+    return None if issuer == node else issuer

@@ -81,9 +81,9 @@ class NodeClient:
         """Joins the mesh of a join code."""
         return self._control("POST", "/mesh/join", {"code": code})
 
-    def revoke(self, node: str) -> dict[str, Any]:
+    def revoke(self, node: str, *, force: bool = False) -> dict[str, Any]:
         """Takes a member's certificate away."""
-        return self._control("POST", "/mesh/revoke", {"node": node})
+        return self._control("POST", "/mesh/revoke", {"node": node, "force": force})
 
     def hand_over(self, node: str) -> dict[str, Any]:
         """Hands this founder's rights to another member."""

@@ -20,6 +20,7 @@ class Lookup:
     """One lookup.
 
     Attributes:
+        asker, life: Who looks, and in which of its lives.
         key_name: Of the model that is looked for.
         began_at: Virtual seconds.
         found_s: After how long the first live provider was found.
@@ -28,12 +29,20 @@ class Lookup:
         done: It is over.
     """
 
+    asker: Node
+    life: int
     key_name: str
     began_at: float
     found_s: float | None = None
     found_hops: int = 0
     dead: int = 0
     done: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """False where the asker went off before it had an answer: nobody misses one then."""
+        alive = self.asker.peer is not None and self.asker.life == self.life
+        return self.done or self.found_s is not None or alive
 
 
 class Lookups:
@@ -79,7 +88,7 @@ class Lookups:
         ]
         if not alive:
             return None
-        lookup = Lookup(choose.choice(alive), now)
+        lookup = Lookup(node, node.life, choose.choice(alive), now)
         self._world.command(node, lambda peer, now: self._ask(node, lookup, peer, now))
         self.lookups.append(lookup)
         return lookup
@@ -109,7 +118,8 @@ class Lookups:
 
     def found(self) -> float:
         """Returns the share of lookups that found a live provider."""
-        return share(sum(lookup.found_s is not None for lookup in self.lookups), len(self.lookups))
+        counted = [lookup for lookup in self.lookups if lookup.counts]
+        return share(sum(lookup.found_s is not None for lookup in counted), len(counted))
 
     def median_hops(self) -> float:
         """Returns the median of the answers that led to the first live provider."""

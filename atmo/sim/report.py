@@ -7,6 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class CheckFailed(AssertionError):
+    """Something that must always hold does not: the message says what, when, where, and the seed.
+
+    Attributes:
+        what: Does not hold.
+        time_s: Virtual seconds.
+        nodes: The names of those concerned.
+    """
+
+    def __init__(self, what: str, time_s: float, seed: str, nodes: Sequence[str] = ()) -> None:
+        super().__init__(f"at {time_s:.3f} s, seed {seed!r}: {what}")
+        self.what = what
+        self.time_s = time_s
+        self.nodes = tuple(nodes)
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A check that did not hold.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -15,6 +17,15 @@ from atmo.sim.report import Report
 from atmo.sim.scenario import Scenario, Stage, Tick
 from atmo.sim.scenarios import find_scenario
 from atmo.sim.trace import Trace, TraceHead, TraceReader, open_trace
+
+_COLLECTIONS = (200_000, 50, 1_000)
+
+
+SHARES = ("loss", "duplication", "reordering", "nat", "one_way")
+"""Settings of every scenario that are shares."""
+
+SPANS = ("jitter_s", "skew_s", "join_gap_s")
+"""Those that are seconds."""
 
 
 class BadInput(UserError):
@@ -69,6 +80,12 @@ def _check(scenario: Scenario) -> None:
         raise BadInput(f"The scenario {scenario.name} needs at least {scenario.least_nodes} nodes.")
     if not 0 < scenario.duration_s < 10**8:
         raise BadInput("A run lasts more than no time, and less than three years.")
+    for name in SHARES:
+        if not 0 <= getattr(scenario, name) <= 1:
+            raise BadInput(f"{name} is a share, from 0 to 1.")
+    for name in SPANS:
+        if not 0 <= getattr(scenario, name) < math.inf:
+            raise BadInput(f"{name} is a number of seconds.")
     needs, has = memory_needed(scenario), memory_free()
     if needs > has:
         most = _nodes_that_fit(scenario, has)
@@ -156,8 +173,14 @@ def replay(path: Path, *, tick: Tick | None = None) -> tuple[Scenario, Report, C
 
 
 def _timed(stage: Stage) -> Report:
+    """Plays with rare collections of garbage: a world makes few cycles, and to look for them takes a fifth of all."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*_COLLECTIONS)
     began = time.perf_counter()
-    report = stage.play()
+    try:
+        report = stage.play()
+    finally:
+        gc.set_threshold(*thresholds)
     report.wall_s = time.perf_counter() - began
     return report
 

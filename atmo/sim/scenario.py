@@ -17,10 +17,10 @@ from atmo.sim.links import LinksConfig
 from atmo.sim.machine import Node
 from atmo.sim.nat import NAT_KINDS, Nats
 from atmo.sim.network import CityLatency, Duplication, Loss, Network, OneWay, Partition, Reordering
-from atmo.sim.report import Failure, Report
+from atmo.sim.report import CheckFailed, Failure, Report
 from atmo.sim.streams import Streams
 from atmo.sim.trace import Trace
-from atmo.sim.world import CheckFailed, World
+from atmo.sim.world import World
 
 IN_THE_OPEN = 5
 """Machines that are never behind a NAT."""

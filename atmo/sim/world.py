@@ -27,6 +27,7 @@ from atmo.sim.loop import Loop
 from atmo.sim.machine import Node, WorldStats
 from atmo.sim.memory import Memory
 from atmo.sim.network import Network
+from atmo.sim.report import CheckFailed
 from atmo.sim.sizes import HANDSHAKE_BYTES, message_bytes, packets_bytes
 from atmo.sim.trace import Trace
 from atmo.trust.certificate import ADMIN, Certificate, issue
@@ -42,22 +43,6 @@ YEAR_S = 365 * 86_400
 
 KNOWS_MOST = 32
 """Node records that a newcomer gets of each member that it knows. Source: guess."""
-
-
-class CheckFailed(AssertionError):
-    """Something that must always hold does not: the message says what, when, where, and the seed.
-
-    Attributes:
-        what: Does not hold.
-        time_s: Virtual seconds.
-        nodes: The names of those concerned.
-    """
-
-    def __init__(self, what: str, time_s: float, seed: str, nodes: Sequence[str] = ()) -> None:
-        super().__init__(f"at {time_s:.3f} s, seed {seed!r}: {what}")
-        self.what = what
-        self.time_s = time_s
-        self.nodes = tuple(nodes)
 
 
 class World:

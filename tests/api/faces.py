@@ -78,7 +78,7 @@ class MemoryMesh:
     def nodes(self) -> list[dict[str, Any]]:
         return self.members
 
-    async def revoke(self, node: str) -> dict[str, Any]:
+    async def revoke(self, node: str, *, force: bool = False) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
         for member in self.members:
             if node in (member["name"], member["id"]):

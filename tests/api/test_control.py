@@ -102,7 +102,11 @@ async def test_a_mesh_from_its_creation_to_a_revocation(api: Api) -> None:
     nodes = (await api.client.get("/mesh/nodes")).json()["nodes"]
     assert nodes[0]["name"] == "kitchen"
     assert (await api.post("/mesh/hand-over", {"node": "kitchen"})).json() == {"id": "a" * 52, "name": "kitchen"}
-    assert (await api.post("/mesh/revoke", {"node": "kitchen"})).json() == {"id": "a" * 52, "name": "kitchen"}
+    assert (await api.post("/mesh/revoke", {"node": "kitchen", "force": "yes"})).status_code == 400
+    assert (await api.post("/mesh/revoke", {"node": "kitchen", "force": True})).json() == {
+        "id": "a" * 52,
+        "name": "kitchen",
+    }
 
 
 async def test_models_from_import_to_removal(api: Api, tmp_path: Path) -> None:

@@ -82,6 +82,20 @@ def test_a_trace_is_replayed_and_shown(atmo: Atmo, tmp_path: Path) -> None:
     assert all("n3" in line and 1 <= float(line.split()[0]) <= 3 for line in shown.out.splitlines())
 
 
+def test_a_trace_is_shown_as_json_and_an_unknown_node_is_an_error(atmo: Atmo, tmp_path: Path) -> None:
+    path = tmp_path / "run.trace"
+    atmo("sim", "run", "join-storm", *SMALL, "--trace", path)
+    shown = atmo("sim", "replay", path, "--show", "--node", "n3", "--until", "1", "--json")
+    found = [json.loads(line) for line in shown.out.splitlines()]
+    assert list(found[0]) == ["time_s", "kind", "node", "other", "detail", "size"]
+    assert all("n3" in (entry["node"], entry["other"]) for entry in found)
+    missing = atmo("sim", "replay", path, "--show", "--node", "n77")
+    assert (missing.code, missing.out) == (2, "")
+    assert missing.err == "error: Nothing in this trace happened to n77.\n"
+    quiet = atmo("sim", "replay", path, "--show", "--node", "n3", "--since", "1000")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
 def test_a_replay_that_differs_says_where(atmo: Atmo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.trace"
     atmo("sim", "run", "join-storm", *SMALL, "--trace", path)
@@ -123,9 +137,15 @@ def test_a_replay_of_a_failed_run_fails_again(atmo: Atmo, tmp_path: Path) -> Non
         (("run", "broadcast", "--set", "loss"), "NAME=VALUE"),
         (("run", "broadcast", "--set", "lost=1"), "no setting 'lost'"),
         (("run", "broadcast", "--set", "loss=x"), "loss=x is no float"),
+        (("run", "broadcast", "--set", "loss=2"), "loss is a share, from 0 to 1"),
+        (("run", "broadcast", "--set", "nat=-0.1"), "nat is a share, from 0 to 1"),
+        (("run", "broadcast", "--set", "skew_s=nan"), "skew_s is a number of seconds"),
         (("run", "broadcast", "--plot", "x.txt"), "x.txt"),
         (("replay", "missing.trace"), "missing.trace"),
         (("replay", "missing.trace", "--show"), "missing.trace"),
+        (("replay", "run.trace", "--node", "n3"), "--node, --since and --until go with --show"),
+        (("replay", "run.trace", "--show", "--since", "3", "--until", "1"), "--since 3 is not before --until 1"),
+        (("replay", "run.trace", "--show", "--since", "nan"), "--since nan is not before"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(atmo: Atmo, words: tuple[str, ...], says: str) -> None:

@@ -257,6 +257,17 @@ def test_a_node_that_was_dialled_on_hearsay_is_known_once_it_answers() -> None:
     assert view.known[node(LARGE)] == contact(LARGE)
 
 
+def test_hearsay_is_not_proved_by_a_node_that_comes_by_itself() -> None:
+    """Or whoever tells of a node before it comes could have it dialled anywhere from then on."""
+    view = new()
+    taken(view, 1, 2, 3, 4)
+    told(view, 1, ShuffleAnswer((contact(LARGE, port=66),), ()))
+    view.link_up(at(2), node(LARGE))
+    assert node(LARGE) not in view.known
+    view.receive(at(2), node(LARGE), Neighbour(contact(LARGE)))
+    assert view.known[node(LARGE)] == contact(LARGE)
+
+
 def test_news_of_a_node_in_reserve_brings_its_new_address() -> None:
     view = new()
     taken(view, 1, 2, 3, 4, 5)

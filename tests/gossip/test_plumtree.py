@@ -212,14 +212,29 @@ ROOT, OTHER = b"." * 10 + bytes(32), b"." * 10 + b"x" * 32
 def test_a_record_of_the_root_makes_the_tree_anew() -> None:
     engine = tree(A, lazy=(B, C), renew_s=60.0)
     receivers = []
-    for when, envelope in ((0, ROOT), (5, ROOT + b"5"), (11, OTHER), (20, ROOT + b"20"), (70, ROOT + b"70")):
-        engine.delivered(at(when), A, Gossip(envelope))
+    rows = ((0, ROOT, False), (5, OTHER, True), (20, ROOT + b"20", True), (40, ROOT + b"40", True), (60, ROOT, False))
+    for when, envelope, renew in rows:
+        engine.delivered(at(when), A, Gossip(envelope, renew=renew))
         receivers.append([node for node, _ in sent(engine)])
         for node in (B, C):
             engine.receive(at(when), node, Prune())
         run(engine, when + 1)
-    assert receivers == [[], [], [], [B, C], []], "first it may not last, then it is too soon"
+    assert receivers == [[], [], [B, C], [], []], "another's may not, and it may not too often"
     assert engine.stats.renewals == 1
+
+
+def test_the_root_makes_the_tree_anew_once_in_a_while() -> None:
+    engine = tree(A, lazy=(B,), renew_s=60.0)
+    flags = []
+    for when in (0, 5, 11, 20, 71, 72):
+        engine.publish(at(when), ROOT + str(when).encode())
+        flags += [message.renew for node, message in sent(engine) if node == A]
+        engine.receive(at(when), B, Prune())
+        run(engine, when + 1)
+    assert flags == [False, False, True, False, True, False], "first it may not last, then it is too soon"
+    engine.delivered(at(80), A, Gossip(b"." * 10 + bytes(31) + b"\1" + b"later"))
+    engine.publish(at(200), ROOT + b"200")
+    assert [message.renew for node, message in sent(engine) if node == A] == [True]
 
 
 def test_duplicates_of_such_a_record_prune_always() -> None:
@@ -227,17 +242,17 @@ def test_duplicates_of_such_a_record_prune_always() -> None:
     engine.publish(at(0), ROOT)
     for number in range(200):
         engine.publish(at(20), OTHER + str(number).encode())
-    engine.delivered(at(20), A, Gossip(ROOT + b"1"))
+    engine.delivered(at(20), A, Gossip(ROOT + b"1", renew=True))
     engine.drain()
-    engine.duplicate(at(20), B, Gossip(ROOT + b"1"))
+    engine.duplicate(at(20), B, Gossip(ROOT + b"1", renew=True))
     assert sent(engine) == [(B, Prune())]
 
 
 def test_a_root_that_is_silent_for_long_is_replaced() -> None:
     engine = tree(A, lazy=(B,), root_s=100.0)
     engine.publish(at(0), ROOT)
-    for when, renewals in ((50, 0), (101, 0), (120, 1), (130, 1)):
-        engine.delivered(at(when), A, Gossip(OTHER + str(when).encode()))
+    for when, renewals in ((50, 0), (101, 1), (130, 1)):
+        engine.delivered(at(when), A, Gossip(OTHER + str(when).encode(), renew=True))
         assert engine.stats.renewals == renewals
 
 
@@ -261,6 +276,11 @@ def test_grafts_of_one_neighbour_have_a_budget() -> None:
         engine.receive(at(when), node, ask)
         counts.append(len(sent(engine)))
     assert counts == [1, 0, 1, 1]
+    engine.link_down(at(2), A)
+    engine.link_up(at(2), A)
+    engine.drain()
+    engine.receive(at(2), A, ask)
+    assert sent(engine) == [], "coming back fills no budget"
 
 
 @pytest.mark.parametrize("bound", [{"store_entries": 2}, {"store_bytes": 7}])

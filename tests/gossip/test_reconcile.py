@@ -280,6 +280,18 @@ def test_one_neighbour_does_not_get_the_whole_table_again_and_again() -> None:
     assert made.engine.stats.refused >= 2
 
 
+def test_who_goes_and_comes_back_does_not_get_it_again_either() -> None:
+    made = keeper(*(entry(author(1), str(number), size=1_000) for number in range(100)), answer_bytes=150_000.0)
+    counts = []
+    for _ in range(3):
+        counts.append(sum(len(answer.envelopes) for answer in told(made, 0, Want((), ("",)))))
+        made.engine.link_down(at(0), A)
+        made.engine.link_up(at(0), A)
+    assert counts[0] == 100
+    assert counts[1] < 50, "what was left"
+    assert counts[2] == 0
+
+
 def test_who_has_had_enough_gets_nothing() -> None:
     made = keeper(entry(author(1)), answer_bytes=100.0, answer_rate=0.0)
     for message in (Digest((OTHER,)), listing(entry(C)), Want((), ("",)), Digest((Range("", 0, b""),))):

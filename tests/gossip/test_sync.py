@@ -26,7 +26,7 @@ from tests.gossip.kit import at, of, record, sealed, sync
 from tests.trust.kit import ANNA, BERT, EVE, MESH, START_S, signer
 
 NO = Refusal("no", fault=True)
-NEWS, KNOWN, REFUSED, BROKEN, UNENTITLED = Verdict
+NEWS, KNOWN, REFUSED, BROKEN, UNENTITLED, NEAR = Verdict
 
 
 def changes(engine: RecordSync) -> list[RecordChanged]:
@@ -498,7 +498,7 @@ def test_near_records_are_taken_from_their_authors_alone() -> None:
     engine = sync()
     assert engine.accept_untrusted(at(0), BERT.node_id, sealed(EVE, near=True)) == BROKEN
     assert [fault.peer for fault in of(engine.drain(), Misbehaved)] == [BERT.node_id]
-    assert engine.accept_untrusted(at(0), EVE.node_id, sealed(EVE, near=True)) == NEWS
+    assert engine.accept_untrusted(at(0), EVE.node_id, sealed(EVE, near=True)) == NEAR
     assert sync().load(at(0), [sealed(EVE, "node", near=True)]) == []
 
 

@@ -215,8 +215,8 @@ async def test_goodbye_reaches_the_neighbours() -> None:
         reasons: list[str] = []
         anna.observers.append(lambda event: reasons.append(getattr(event, "reason", "")))
         await bert.leave()
-        await until(lambda: not anna.peer.neighbours())
-        assert any("it left" in reason for reason in reasons)
+        await until(lambda: any("it left" in reason for reason in reasons))
+        assert not anna.peer.neighbours()
 
 
 async def test_bad_requests_end_the_link_and_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:

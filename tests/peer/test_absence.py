@@ -55,6 +55,18 @@ def test_the_mesh_hears_of_a_death_from_who_saw_it_and_of_the_return() -> None:
     assert anna.faults() == bert.faults() == again.faults() == []
 
 
+def test_nobody_is_buried_under_a_version_that_it_never_reaches() -> None:
+    table, anna, bert, eve = row()
+    founder = table.add(FOUNDER, "founder")
+    table.link(founder, anna)
+    lie = AbsentBody((Absence(eve.id, 2**53, 2**53),))
+    anna.hears(founder.id, Gossip(sealed(FOUNDER, "absent", body=pack(lie))))
+    table.advance(400)
+    for side in (anna, bert):
+        assert side.emitted(NodeGone) == []
+        assert side.peer.is_present(eve.id)
+
+
 def test_a_member_that_lives_answers_a_false_absence() -> None:
     table, anna, bert, eve = row()
     founder = table.add(FOUNDER, "founder")

@@ -154,9 +154,31 @@ def test_the_idlest_spare_link_makes_room_and_neighbours_never_do() -> None:
     assert desk.of(Hangup) == [Hangup(CLEO, "making room for another link")]
     desk.links.down(desk.now, CLEO)
     desk.neighbours[NODES[3]] = None
-    assert desk.links.up(desk.now, NODES[4], "lan") is None
-    assert desk.of(Hangup)[-1] == Hangup(NODES[4], "too many links at once")
+    desk.up(NODES[4])
+    assert desk.of(Hangup)[-1] == Hangup(NODES[4], "making room for another link")
     assert desk.links.ready() == [ANNA, BERT, NODES[3]]
+    assert desk.links.up(desk.now, NODES[5], "lan")
+    desk.links.hold(desk.now, NODES[5])
+    desk.links.verified(desk.now, NODES[5])
+    assert desk.links.is_ready(NODES[5]), "somebody needs it, as all others"
+
+
+def test_strangers_crowd_nobody_out() -> None:
+    """Neither links of members nor what this node dials: keys cost strangers nothing."""
+    desk = Desk()
+    for node in NODES[:3]:
+        desk.up(node)
+    desk.dial(NODES[6])
+    desk.dial(NODES[7])
+    for node in NODES[3:6]:
+        desk.links.up(desk.now, node, "lan")
+    assert desk.of(Hangup) == [Hangup(NODES[5], "too many links at once")]
+    assert desk.links.ready() == NODES[:3]
+    for node in NODES[6:]:
+        desk.up(node)
+        desk.mono += 1
+    assert desk.of(Hangup)[1:] == [Hangup(node, "making room for another link") for node in NODES[:2]]
+    assert desk.links.ready() == [CLEO, *NODES[6:]]
 
 
 @pytest.mark.parametrize("dialled", [True, False])

@@ -7,7 +7,7 @@ import pytest
 from atmo.clock import Now
 from atmo.engine import CancelFetch, Contact, Dial, FetchChunk, Send
 from atmo.errors import WireError
-from atmo.gossip.messages import Digest, Goodbye, Gossip, Hello, Neighbour, Ping, Pong, Records
+from atmo.gossip.messages import Digest, Disconnect, Goodbye, Gossip, Hello, Neighbour, Ping, Pong, Records
 from atmo.gossip.records import Hardware
 from atmo.identity import NodeId
 from atmo.peer import LinkAge, LinkLost, LinkReady, Peer, PeerConfig, Unreachable
@@ -137,8 +137,9 @@ def test_a_node_with_all_the_links_that_it_can_hold_makes_room_or_refuses() -> N
     assert anna.peer.linked() == [EVE.node_id]
     anna.hears(EVE.node_id, Neighbour(Contact(EVE.node_id, ()), priority=True))
     assert anna.peer.neighbours() == [EVE.node_id]
-    table.stranger(anna, BERT.node_id)
-    assert anna.hangups()[1:] == ["too many links at once"]
+    table.verified(anna, BERT)
+    assert anna.hangups()[1:] == ["making room for another link"]
+    assert anna.peer.linked() == [EVE.node_id]
     table.advance(3)
     assert anna.faults() == []
 
@@ -389,3 +390,17 @@ def test_of_two_links_both_ends_keep_the_same(age_s: float, old_outbound: bool, 
     now = Now(age_s, table.wall)
     assert small.peer.keeps(now, large.id, LinkAge(old_outbound, 0.0), outbound) is stays
     assert large.peer.keeps(now, small.id, LinkAge(not old_outbound, 0.0), not outbound) is stays
+
+
+def test_who_comes_and_goes_as_a_neighbour_is_not_told_everything_each_time() -> None:
+    table = Table()
+    anna = table.add(ANNA, "anna")
+    anna.tells(lambda peer, now: peer.publish_models(now, [model()]))
+    table.verified(anna, BERT)
+    table.forget_logs()
+    for _ in range(5):
+        anna.hears(BERT.node_id, Neighbour(Contact(BERT.node_id, (ADDRESS,)), priority=True))
+        assert anna.peer.neighbours() == [BERT.node_id]
+        anna.hears(BERT.node_id, Disconnect())
+    told = [send for send in anna.of(Send) if isinstance(send.message, Gossip)]
+    assert len(told) == 2, "its node record and its models, once"

@@ -235,6 +235,66 @@ def test_who_was_wrong_too_often_is_not_listened_to_for_a_while(wait_s: float) -
     assert desk.engine.stats.ignored == (0 if wait_s else 1)
 
 
+def test_an_absence_counts_only_as_of_a_version_that_the_member_signed() -> None:
+    """Or one liar buries whom it likes for good: no record is newer than the largest number."""
+    desk = Desk()
+    desk.says(ANNA, BERT, CLEO, version=(2**53, 2**53))
+    desk.advance(60)
+    assert not desk.engine.is_gone(BERT)
+    desk.says(ANNA, CLEO, version=(1, 2))
+    desk.says(DORA, CLEO, version=(1, 2))
+    desk.says(DORA)
+    desk.advance(60)
+    assert not desk.engine.is_gone(CLEO)
+    desk.engine.recorded(desk.now, CLEO, (1, 2))
+    desk.advance(CONFIG.suspect_most_s - 1)
+    assert not desk.engine.is_gone(CLEO), "one witness is left"
+    desk.advance(2)
+    assert desk.engine.is_gone(CLEO)
+
+
+def test_an_absence_that_comes_before_the_record_counts_from_then_on_and_an_outdated_one_never() -> None:
+    desk = Desk([OWN])
+    desk.says(ANNA, BERT, CLEO)
+    desk.engine.recorded(desk.now, BERT, (1, 1))
+    desk.engine.recorded(desk.now, CLEO, (1, 2))
+    desk.advance(60)
+    assert [desk.engine.is_gone(node) for node in (BERT, CLEO)] == [True, False]
+
+
+def test_who_takes_back_what_it_told_was_wrong() -> None:
+    """Or a liar names ever others, takes it back before they have answered, and has the whole mesh answer for ever."""
+    desk = Desk()
+    for _ in range(int(CONFIG.false_most)):
+        desk.says(ANNA, BERT)
+        desk.says(ANNA)
+    desk.says(ANNA, CLEO)
+    desk.advance(60)
+    assert not desk.engine.is_gone(CLEO)
+    assert desk.engine.stats.ignored == 1
+
+
+def test_a_liar_is_answered_for_the_sake_of_those_who_do_not_know_it() -> None:
+    desk = Desk()
+    for number in range(int(CONFIG.false_most) + 2):
+        desk.says(ANNA, OWN, version=(1, number + 1))
+        desk.engine.recorded(desk.now, OWN, (1, number + 2))
+        desk.advance(0.1)
+    desk.advance(CONFIG.refute_s + CONFIG.refute_spread_s)
+    refuted = len(desk.events(Refute))
+    desk.says(ANNA, BERT)
+    desk.advance(60)
+    assert len(desk.events(Refute)) == refuted, "it names another"
+    for _ in range(3):
+        desk.says(ANNA, OWN, version=(1, 20))
+        desk.advance(CONFIG.refute_spread_s)
+    assert len(desk.events(Refute)) == refuted + 1, "less often than others"
+    desk.advance(CONFIG.refute_slow_s)
+    assert len(desk.events(Refute)) == refuted + 2
+    assert desk.engine.stats.ignored == 5
+    assert CONFIG.refute_slow_s + CONFIG.refute_spread_s < CONFIG.suspect_most_s
+
+
 class Machine(RuleBasedStateMachine):
     """Any order of records, absences, links and time."""
 
@@ -260,10 +320,10 @@ class Machine(RuleBasedStateMachine):
     @rule(
         author=st.sampled_from(NODES),
         nodes=st.lists(st.sampled_from(NODES), max_size=4, unique=True),
-        old=st.booleans(),
+        lie=st.sampled_from([None, (1, 0), (1, 2), (2**53, 2**53)]),
     )
-    def tell(self, author: NodeId, nodes: list[NodeId], old: bool) -> None:
-        rows = [Absence(node, *((1, 0) if old else self.versions.get(node, (1, 1)))) for node in nodes]
+    def tell(self, author: NodeId, nodes: list[NodeId], lie: Version | None) -> None:
+        rows = [Absence(node, *(lie or self.versions.get(node, (1, 1)))) for node in nodes]
         self.desk.engine.told(self.desk.now, author, AbsentBody(tuple(rows)))
 
     @rule(node=node)

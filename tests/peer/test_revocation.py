@@ -129,6 +129,15 @@ def test_one_who_hears_that_it_was_put_out_itself_hangs_up_on_all() -> None:
     assert eve.of(Dial) == []
 
 
+def test_who_is_cut_hears_first_why() -> None:
+    table = Table()
+    founder, anna = table.add(FOUNDER, "founder"), table.add(ANNA, "anna")
+    table.link(founder, anna)
+    founder.tells(lambda peer, now: peer.revoke(now, anna.id))
+    assert anna.peer.trust.is_revoked(anna.id)
+    assert founder.peer.linked() == anna.peer.linked() == []
+
+
 # --- revocations of and by admins, in any order -------------------------------------------------------------------
 
 
@@ -150,7 +159,7 @@ def test_what_a_revoked_admin_did_is_undone_whatever_came_first() -> None:
             eve.hears(anna.id, Gossip(deeds[number]))
         table.link(anna, eve)
         assert anna.peer.is_ready(eve.id)
-        table.advance(40)
+        table.advance(90)
         assert (
             founder.peer.sync.versions().items()
             >= {

@@ -302,6 +302,10 @@ def test_a_founder_hands_over_and_everybody_hears() -> None:
         old.hand_over(NOW, ANNA.node_id)
     with pytest.raises(WireError, match="only a founder or an admin"):
         old.revoke(NOW, ANNA.node_id)
+    with pytest.raises(WireError, match="goes back to it"):
+        new.revoke(NOW, FOUNDER.node_id)
+    own = certificate(HEIR.node_id, HEIR, roles=("admin",), lasts_s=YEAR_S + 1)
+    new.trust.admit_untrusted(START_S, HEIR.node_id, own, None)
     new.revoke(NOW, FOUNDER.node_id)
     assert other.hears(*new.told) == [Verdict.NEWS]
     assert other.trust.is_revoked(FOUNDER.node_id)

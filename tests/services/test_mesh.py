@@ -115,6 +115,19 @@ async def test_a_revoked_member_is_cut_off_everywhere(tmp_path: Path) -> None:
             await anna.service.revoke("anna")
 
 
+async def test_whom_a_member_let_in_goes_with_it_only_by_force(tmp_path: Path) -> None:
+    async with machine(tmp_path, "anna") as anna, machine(tmp_path, "bert") as bert, machine(tmp_path, "cleo") as cleo:
+        await anna.service.create("home")
+        await bert.service.join((await anna.service.invite("admin"))["code"])
+        await names_seen(bert, {"anna", "bert"})
+        await cleo.service.join((await bert.service.invite())["code"])
+        await names_seen(anna, {"anna", "bert", "cleo"})
+        with pytest.raises(UserError, match=r"bert let cleo in: .*--force"):
+            await anna.service.revoke("bert")
+        assert (await anna.service.revoke("bert", force=True))["with"] == ["cleo"]
+        await names_seen(anna, {"anna"})
+
+
 async def test_what_people_should_know_of_rights_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = Signer(b"other".ljust(32, b".")).node_id
     async with machine(tmp_path, "anna") as anna:

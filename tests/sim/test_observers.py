@@ -16,9 +16,9 @@ from atmo.sim import checks
 from atmo.sim.churn import Churn, ChurnConfig, Pareto, Weibull
 from atmo.sim.detection import Detection
 from atmo.sim.malice import Honest
+from atmo.sim.report import CheckFailed
 from atmo.sim.scenario import Promise, Scenario, Stage
 from atmo.sim.spread import Spread
-from atmo.sim.world import CheckFailed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,10 @@ import pytest
 
 from atmo.sim import runner
 from atmo.sim.replay import Comparison
-from atmo.sim.report import Report, percentile, share
+from atmo.sim.report import CheckFailed, Report, percentile, share
 from atmo.sim.runner import BadInput, make_scenario, memory_free, memory_needed, replay, replay_command, run_scenario
 from atmo.sim.scenario import Promise, Scenario, Stage
 from atmo.sim.scenarios import BUILT_IN, find_scenario
-from atmo.sim.world import CheckFailed
 
 OWN = '''
 from dataclasses import dataclass

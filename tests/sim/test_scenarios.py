@@ -15,7 +15,7 @@ from atmo.sim.scenarios import BUILT_IN
 
 SMALL: dict[str, dict[str, Any]] = {
     "join-storm": {"nodes": 12, "duration_s": 10.0},
-    "broadcast": {"nodes": 10, "duration_s": 60.0, "settle_s": 10.0, "warm_ups": 5, "grace_s": 5.0},
+    "broadcast": {"nodes": 10, "duration_s": 5.0, "settle_s": 10.0, "grace_s": 5.0, "redundant_most": 1.0},
     "churn": {"nodes": 10, "duration_s": 20.0, "session_s": 60.0, "settle_s": 10.0},
     "partition-heal": {"nodes": 8, "duration_s": 60.0, "settle_s": 10.0, "changes": 2},
     "mass-failure": {"nodes": 12, "duration_s": 5.0, "settle_s": 10.0, "warm_ups": 3},

@@ -17,8 +17,9 @@ from atmo.sim.bandwidth import Line, Lines
 from atmo.sim.machine import Node
 from atmo.sim.malice import BadChunks
 from atmo.sim.network import Latency, Loss, Network
+from atmo.sim.report import CheckFailed
 from atmo.sim.streams import Streams
-from atmo.sim.world import CheckFailed, World
+from atmo.sim.world import World
 from atmo.transfer.engine import TransferDone, TransferFailed
 from tests.sim.kit import linked, small
 

@@ -16,18 +16,20 @@ class Broadcast(Scenario):
     """A mesh is built and settles; then nodes tell the mesh something, one after the other.
 
     Attributes:
-        settle_s: Virtual seconds between the last join and the first broadcast that counts.
+        settle_s: Virtual seconds between the last join and the first broadcast: all have renewed their first records.
         warm_ups: Broadcasts before those that count: the tree takes shape by them.
         gap_s: Between two broadcasts.
         grace_s: After the last one.
+        idle_s: How long the traffic at rest is measured, renewals of records included.
         reach_s: Within this 99 of 100 nodes have a broadcast, in the median of all broadcasts.
         redundant_most: Payloads that a node has already, for each one that is news.
     """
 
-    settle_s: float = 30.0
+    settle_s: float = 150.0
     warm_ups: int = 20
     gap_s: float = 1.0
     grace_s: float = 10.0
+    idle_s: float = 100.0
     reach_s: float = 1.0
     redundant_most: float = 0.05
 
@@ -63,7 +65,7 @@ class Broadcast(Scenario):
             world.run(self.gap_s)
         world.run(self.grace_s)
         idle_from, idle_bytes = world.loop.now, world.stats.wire_bytes
-        world.run(self.grace_s)
+        world.run(self.idle_s)
         stage.figure(
             "idle_traffic_per_node",
             (world.stats.wire_bytes - idle_bytes) / (world.loop.now - idle_from) / len(nodes),
@@ -95,4 +97,4 @@ class Broadcast(Scenario):
 
     def length_s(self) -> float:
         build_s = self.nodes * self.join_gap_s + self.settle_s + self.warm_ups * self.gap_s
-        return build_s + self.duration_s + 3 * self.grace_s
+        return build_s + self.duration_s + 2 * self.grace_s + self.idle_s

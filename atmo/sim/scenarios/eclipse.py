@@ -28,6 +28,8 @@ class Eclipse(Scenario):
         lookups_per_s: By honest nodes.
         succeed_least: Share of lookups that find an honest live holder.
         delivered_least: Share of deliveries to honest nodes.
+        eclipsed_most: Share of honest nodes whose neighbours may all be malicious: three of the five are of a node's
+            own choice, which all are with a chance of 0.8 % where a fifth of all nodes are.
     """
 
     duration_s: float = 60.0
@@ -39,6 +41,7 @@ class Eclipse(Scenario):
     lookups_per_s: float = 10.0
     succeed_least: float = 0.99
     delivered_least: float = 0.99
+    eclipsed_most: float = 0.03
 
     name: ClassVar = "eclipse"
     summary: ClassVar = "a fifth of all members lie, drop, replay, and crowd around the others"
@@ -46,7 +49,7 @@ class Eclipse(Scenario):
         safety=SAFETY,
         liveness={
             "honest_lookups_succeed": "at least 99 % of lookups by honest nodes find an honest live provider",
-            "nobody_is_eclipsed": "every honest node has an honest neighbour",
+            "hardly_anybody_is_eclipsed": "at most 3 of 100 honest nodes have no honest neighbour",
             "honest_nodes_are_reached": "what honest nodes tell everybody reaches at least 99 % of honest nodes",
         },
         figures={
@@ -117,7 +120,8 @@ class Eclipse(Scenario):
         known = {node.id: None for node in honest}
         eclipsed = [node.name for node in honest if not any(other in known for other in node.running.neighbours())]
         stage.figure("eclipsed_nodes", len(eclipsed))
-        stage.check("nobody_is_eclipsed", not eclipsed, f"{len(eclipsed)} nodes have no honest neighbour", *eclipsed)
+        few = len(eclipsed) <= self.eclipsed_most * len(honest)
+        stage.check("hardly_anybody_is_eclipsed", few, f"{len(eclipsed)} nodes have no honest neighbour", *eclipsed)
 
     def length_s(self) -> float:
         return self.nodes * self.join_gap_s + 2 * self.settle_s + self.duration_s + 90.0
