@@ -221,6 +221,11 @@ class Core:
             self._unreachable(now, node)
 
     def _node_gone(self, now: Now, event: NodeGone) -> None:
+        """Others saw it go; a link that nobody needs and this node does not watch is a dead one."""
+        record = self._directory.nodes.get(event.node)
+        leaving = record is not None and record.leaving  # then it ends its links itself
+        if self._links.is_ready(event.node) and event.node not in self.detector.links and not leaving:
+            self._links.hang_up(event.node, "it is believed to be gone")
         self.hyparview.gone(now, event.node)
         self._out.put(Emit(event))
 

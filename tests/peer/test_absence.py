@@ -199,3 +199,28 @@ def test_certificates_that_end_while_a_member_is_gone() -> None:
     table.advance(2_000)
     assert not anna.peer.is_present(bert.id)
     assert anna.names() == ["anna"]
+
+
+def test_a_link_that_nobody_watches_ends_with_the_node_at_its_other_end() -> None:
+    table = Table()
+    anna, eve = table.add(ANNA, "anna"), table.add(EVE, "eve")
+    own, record = eve.peer.sync.envelope(eve.id, NODE), eve.peer.sync.record(eve.id, NODE)
+    assert own is not None
+    assert record is not None
+    table.verified(anna, EVE)
+    table.verified(anna, BERT)
+    anna.hears(eve.id, Gossip(own))
+    told = AbsentBody((Absence(eve.id, *record.version),))
+    anna.hears(BERT.node_id, Gossip(sealed(BERT, "absent", body=pack(told))))
+    table.advance(30)
+    assert "it is believed to be gone" in anna.hangups()
+    assert not anna.peer.is_present(eve.id)
+
+
+def test_a_suspect_that_is_heard_again_is_trusted() -> None:
+    table, anna, bert, _ = row()
+    del table.links[anna.id, bert.id]
+    table.advance(5)
+    table.links[anna.id, bert.id] = None
+    table.advance(20)
+    assert bert.peer.detector.stats.trusted + anna.peer.detector.stats.trusted >= 1

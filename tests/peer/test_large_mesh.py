@@ -13,11 +13,13 @@ from atmo.gossip.records import MODELS, NODE, Record
 from atmo.identity import NodeId
 from atmo.index.events import LookupDone, NodeFound, ProviderFound
 from atmo.index.keys import capability_key, manifest_key, model_key, node_key
+from atmo.index.messages import Provide
+from atmo.index.records import Provider, seal_provider
 from atmo.peer import LinkReady, PeerConfig, Unreachable
 from atmo.peer.scale import ScaleConfig
 from atmo.wire.address import Contact
-from tests.peer.kit import Side, Table, capability, model
-from tests.trust.kit import ANNA, BERT, MESH, certificate, signer
+from tests.peer.kit import ADDRESS, Side, Table, capability, model
+from tests.trust.kit import ANNA, BERT, EVE, MESH, START_S, certificate, signer
 
 SMALL_CENSUS = ScaleConfig(census=3, hysteresis=0.3)
 """Whoever came to think that the mesh is large keeps to it."""
@@ -100,6 +102,13 @@ def test_who_is_reached_is_asked_what_it_offers() -> None:
     table.answering = True
     sides[3].tells(lambda peer, now: peer.reach(now, sides[0].id))
     assert sides[3].models() == ["iris"]
+
+
+def test_who_is_linked_and_reached_is_asked_at_once_what_it_offers() -> None:
+    table, sides = line(4)
+    table.forget_logs()
+    sides[0].tells(lambda peer, now: peer.reach(now, sides[1].id))
+    assert [send.message for send in sides[0].of(Send) if isinstance(send.message, Introduce)] == [Introduce()]
 
 
 def test_a_near_record_from_another_than_its_author_is_a_fault() -> None:
@@ -227,3 +236,11 @@ def test_a_newcomer_believes_what_its_neighbours_say_of_the_size() -> None:
     assert record.near
     anna.hears(BERT.node_id, Neighbour(Contact(BERT.node_id, ())))
     assert anna.faults() == []
+
+
+def test_provider_records_of_strangers_are_not_kept() -> None:
+    _, sides = line(4)
+    before = sides[0].peer.index.held()
+    stranger = Provider(b"k" * 32, (ADDRESS,), START_S, 1_200, 1, 1, b"no certificate")
+    sides[0].hears(sides[1].id, Provide(7, seal_provider(EVE, MESH, stranger)))
+    assert sides[0].peer.index.held() == before

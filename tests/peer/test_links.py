@@ -11,9 +11,11 @@ from atmo.gossip.messages import Digest, Disconnect, Goodbye, Gossip, Hello, Nei
 from atmo.gossip.records import Hardware
 from atmo.identity import NodeId
 from atmo.peer import LinkAge, LinkLost, LinkReady, Peer, PeerConfig, Unreachable
+from atmo.peer.budgets import BudgetsConfig, Rate
 from atmo.peer.links import LinksConfig
 from atmo.transfer.engine import TransferDone
 from atmo.trust.mesh import MeshTrust
+from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Table, model, pair
 from tests.trust.kit import ADMIN, ANNA, BERT, EVE, GENESIS, MESH, admin_certificate, certificate, signer
 
@@ -404,3 +406,16 @@ def test_who_comes_and_goes_as_a_neighbour_is_not_told_everything_each_time() ->
         anna.hears(BERT.node_id, Disconnect())
     told = [send for send in anna.of(Send) if isinstance(send.message, Gossip)]
     assert len(told) == 2, "its node record and its models, once"
+
+
+def test_records_beyond_the_budget_are_not_looked_at() -> None:
+    config = PeerConfig(budgets=BudgetsConfig(signatures=Rate(0.001, 2.0)))
+    table = Table(config)
+    anna = table.add(ANNA, "anna")
+    table.verified(anna, BERT)
+    envelopes = tuple(sealed(BERT, "note", str(number), (1, number + 1)) for number in range(4))
+    anna.hears(BERT.node_id, Records(envelopes))
+    anna.hears(BERT.node_id, Gossip(envelopes[3]))
+    held = [anna.peer.sync.record(BERT.node_id, "note", str(number)) is not None for number in range(4)]
+    assert held.count(True) <= 2
+    assert anna.faults() == []
