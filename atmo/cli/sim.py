@@ -42,12 +42,13 @@ def list_scenarios(as_json: JsonOption = False) -> None:
       atmo sim list
       atmo sim list --json     with every check, figure and setting
     """
-    from atmo.sim.scenarios import BUILT_IN
+    from atmo.sim.scenarios import BUILT_IN, OF_PACKETS
 
+    known = {**BUILT_IN, **OF_PACKETS}
     if as_json:
-        print_json({name: _described(kind) for name, kind in BUILT_IN.items()})
+        print_json({name: _described(kind) for name, kind in known.items()})
         return
-    rows = [(name, kind.nodes, f"{kind.duration_s:g} s", kind.summary) for name, kind in BUILT_IN.items()]
+    rows = [(name, kind.nodes, f"{kind.duration_s:g} s", kind.summary) for name, kind in known.items()]
     print_table(["SCENARIO", ">NODES", ">DURATION", "WHAT HAPPENS"], rows)
 
 

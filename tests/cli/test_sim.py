@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from atmo.sim import plot
-from atmo.sim.scenarios import BUILT_IN
+from atmo.sim.scenarios import BUILT_IN, OF_PACKETS
 from atmo.sim.world import World
 from tests.cli.conftest import Atmo
 
@@ -36,9 +36,9 @@ class Broken(Scenario):
 def test_scenarios_are_listed(atmo: Atmo) -> None:
     listed = atmo("sim", "list")
     assert listed.code == 0
-    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == list(BUILT_IN)
+    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == [*BUILT_IN, *OF_PACKETS]
     found = json.loads(atmo("sim", "list", "--json").out)
-    assert list(found) == list(BUILT_IN)
+    assert list(found) == [*BUILT_IN, *OF_PACKETS]
     assert set(found["churn"]) == {"summary", "safety", "liveness", "figures", "settings"}
 
 
