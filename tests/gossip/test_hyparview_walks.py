@@ -42,6 +42,18 @@ def test_a_newcomer_is_passed_on_to_another_neighbour() -> None:
     assert told(view, 1, ForwardJoin(contact(9), 8)) == [Send(node(2), ForwardJoin(contact(9), 5))]
 
 
+def test_a_newcomer_is_introduced_once_in_a_while_however_often_it_comes() -> None:
+    view = new(introductions=1)
+    taken(view, 1)
+    counts = []
+    for now, newcomer in ((1, 2), (2, 2), (3, 3), (4, 2), (500, 2)):
+        view.link_up(at(now), node(newcomer))
+        effects = told(view, newcomer, Neighbour(contact(newcomer), joining=True), Disconnect(), now=now)
+        counts.append(len(sends(effects, ForwardJoin)))
+        view.link_down(at(now), node(newcomer))
+    assert counts == [1, 0, 1, 1, 1], "the third made the only place free"
+
+
 def test_a_newcomer_enters_the_passive_view_on_its_way() -> None:
     view = new()
     taken(view, 1, 2)
