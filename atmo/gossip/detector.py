@@ -185,6 +185,7 @@ class Detector:
         if not self.links:
             self._next_round = now.mono + self._rng.uniform(0.5, 1.0) * self._config.period_s
         self.links[node] = LinkState(now.mono, now.mono, self._own < node)
+        self._heard_at = now.mono
         self._new[node] = None
         self._next_first = min(self._next_first, now.mono + self._rng.uniform(0.0, self._config.first_s))
         self.stats.links_up += 1
@@ -208,8 +209,9 @@ class Detector:
     def heard(self, now: Now, node: NodeId) -> None:
         """Any message of a linked node proves that it lives; to be called for each, before `receive`."""
         link = self.links.get(node)
+        self._heard_at = now.mono  # also of a link that is not watched: this node is not cut off
         if link is not None:
-            link.heard = self._heard_at = now.mono
+            link.heard = now.mono
             if link.suspicion is not None:
                 self._trust(node, link)
             if link.askers:
