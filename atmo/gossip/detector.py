@@ -265,6 +265,8 @@ class Detector:
         link.load, link.pinged_at = max(message.load, 0), None
         if self.health:
             self.health -= 1
+            if self._suspects:
+                self._next_verdict = now.mono  # what waited for a node in doubt may be due
 
     # --- time -----------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class FlashCrowd(Scenario):
 
     nodes: int = 501
     duration_s: float = 1_800.0
-    model_mib: int = 32
+    model_mib: int = 8
     line_mb_s: float = 12.5
     settle_s: float = 30.0
     spread_s: float = 1.0

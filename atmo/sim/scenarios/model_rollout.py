@@ -31,7 +31,7 @@ class ModelRollout(Scenario):
     duration_s: float = 600.0
     loss: float = 0.01
     named: float = 0.5
-    model_mib: int = 16
+    model_mib: int = 2
     settle_s: float = 30.0
     restarts: int = 3
     bad: int = 2
