@@ -220,9 +220,12 @@ class _Play:
 
         life = worker.node.life
 
-        def done() -> None:
+        def over() -> None:
             self._loaded(worker, -1)
-            world.later(world.loop.now + way, answered)
+            if alive():
+                world.later(world.loop.now + way, answered)
+            else:
+                failed()
             if worker.queue:
                 worker.queue.popleft()()
 
@@ -230,7 +233,7 @@ class _Play:
             self._loaded(worker, 1)
             seconds = work * worker.service_s
             worker.busy_s += seconds
-            world.later(world.loop.now + seconds, lambda: done() if alive() else world.later(world.loop.now, failed))
+            world.later(world.loop.now + seconds, over)
 
         def alive() -> bool:
             return worker.node.peer is not None and worker.node.life == life
