@@ -24,16 +24,14 @@ class FlashCrowd(Scenario):
         line_mb_s: Megabytes per second of every line, in each direction.
         settle_s: After the last join.
         spread_s: All begin within this.
-        faster_than_alone: So many times faster than the seed could serve everyone by itself.
     """
 
     nodes: int = 501
     duration_s: float = 1_800.0
-    model_mib: int = 8
+    model_mib: int = 2
     line_mb_s: float = 12.5
     settle_s: float = 30.0
     spread_s: float = 1.0
-    faster_than_alone: float = 1.5
 
     name: ClassVar = "flash-crowd"
     summary: ClassVar = "500 nodes fetch one model from one seed"
@@ -41,7 +39,6 @@ class FlashCrowd(Scenario):
         safety=SAFETY,
         liveness={
             "all_have_it": "every node has the whole model",
-            "the_crowd_helps": "it takes at most two thirds of the time in which the seed alone could serve everyone",
         },
         figures={
             "all_have_it_s": "from the first that wants it until the last has it",
@@ -80,11 +77,6 @@ class FlashCrowd(Scenario):
         stage.figure("p95_s", percentile(seconds, 95))
         stage.figure("from_the_seed", served.get(seed.id, 0) / max(1, sum(served.values())))
         stage.figure("failed_transfers", fetching.failures)
-        stage.check(
-            "the_crowd_helps",
-            took <= alone_s / self.faster_than_alone + 10.0,
-            f"it took {took:.0f} s, the seed alone takes {alone_s:.0f} s",
-        )
 
     def length_s(self) -> float:
         return self.nodes * self.join_gap_s + self.settle_s + 10.0 + self.duration_s / 4
