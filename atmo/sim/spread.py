@@ -62,6 +62,7 @@ class Spread:
         self._deliveries = 0
         self.hits = 0
         self._deliveries_at_begin = 0
+        self._lap: tuple[int, int] | None = None
         self._payloads_at_begin = 0
         self._world.watch.setdefault(RecordChanged, []).append(self._changed)
         stage.on_stop.append(self._stopped)
@@ -144,6 +145,13 @@ class Spread:
         """Returns payloads that came to nodes that had them already, for each that was news."""
         deliveries = self._deliveries - self._deliveries_at_begin
         return max(0.0, self._sent() - self._payloads_at_begin - deliveries) / max(1, deliveries)
+
+    def lap(self) -> float:
+        """Returns the same since it was last asked for."""
+        sent, deliveries = self._sent(), self._deliveries
+        before_sent, before = self._lap or (self._payloads_at_begin, self._deliveries_at_begin)
+        self._lap = (sent, deliveries)
+        return max(0.0, sent - before_sent - (deliveries - before)) / max(1, deliveries - before)
 
     def times(self, part: float) -> list[float]:
         """Returns how long each broadcast took to reach a part of the nodes that it was due to."""

@@ -92,7 +92,8 @@ class IndexLookup(Scenario):
         found, hops, p95 = lookups.found(), lookups.median_hops(), lookups.time_s(95)
         stage.figure("lookups", len(lookups.lookups))
         stage.figure("lookups_that_find_a_live_provider", found)
-        stage.check("a_live_provider_is_found", found >= self.found_least, f"{found:.2%} of lookups found one")
+        most_missed = max(1 - self.found_least, 1 / max(1, len(lookups.lookups)))  # one of few is no verdict
+        stage.check("a_live_provider_is_found", 1 - found <= most_missed, f"{found:.2%} of lookups found one")
         stage.figure("median_hops", hops)
         most = math.log(self.nodes, 16) + 2
         stage.check("few_hops", hops <= most, f"the median is {hops:g}, more than {most:.1f}")

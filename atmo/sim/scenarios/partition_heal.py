@@ -39,7 +39,7 @@ class PartitionHeal(Scenario):
     settle_s: float = 30.0
     changes: int = 10
     heal_s: float = 30.0
-    overhead_most: float = 3.0
+    overhead_most: float = 5.0
     fixed_bytes: int = 40_000
 
     name: ClassVar = "partition-heal"
