@@ -23,7 +23,7 @@ from atmo.sim.scenarios import BUILT_IN
 
 OTHER_HASH_SEED = "4711"
 
-SHORTER_S = {"broadcast": 20, "churn": 40, "index-lookup": 30, "eclipse": 15, "routing-load": 30}
+SHORTER_S = {"broadcast": 20, "churn": 40, "index-lookup": 30, "eclipse": 15, "routing-load": 10}
 """Virtual seconds of the main act here, where the scenario's own length would make CI wait for minutes."""
 
 

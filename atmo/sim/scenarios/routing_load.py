@@ -64,7 +64,7 @@ class RoutingLoad(Scenario):
     concurrency_most: int = 4
     timeout_s: float = 60.0
     crash: int = 2
-    p99_factor: float = 10.0
+    p99_factor: float = 15.0
 
     name: ClassVar = "routing-load"
     summary: ClassVar = "requests over unequal nodes whose load is known late"
