@@ -1,8 +1,7 @@
-"""Replicated records: a table of slots, its own records renewed in time, and the differences healed with neighbours.
+"""Replicated records: a table of slots, which records count in it, and own ones renewed in time.
 
-A record comes by flood or in a `Records` message; either way `accept_untrusted` decides. On each new link and then
-once in a while, a node sends a `Summary` of its slots; the neighbour answers with what is newer or missing there. So a
-late joiner or a healed partition learns what it lacks, and lost floods do not matter.
+A record comes by broadcast or in a `Records` message; either way `accept_untrusted` decides. How it travels is for
+`gossip.plumtree`, and what two neighbours lack of each other for `gossip.reconcile`.
 
 A neighbour is only to blame for what no honest node would pass on: bytes that do not decode, a wrong signature, a body
 that is not what its kind promises. What depends on clocks, room or on who was heard of first is refused in silence.

@@ -14,10 +14,7 @@ class SyncConfig:
         renew_s: Own records of that lifetime are signed again after this, a third of it, so that two losses do no harm;
             those of another lifetime, after as large a part of it.
         renew_spread: Up to this share sooner, by chance, so that no two nodes keep in step. Source: guess.
-        round_s: Between two summaries to a random neighbour. Source: guess.
         skew_s: Tolerated difference of clocks. Source: docs/PROTOCOL.md section 8.
-        message_bytes: Of envelopes in one `Records` message, of entries in one `Summary`; under the message limit.
-        summary_gap_s: A neighbour's summary sooner after its last one is not answered. Source: guess.
         reclaim_s: Between two times that this node takes back what is said in its name. Source: guess.
         sweep_s: Longest wait between two looks at the wall clock for what expired, as it may be set or jump.
         remember_s: An expired node record is still good for dialling this long. Source: guess.
@@ -27,10 +24,7 @@ class SyncConfig:
     lifetime_s: int = 300
     renew_s: float = 100.0
     renew_spread: float = 0.1
-    round_s: float = 30.0
     skew_s: float = 60.0
-    message_bytes: int = 48 * 1024
-    summary_gap_s: float = 5.0
     reclaim_s: float = 10.0
     sweep_s: float = 30.0
     remember_s: float = 30 * 86_400
@@ -50,8 +44,6 @@ class SyncStats:
         early: Records from the future: some clock is wrong.
         unknown_author: Records of nodes whose certificate is not known yet.
         no_room: Records beyond a bound of the table.
-        sent: Records that a neighbour lacked.
-        summaries_ignored: Summaries that came too soon or out of order.
         reclaimed: Times that a newer record of ours came back from the mesh.
     """
 
@@ -62,6 +54,4 @@ class SyncStats:
     early: int = 0
     unknown_author: int = 0
     no_room: int = 0
-    sent: int = 0
-    summaries_ignored: int = 0
     reclaimed: int = 0
