@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ Message = Any
 """A frozen dataclass that the peer's message registry knows (`atmo.gossip.messages.MESSAGES`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Send `message` to a neighbour over its link; dropped when there is no link any more."""
 
@@ -82,7 +83,7 @@ class CancelFetch:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Emit:
     """Tell the observers that something happened."""
 
@@ -97,7 +98,12 @@ class Engine(Protocol):
 
     What else goes in, each says itself: messages and news of links come by methods such as `receive` and `link_up`,
     which never raise for what a neighbour says, and commands by methods of their own. What goes out are effects alone.
+
+    Attributes:
+        out: Where they are put.
     """
+
+    out: Outbox
 
     def handle_timer(self, now: Now) -> None:
         """Does what is due at `now`."""
@@ -110,16 +116,23 @@ class Engine(Protocol):
 
 
 class Outbox:
-    """The list of effects that an engine fills and `drain` empties."""
+    """The list of effects that an engine fills and `drain` empties.
+
+    Attributes:
+        put: Adds an effect.
+    """
 
     def __init__(self) -> None:
         self._effects: list[Effect] = []
+        self.put: Callable[[Effect], None] = self._effects.append
 
-    def put(self, effect: Effect) -> None:
-        self._effects.append(effect)
+    def join(self, other: Outbox) -> None:
+        """Lets all that is put here from now on come out of `other`, in the order in which it was put into either."""
+        self._effects, self.put = other._effects, other.put
 
     def drain(self) -> list[Effect]:
         if not self._effects:
             return []
-        effects, self._effects = self._effects, []
+        effects = self._effects[:]
+        self._effects.clear()  # and not a new list, as others may fill the same one
         return effects

@@ -172,7 +172,7 @@ class Detector:
         self._next_round = math.inf
         self._next_verdict = math.inf
         self._heard_at = -math.inf  # from anyone
-        self._out = Outbox()
+        self.out = Outbox()
         self.links: dict[NodeId, LinkState] = {}
         self.load = 0
         self.health = 0
@@ -221,19 +221,19 @@ class Detector:
         askers, link.askers = link.askers, []
         for asker, until in askers:
             if now.mono <= until:
-                self._out.put(Send(asker, ProbeAnswer(node, True)))
+                self.out.put(Send(asker, ProbeAnswer(node, True)))
 
     def _trust(self, node: NodeId, link: LinkState) -> None:
         if node in self._suspects and not self._suspects[node].over:
             del self._suspects[node]
             link.suspicion = None
             self.stats.trusted += 1
-            self._out.put(Emit(LinkTrusted(node)))
+            self.out.put(Emit(LinkTrusted(node)))
 
     def receive(self, now: Now, source: NodeId, message: Ping | Pong | ProbeRequest | ProbeAnswer) -> None:
         """Answers pings and questions, also of a link that only the other end watches; takes answers."""
         if isinstance(message, Ping):
-            self._out.put(Send(source, Pong(message.nonce, self.load)))
+            self.out.put(Send(source, Pong(message.nonce, self.load)))
         elif isinstance(message, Pong):
             if link := self.links.get(source):
                 self._pong(now, link, message)
@@ -248,7 +248,7 @@ class Detector:
         """Answers at once, and again when a node of which nothing was heard just now answers a ping of ours."""
         link = self.links.get(target)
         heard = link is not None and now.mono - link.heard < self._vouch_s
-        self._out.put(Send(asker, ProbeAnswer(target, heard)))
+        self.out.put(Send(asker, ProbeAnswer(target, heard)))
         if link is None or heard or (link.suspicion and link.suspicion.over):
             return
         if len(link.askers) < self._config.askers:
@@ -323,7 +323,7 @@ class Detector:
         link.nonce = self._rng.getrandbits(32)
         link.pinged_at = now.mono
         self.stats.pings += 1
-        self._out.put(Send(node, Ping(link.nonce)))
+        self.out.put(Send(node, Ping(link.nonce)))
 
     def _suspect(self, now: Now, nodes: list[NodeId]) -> None:
         """Makes links suspect, all those of one round at once: none of them is asked about another."""
@@ -335,9 +335,9 @@ class Detector:
             self._next_verdict = min(self._next_verdict, self._verdict_at(self.links[node], suspicion))
             self.stats.suspected += 1
             self.stats.probes += len(asked)
-            self._out.put(Emit(LinkSuspect(node)))
+            self.out.put(Emit(LinkSuspect(node)))
             for helper in asked:
-                self._out.put(Send(helper, ProbeRequest(node)))
+                self.out.put(Send(helper, ProbeRequest(node)))
 
     def _verdict_at(self, link: LinkState, suspicion: _Suspicion) -> float:
         config = self._config
@@ -359,8 +359,8 @@ class Detector:
                 continue
             suspicion.over = True
             self.stats.silent += 1
-            self._out.put(Emit(LinkSilent(node, suspicion.vouched)))
-            self._out.put(Hangup(node, f"nothing heard for {now.mono - link.heard:.1f} s"))
+            self.out.put(Emit(LinkSilent(node, suspicion.vouched)))
+            self.out.put(Hangup(node, f"nothing heard for {now.mono - link.heard:.1f} s"))
 
     def _is_doubtful(self, now: Now, node: NodeId, suspicion: _Suspicion) -> bool:
         due = now.mono >= self._verdict_at(self.links[node], suspicion)
@@ -370,4 +370,4 @@ class Detector:
         return min(self._next_first, self._next_round, self._next_verdict)
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()

@@ -52,11 +52,11 @@ class HyParView:
         self._config = config
         self._own = own
         self._rng = rng
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = HyParViewStats()
         self._book = AddressBook(config, own, rng)
-        self._view = ActiveView(config, rng, self.stats, self._out)
-        self._walks = Walks(config, own, rng, self._book, self._view, self.stats, self._out)
+        self._view = ActiveView(config, rng, self.stats, self.out)
+        self._walks = Walks(config, own, rng, self._book, self._view, self.stats, self.out)
         self._linked: dict[NodeId, Link] = {}
         self._attempts = Attempts(config, rng)
         self._introduced: NodeId | None = None  # who was asked to spread the news of this node
@@ -180,7 +180,7 @@ class HyParView:
         """Takes this node out of all active views; from now on it has no neighbours."""
         self._left = True
         for node in list(self.active):
-            self._out.put(Send(node, Disconnect()))
+            self.out.put(Send(node, Disconnect()))
             self._drop(node)
         self._attempts.clear()
         self._next_repair = self._next_heal = math.inf
@@ -213,17 +213,17 @@ class HyParView:
     def _neighbour(self, now: Now, source: NodeId, message: Neighbour, link: Link) -> None:
         contact = message.contact
         if contact.node != source:
-            self._out.put(Misbehaved(source, "a Neighbour in the name of another"))
+            self.out.put(Misbehaved(source, "a Neighbour in the name of another"))
             return
         self._book.met(contact)
         if source in self.active:
-            self._out.put(Send(source, NeighbourAnswer(True)))
+            self.out.put(Send(source, NeighbourAnswer(True)))
             return
         if self._left or not self._makes_room(now, message.priority or link.returned, asked=False):
-            self._out.put(Send(source, NeighbourAnswer(False)))
+            self.out.put(Send(source, NeighbourAnswer(False)))
             return
         self._admit(now, source, chosen=False)
-        self._out.put(Send(source, NeighbourAnswer(True)))
+        self.out.put(Send(source, NeighbourAnswer(True)))
         if message.joining and self._walks.may_take(now, link):
             self._walks.introduce(now, contact)
 
@@ -238,7 +238,7 @@ class HyParView:
                 self._failed(now, source)
             return
         if self._left or not self._makes_room(now, attempt is not None and attempt.heal, asked=True):
-            self._out.put(Send(source, Disconnect()))
+            self.out.put(Send(source, Disconnect()))
             return
         self.stats.accepted += 1
         self._attempts.hopeful(now.mono)
@@ -282,7 +282,7 @@ class HyParView:
         if victim is None:
             return False
         self.stats.evicted += 1
-        self._out.put(Send(victim, Disconnect()))
+        self.out.put(Send(victim, Disconnect()))
         self._drop(victim)
         self._leave_alone(now, victim)
         self._book.reserve(victim)
@@ -350,7 +350,7 @@ class HyParView:
         self._attempts.dial(now.mono, node, heal)
         self._book.dialled(now.mono, node)
         self.stats.dials += 1
-        self._out.put(Dial(node, contact.addresses))
+        self.out.put(Dial(node, contact.addresses))
 
     def _ask(self, now: Now, node: NodeId, heal: bool) -> None:
         joining = self._introduced is None and not self.active
@@ -358,7 +358,7 @@ class HyParView:
             self._introduced = node
         self._attempts.ask(now.mono, node, heal)
         self.stats.asked += 1
-        self._out.put(Send(node, Neighbour(self.contact, not self._view.healthy(), joining)))
+        self.out.put(Send(node, Neighbour(self.contact, not self._view.healthy(), joining)))
 
     def _failed(self, now: Now, node: NodeId) -> None:
         """An attempt was in vain: the next one waits a little."""
@@ -409,4 +409,4 @@ class HyParView:
         return min(self._next_repair, self._attempts.next_end, self._walks.next_shuffle, self._next_heal)
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()

@@ -111,7 +111,7 @@ class Plumtree:
         self._renewing = b""  # name of the record that makes the tree anew
         self._lag = 0.0
         self._lag_off = 0.0
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = PlumtreeStats()
 
     # --- links ----------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Plumtree:
 
     def _prune(self, node: NodeId) -> None:
         self.stats.prunes += 1
-        self._out.put(Send(node, Prune()))
+        self.out.put(Send(node, Prune()))
         if link := self._links.get(node):
             link.eager = False
 
@@ -247,7 +247,7 @@ class Plumtree:
             link.eager |= renews
             if link.eager:
                 self.stats.sent += 1
-                self._out.put(Send(node, gossip))
+                self.out.put(Send(node, gossip))
             else:
                 self._announce(now, node, link, name, hops + 1)
 
@@ -264,7 +264,7 @@ class Plumtree:
         announcements = tuple(Announcement(name, hops) for name, hops in link.queue.items())
         link.queue.clear()
         self.stats.announced += len(announcements)
-        self._out.put(Send(node, IHave(announcements)))
+        self.out.put(Send(node, IHave(announcements)))
 
     def receive(self, now: Now, source: NodeId, message: IHave | Graft | Prune) -> None:
         """Takes a message about the tree; one of a node that is no neighbour here, or not yet, means nothing."""
@@ -285,7 +285,7 @@ class Plumtree:
     def _names(self, source: NodeId, names: Sequence[bytes]) -> Sequence[bytes]:
         if all(len(name) == NAME_BYTES for name in names):
             return names
-        self._out.put(Misbehaved(source, "what cannot be the name of a record"))
+        self.out.put(Misbehaved(source, "what cannot be the name of a record"))
         return ()
 
     def _announced(self, now: Now, source: NodeId, link: _Link, name: bytes) -> None:
@@ -337,7 +337,7 @@ class Plumtree:
 
     def _graft(self, node: NodeId, names: tuple[bytes, ...]) -> None:
         self._links[node].eager = True
-        self._out.put(Send(node, Graft(names)))
+        self.out.put(Send(node, Graft(names)))
 
     def _answer(self, now: Now, source: NodeId, link: _Link, name: bytes) -> None:
         kept = self._store.get(name)
@@ -347,7 +347,7 @@ class Plumtree:
         link.queue.pop(name, None)
         self.stats.sent += 1
         self.stats.grafted += 1
-        self._out.put(Send(source, Gossip(kept.envelope, kept.hops + 1)))
+        self.out.put(Send(source, Gossip(kept.envelope, kept.hops + 1)))
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -399,4 +399,4 @@ class Plumtree:
         return min(self._announce_at, self._next_missing())
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()

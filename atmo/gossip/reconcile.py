@@ -89,7 +89,7 @@ class Reconciler:
         self._allowances = Allowances(config.answer_rate, config.answer_bytes)
         self._next_round = math.inf
         self._next_digest = math.inf
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = ReconcileStats()
 
     # --- links ----------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Reconciler:
         if link is None:
             return
         if fault := fault_untrusted(message):
-            self._out.put(Misbehaved(source, fault))
+            self.out.put(Misbehaved(source, fault))
             return
         match message:
             case Digest(ranges):
@@ -188,7 +188,7 @@ class Reconciler:
     def _send_digest(self, node: NodeId, ranges: Iterable[Range]) -> None:
         message = Digest(tuple(ranges))
         self.stats.ranges += len(message.ranges)
-        self._out.put(Send(node, message))
+        self.out.put(Send(node, message))
 
     def _list(self, now: Now, node: NodeId, link: _Link, prefix: str) -> None:
         alive = now.wall - self._config.skew_s
@@ -198,7 +198,7 @@ class Reconciler:
         link.listed[prefix] = None
         self.stats.listed += len(entries)
         for page in pages(prefix, entries, self._config.message_bytes):
-            self._out.put(Send(node, page))
+            self.out.put(Send(node, page))
 
     def _listing(self, now: Now, source: NodeId, link: _Link, listing: Listing) -> None:
         if not is_known(listing.prefix) or not self._may(now, link, ENTRY_BYTES):
@@ -229,7 +229,7 @@ class Reconciler:
             if not self._may(now, link, sum(map(len, batch))):
                 return
             self.stats.sent += len(batch)
-            self._out.put(Send(node, Records(batch)))
+            self.out.put(Send(node, Records(batch)))
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Reconciler:
                 names.append(SlotName(*slot))
         self.stats.wanted += len(names)
         for first in range(0, len(names), SUMMARY_ENTRIES):
-            self._out.put(Send(node, Want(tuple(names[first : first + SUMMARY_ENTRIES]))))
+            self.out.put(Send(node, Want(tuple(names[first : first + SUMMARY_ENTRIES]))))
 
     def _ask_for_ranges(self, now: Now, node: NodeId, link: _Link, ranges: Iterable[Range]) -> None:
         self._forget_old(now, link.ranges)
@@ -259,7 +259,7 @@ class Reconciler:
                 prefixes.append(part.prefix)
         if prefixes:
             self.stats.ranges_wanted += len(prefixes)
-            self._out.put(Send(node, Want((), tuple(prefixes))))
+            self.out.put(Send(node, Want((), tuple(prefixes))))
 
     def _forget_old(self, now: Now, asked: dict[K, _Asked]) -> None:
         """Forgets what was asked for so long ago that the neighbour may be asked again."""
@@ -325,4 +325,4 @@ class Reconciler:
         return min(self._next_round, self._next_digest)
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()

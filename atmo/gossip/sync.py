@@ -86,7 +86,7 @@ class RecordSync:
         self._next_reclaim = math.inf
         self._next_renew = math.inf
         self._next_sweep = math.inf
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = SyncStats()
 
     # --- commands -------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class RecordSync:
     def _put_own(self, now: Now, entry: Entry) -> None:
         self._version = entry.record.version
         self._put(now, entry)
-        self._out.put(Emit(Signed(entry.envelope, entry.record.near)))
+        self.out.put(Emit(Signed(entry.envelope, entry.record.near)))
 
     def _renew_later(self, now: Now, slot: Slot) -> None:
         wait = self._config.renew_s * self._lifetime_s / self._config.lifetime_s
@@ -157,7 +157,7 @@ class RecordSync:
 
     def forget(self, author: NodeId) -> None:
         """Forgets where a node was last seen."""
-        self._out.put(Store(store_key((author, NODE, "")), None))
+        self.out.put(Store(store_key((author, NODE, "")), None))
 
     # --- acceptance -----------------------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class RecordSync:
     def _broken(self, source: NodeId | None, reason: str) -> Verdict:
         self.stats.refused += 1
         if source is not None:
-            self._out.put(Misbehaved(source, reason))
+            self.out.put(Misbehaved(source, reason))
         return Verdict.BROKEN
 
     def _reclaim(self, now: Now, slot: Slot, record: Record) -> Verdict:
@@ -230,8 +230,8 @@ class RecordSync:
         self.table.put(entry)
         self._next_sweep = min(self._next_sweep, self._sweep_at(now))
         if entry.slot[0] != self._own or entry.record.kind in LASTING:
-            self._out.put(Store(store_key(entry.slot), entry.envelope))
-        self._out.put(Emit(RecordChanged(*entry.slot, entry.record)))
+            self.out.put(Store(store_key(entry.slot), entry.envelope))
+        self.out.put(Emit(RecordChanged(*entry.slot, entry.record)))
 
     def load(self, now: Now, envelopes: Iterable[bytes]) -> list[tuple[NodeId, Record]]:
         """Takes records kept from an earlier run or handed over at joining; what is wrong is left out in silence.
@@ -257,7 +257,7 @@ class RecordSync:
                 if author != self._own and kind == NODE and self._is_remembered(now, entry):
                     remembered[author] = entry.record
                 else:
-                    self._out.put(Store(store_key(entry.slot), None))
+                    self.out.put(Store(store_key(entry.slot), None))
         return list(remembered.items())
 
     def _is_remembered(self, now: Now, entry: Entry) -> bool:
@@ -353,14 +353,14 @@ class RecordSync:
         self.table.remove(slot)
         self._renew_at.pop(slot, None)
         if slot[1] != NODE:  # where a node was last is worth knowing after a long sleep or split
-            self._out.put(Store(store_key(slot), None))
-        self._out.put(Emit(RecordChanged(*slot, None)))
+            self.out.put(Store(store_key(slot), None))
+        self.out.put(Emit(RecordChanged(*slot, None)))
 
     def next_timer(self) -> float:
         return min(self._next_sweep, self._next_renew, self._next_reclaim)
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()
 
 
 @lru_cache(maxsize=2**15)

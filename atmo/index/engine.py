@@ -67,12 +67,12 @@ class Index:
         self._rng = rng
         self._admit = admit
         self._opens = opens
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = IndexStats()
         self._table = Table(config, self._own, mesh)
         self._store = ProviderStore(config)
         self._publisher = Publisher(config, rng)
-        self._searches = Searches(config, self._own, mesh, self._table, self._judged, self._out, self.stats)
+        self._searches = Searches(config, self._own, mesh, self._table, self._judged, self.out, self.stats)
         self._next_check = math.inf
         self._next_refresh = 0.0
         self._settling = config.settling
@@ -151,7 +151,7 @@ class Index:
     def _has_room(self, query: Query) -> bool:
         if self._searches.room:
             return True
-        self._out.put(Emit(LookupDone(query.number, 0, 0, 0.0, 0, refused=True)))
+        self.out.put(Emit(LookupDone(query.number, 0, 0, 0.0, 0, refused=True)))
         return False
 
     def cancel(self, now: Now, query: int) -> None:
@@ -220,7 +220,7 @@ class Index:
     def _receive_find(self, now: Now, source: NodeId, message: FindNode | FindProviders) -> None:
         key = message.key if isinstance(message, FindProviders) else message.target
         if len(key) != KEY_BYTES or (message.contact is not None and message.contact.node != source):
-            self._out.put(Misbehaved(source, "a request to find something that breaks its form"))
+            self.out.put(Misbehaved(source, "a request to find something that breaks its form"))
             return
         if message.contact is not None:
             self.learn(now, message.contact)
@@ -228,7 +228,7 @@ class Index:
         providers = self._some_providers(now, key) if isinstance(message, FindProviders) else ()
         entries = self._table.closest(to_int(key), self._config.answer_contacts, skip=source)
         contacts = tuple(entry.contact for entry in entries)
-        self._out.put(Send(source, Found(message.token, contacts, providers, self._store.held(key))))
+        self.out.put(Send(source, Found(message.token, contacts, providers, self._store.held(key))))
 
     def _some_providers(self, now: Now, key: bytes) -> tuple[bytes, ...]:
         """Returns as many records as an answer has room for, chosen at random so that the load is spread."""
@@ -248,12 +248,12 @@ class Index:
         try:
             sealed = self._judged(now, message.envelope)
         except WireError as error:
-            self._out.put(Misbehaved(source, f"provider record: {error}"))
+            self.out.put(Misbehaved(source, f"provider record: {error}"))
             return
         kept_s = self._keep(now, sealed) if sealed is not None else 0
         self.stats.stored += kept_s > 0
         self.stats.refused += kept_s == 0
-        self._out.put(Send(source, Provided(message.token, kept_s)))
+        self.out.put(Send(source, Provided(message.token, kept_s)))
 
     def _judged(self, now: Now, envelope: bytes) -> SealedProvider | None:
         """Returns a record that counts now by a member; None where that may be due to clocks or to what we know."""
@@ -316,7 +316,7 @@ class Index:
         if not row.holders and full > len(closest) // 2:
             self.stats.full += 1
             self._publisher.finish(now.mono, row, full=True)
-            self._out.put(Emit(Published(row.key, 0, full=True)))
+            self.out.put(Emit(Published(row.key, 0, full=True)))
             return
         row.direct = 0
         self._spread(now, row, [candidate.contact for candidate in closest[: self._config.replicas]])
@@ -343,7 +343,7 @@ class Index:
             self._look_for_place(now, row)
         elif not row.busy and self._publisher.get(row.key) is row:
             self.stats.published += 1
-            self._out.put(Emit(Published(row.key, len(row.holders))))
+            self.out.put(Emit(Published(row.key, len(row.holders))))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -404,4 +404,4 @@ class Index:
         return min(self._searches.calls.next_due(), self._publisher.next_due(), self._next_check)
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()

@@ -66,6 +66,7 @@ class BudgetsStats:
     streams: int = 0
 
 
+_COSTS = range(len(Cost))
 _INDEX = {cost: number for number, cost in enumerate(Cost)}
 
 
@@ -85,6 +86,7 @@ class Budgets:
     def __init__(self, config: BudgetsConfig) -> None:
         self._config = config
         self._rates = (config.messages, config.bytes, config.signatures, config.streams)
+        self._per_s = tuple(rate.per_s for rate in self._rates)
         self._accounts: dict[NodeId, _Account] = {}
         self.stats = BudgetsStats()
 
@@ -119,10 +121,11 @@ class Budgets:
             account = self._accounts[node] = _Account(now.mono)
         elif now.mono > account.at:
             passed, account.at = now.mono - account.at, now.mono
-            spent = account.spent
-            for index, rate in enumerate(self._rates):
-                if spent[index]:
-                    spent[index] = max(0.0, spent[index] - passed * rate.per_s)
+            spent, per_s = account.spent, self._per_s
+            for index in _COSTS:
+                if left := spent[index]:
+                    left -= passed * per_s[index]
+                    spent[index] = left if left > 0.0 else 0.0
         return account
 
     def _prune(self, now: Now) -> None:

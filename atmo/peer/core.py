@@ -112,23 +112,45 @@ class Core:
         self._next_check = math.inf
         self._next_look = math.inf
         self._acts: dict[type, Act] = {}
-        self._drains = tuple(engine.drain for engine in self._engines)
-        self._timers = tuple(engine.next_timer for engine in self._engines)
+        self._inner = Outbox()
+        for engine in self._engines:
+            engine.out.join(self._inner)
+        self._timers = (*(engine.next_timer for engine in self._engines), self._next_own)
+        self._dues = [math.inf] * len(self._timers)  # what each said last
+        self._moved: tuple[int, ...] | None = None  # those that may say something else now; None means all
 
     # --- across engines -------------------------------------------------------------------------------------------
 
-    def _settle(self, now: Now) -> None:
-        """Moves effects outwards until the inner engines are silent."""
-        busy = True
-        while busy:
-            busy = False
-            for drain in self._drains:
-                for effect in drain():
-                    busy = True
-                    self._move(now, effect)
-            if self._unswept and not busy:  # who is cut hears first why: it may be the only way to all others
-                self._unswept, busy = False, True
-                self._sweep_members(now)
+    def _settle(self, now: Now) -> bool:
+        """Moves effects outwards until the inner engines are silent.
+
+        Returns:
+            Whether nothing but messages went out: no other engine has heard of anything then.
+        """
+        self._moved = None
+        quiet = True
+        while True:
+            while effects := self._inner.drain():
+                for effect in effects:
+                    if type(effect) is Send:
+                        self._out.put(effect)
+                    else:
+                        quiet = False
+                        self._move(now, effect)
+            if not self._unswept:
+                return quiet
+            self._unswept = quiet = False  # who is cut hears first why: it may be the only way to all others
+            self._sweep_members(now)
+
+    def next_timer(self) -> float:
+        dues, timers = self._dues, self._timers
+        for index in range(len(timers)) if self._moved is None else self._moved:
+            dues[index] = timers[index]()
+        self._moved = ()
+        return min(dues)
+
+    def _next_own(self) -> float:
+        return min(self._next_check, self._next_look, self._links.next_timer())
 
     def _move(self, now: Now, effect: Effect) -> None:
         match effect:

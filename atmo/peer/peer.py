@@ -54,6 +54,7 @@ class Peer(Commands):
         self, config: PeerConfig, signer: Signer, trust: MeshTrust, epoch: int, seed: str, crypto: Crypto = REAL
     ) -> None:
         super().__init__(config, signer, trust, epoch, seed, crypto)
+        self._moves: dict[type, int] = {}  # whose timer a message moves of which no other engine hears
         self._handlers = self._dispatch_table()
 
     def _dispatch_table(self) -> dict[type, Handler]:
@@ -85,6 +86,7 @@ class Peer(Commands):
             (self.renewal, tuple(RENEWAL.values())),
         ):
             table |= dict.fromkeys(names, engine.receive)
+            self._moves |= dict.fromkeys(names, self._engines.index(engine))
         return table
 
     # --- inputs ---------------------------------------------------------------------------------------------------
@@ -130,6 +132,7 @@ class Peer(Commands):
     def receive(self, now: Now, source: NodeId, message: Message, size: int = 0) -> None:
         """Takes a message of a connected node, of `size` bytes; see `atmo.engine.Engine`."""
         link = self._links.get(source)
+        moves, moved = None, self._moved
         if link is None or link.closing:
             self.stats.dropped_closing += 1
         elif link.ready:
@@ -139,6 +142,7 @@ class Peer(Commands):
                 if kind is not Ping and kind is not Pong:
                     link.used_at = now.mono
                 self._handlers[kind](now, source, message)
+                moves = self._moves.get(kind)
             else:
                 self._move(now, Misbehaved(source, "more messages than anyone may send"))
         elif isinstance(message, Hello):
@@ -148,7 +152,8 @@ class Peer(Commands):
         else:
             self.stats.dropped_unverified += 1
             self._stranger_broke(now, source, "a message before its Hello")
-        self._settle(now)
+        if self._settle(now) and moves is not None and moved is not None:
+            self._moved = (*moved, moves)
 
     def malformed(self, now: Now, source: NodeId, reason: str) -> None:
         """Bytes from `source` did not decode."""
@@ -162,25 +167,25 @@ class Peer(Commands):
 
     def handle_timer(self, now: Now) -> None:
         """Does what is due in all engines; what one told may make another due at once."""
+        own = len(self._engines)
         for _ in range(_ROUNDS):
-            for engine in self._engines:
-                if engine.next_timer() <= now.mono:
-                    engine.handle_timer(now)
-            self._links.handle_timer(now)
-            if now.mono >= self._next_check:
-                self._check_members(now)
-            if now.mono >= self._next_look:
-                self._look_at_size(now)
-            self._settle(now)
             if self.next_timer() > now.mono:
                 break
+            due = tuple(number for number, at in enumerate(self._dues) if at <= now.mono)
+            for number in due:
+                if number < own:
+                    self._engines[number].handle_timer(now)
+                else:
+                    self._handle_own_timer(now)
+            if self._settle(now) and own not in due:
+                self._moved = due
 
-    def next_timer(self) -> float:
-        due = min(self._next_check, self._next_look, self._links.next_timer())
-        for timer in self._timers:
-            if (at := timer()) < due:
-                due = at
-        return due
+    def _handle_own_timer(self, now: Now) -> None:
+        self._links.handle_timer(now)
+        if now.mono >= self._next_check:
+            self._check_members(now)
+        if now.mono >= self._next_look:
+            self._look_at_size(now)
 
     def drain(self) -> list[Effect]:
         return self._out.drain()

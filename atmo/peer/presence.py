@@ -163,7 +163,7 @@ class Presence:
         self._refute_at = math.inf
         self._refuted_at = -math.inf
         self._next_case = math.inf
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = PresenceStats()
 
     # --- queries --------------------------------------------------------------------------------------------------
@@ -226,13 +226,13 @@ class Presence:
     def _bury(self, node: NodeId, version: Version) -> None:
         if node not in self._tombstones:
             self.stats.gone += 1
-            self._out.put(Emit(NodeGone(node)))
+            self.out.put(Emit(NodeGone(node)))
         self._tombstones[node] = version
 
     def _raise(self, node: NodeId) -> None:
         del self._tombstones[node]
         self.stats.back += 1
-        self._out.put(Emit(NodeBack(node)))
+        self.out.put(Emit(NodeBack(node)))
 
     # --- what others say ------------------------------------------------------------------------------------------
 
@@ -340,15 +340,15 @@ class Presence:
         if now.mono >= self._tell_at:
             self._tell_at = math.inf
             rows = tuple(Absence(node, *version) for node, version in self._missed.items())
-            self._out.put(Emit(AbsencesChanged(AbsentBody(rows))))
+            self.out.put(Emit(AbsencesChanged(AbsentBody(rows))))
         if now.mono >= self._refute_at:
             self._refute_at, self._refuted_at = math.inf, now.mono
             self.stats.refuted += 1
-            self._out.put(Emit(Refute()))
+            self.out.put(Emit(Refute()))
 
     def next_timer(self) -> float:
         """Returns when something is due."""
         return min(self._next_case, self._tell_at, self._refute_at)
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()

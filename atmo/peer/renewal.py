@@ -185,7 +185,7 @@ class Renewal:
         self._started = False
         self._next = 0.0
         self._signed: dict[NodeId, tuple[float, Renewed]] = {}
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = RenewalStats()
 
     # --- inputs ---------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Renewal:
         """Takes a message of a member."""
         match message:
             case Renew(expires_s):
-                self._out.put(Send(source, self._answer(now, source, expires_s)))
+                self.out.put(Send(source, self._answer(now, source, expires_s)))
             case Renewed(sealed, issuer_sealed):
                 if source in self._round.asked:
                     self._renewed_untrusted(now, source, sealed, issuer_sealed)
@@ -227,7 +227,7 @@ class Renewal:
         return self._next
 
     def drain(self) -> list[Effect]:
-        return self._out.drain()
+        return self.out.drain()
 
     # --- this node's own certificate ------------------------------------------------------------------------------
 
@@ -279,7 +279,7 @@ class Renewal:
         turn.waiting = contact.node
         turn.asked[contact.node] = None
         self.stats.asked += 1
-        self._out.put(Ask(contact, Renew(self._member().expires_s)))
+        self.out.put(Ask(contact, Renew(self._member().expires_s)))
         self._next = now.mono + self._config.answer_s
 
     def _give_up(self, now: Now) -> None:
@@ -292,7 +292,7 @@ class Renewal:
             retry_s = max(config.answer_s, min(retry_s, left_s / 8))
         self._failures = min(self._failures + 1, 16)
         self._next = now.mono + retry_s * (1 + self._rng.random())
-        self._out.put(Emit(AdminSought(member.certificate.issuer)))
+        self.out.put(Emit(AdminSought(member.certificate.issuer)))
 
     def _renewed_untrusted(self, now: Now, source: NodeId, sealed: bytes, issuer_sealed: bytes | None) -> None:
         try:
@@ -300,7 +300,7 @@ class Renewal:
         except NotCounting:
             member = None
         except WireError as error:
-            self._out.put(Misbehaved(source, f"a renewed certificate: {error}"))
+            self.out.put(Misbehaved(source, f"a renewed certificate: {error}"))
             member = None
         if member is not None and self._is_better(now.wall, member):
             self._adopt(now, member)
@@ -323,9 +323,9 @@ class Renewal:
         if self._trust.retired(member.founder):
             self._not_before = now.mono + self._config.handed_over_s * self._jitter
         member = self._trust.admit_untrusted(now.wall, self._own, member.sealed, member.issuer_sealed)
-        self._out.put(Store(CERTIFICATE_KEY, member.sealed))
-        self._out.put(Store(ISSUER_KEY, member.issuer_sealed))
-        self._out.put(Emit(CertificateRenewed(member)))
+        self.out.put(Store(CERTIFICATE_KEY, member.sealed))
+        self.out.put(Store(ISSUER_KEY, member.issuer_sealed))
+        self.out.put(Emit(CertificateRenewed(member)))
         self._next = now.mono + self._config.settle_s
 
     # --- for others -----------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ class Rights(ABC):
     invitations: Invitations
 
     @abstractmethod
-    def _settle(self, now: Now) -> None:
+    def _settle(self, now: Now) -> bool:
         """Moves effects outwards until the inner engines are silent."""
 
     def revoke(self, now: Now, node: NodeId, reason: str = "") -> None:

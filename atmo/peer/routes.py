@@ -155,7 +155,7 @@ class RouteFinder:
         self._passed: dict[bytes, _Passed] = {}  # in the order of their end
         self._number = 0
         self._next = math.inf
-        self._out = Outbox()
+        self.out = Outbox()
         self.stats = RouteStats()
 
     # --- links ----------------------------------------------------------------------------------------------------
@@ -182,11 +182,11 @@ class RouteFinder:
         self.stats.searches += 1
         if target in self._links:
             self.stats.found += 1
-            self._out.put(Emit(RouteFound(number, (target,))))
-            self._out.put(Emit(RouteEnded(number)))
+            self.out.put(Emit(RouteFound(number, (target,))))
+            self.out.put(Emit(RouteEnded(number)))
             return number
         if target == self._own or not self._links or len(self._searches) >= self._config.searches_most:
-            self._out.put(Emit(RouteEnded(number)))
+            self.out.put(Emit(RouteEnded(number)))
             return number
         ends_at = min(deadline, now.mono + self._config.search_s)
         search = _Search(number, target, now.mono + self._config.ring_s, ends_at)
@@ -222,7 +222,7 @@ class RouteFinder:
             or len(set(visited)) != len(visited)
             or len(visited) + query.ttl >= ROUTE_MOST
         ):
-            self._out.put(Misbehaved(source, "a query for a route that cannot be"))
+            self.out.put(Misbehaved(source, "a query for a route that cannot be"))
             return
         if not self._pay(now, source):
             self.stats.dropped_budget += 1
@@ -241,13 +241,13 @@ class RouteFinder:
             asked = self._pick(self._config.relay_nodes, visited)
             further = RouteQuery(query.query, query.target, query.ttl - 1, (*visited, self._own))
             for node in asked:
-                self._out.put(Send(node, further))
+                self.out.put(Send(node, further))
             self.stats.passed_on += len(asked)
         self._remember(now, query.query, _Passed(query.target, prefix, source, 0, asked, 0.0))
 
     def _reply(self, source: NodeId, query: bytes, route: tuple[NodeId, ...]) -> None:
         self.stats.answered += 1
-        self._out.put(Send(source, RouteAnswer(query, route)))
+        self.out.put(Send(source, RouteAnswer(query, route)))
 
     def _answer(self, now: Now, source: NodeId, answer: RouteAnswer) -> None:
         self._tidy(now)
@@ -265,13 +265,13 @@ class RouteFinder:
             or len(set(route)) != len(route)
             or (passed.source is None and self._own in route)
         ):
-            self._out.put(Misbehaved(source, "an answer that does not fit its query for a route"))
+            self.out.put(Misbehaved(source, "an answer that does not fit its query for a route"))
             return
         if source in passed.heard or len(passed.heard) >= self._config.routes_most:
             return
         passed.heard += (source,)
         if passed.source is not None:
-            self._out.put(Send(passed.source, answer))
+            self.out.put(Send(passed.source, answer))
         else:
             self._found(now, self._searches[passed.search], route)
 
@@ -283,10 +283,10 @@ class RouteFinder:
             search.ring_at = now.mono + self._config.doubt_s
         if len(search.routes) == 1:
             self.stats.found += 1
-        self._out.put(Emit(RouteFound(search.number, route)))
+        self.out.put(Emit(RouteFound(search.number, route)))
         if len(search.routes) >= self._config.routes_most:
             self._end(search.number)
-            self._out.put(Emit(RouteEnded(search.number)))
+            self.out.put(Emit(RouteEnded(search.number)))
         self._plan()
 
     # --- time -----------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class RouteFinder:
         for search in list(self._searches.values()):
             if now.mono >= search.ends_at:
                 self._end(search.number)
-                self._out.put(Emit(RouteEnded(search.number)))
+                self.out.put(Emit(RouteEnded(search.number)))
             elif now.mono >= search.ring_at:
                 search.ring_at = math.inf
                 self._ask(now, search, ROUTE_MOST - 2)
@@ -310,7 +310,7 @@ class RouteFinder:
 
     def drain(self) -> list[Effect]:
         """Returns and forgets the effects asked for."""
-        return self._out.drain()
+        return self.out.drain()
 
     # --- internals ------------------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ class RouteFinder:
         query = self._rng.randbytes(QUERY_BYTES)
         asked = self._pick(self._config.fanout_nodes, ())
         for node in asked:
-            self._out.put(Send(node, RouteQuery(query, search.target, ttl, (self._own,))))
+            self.out.put(Send(node, RouteQuery(query, search.target, ttl, (self._own,))))
         search.queries.append(query)
         self._tidy(now)
         self._remember(now, query, _Passed(search.target, (), None, search.number, asked, 0.0))

@@ -22,10 +22,10 @@ class ScaleConfig:
     """Limits.
 
     Attributes:
-        census: The largest mesh in which everybody holds everybody's records. Source: choice; 1,500 members with 1 KB
-            of records each renew at `renewal_bytes_s` every 50 minutes.
+        census: The largest mesh in which everybody holds everybody's records. Source: choice; 1,500 members with 512
+            bytes of records each renew at `renewal_bytes_s` every 50 minutes.
         hysteresis: Below this share of the census a large mesh counts as small again.
-        renewal_bytes_s: What the renewals of all records together may cost each node. Source: choice, a quarter of the
+        renewal_bytes_s: What the renewals of all records together may cost each node. Source: choice, an eighth of the
             2 KiB/s that an idle node may use.
         lifetime_least_s: Of own records. Source: choice; what a node held is forgotten five minutes after its last
             word.
@@ -35,7 +35,7 @@ class ScaleConfig:
 
     census: int = 1_500
     hysteresis: float = 0.8
-    renewal_bytes_s: float = 512.0
+    renewal_bytes_s: float = 256.0
     lifetime_least_s: int = 300
     lifetime_most_s: int = 4 * 3_600
     look_s: float = 10.0

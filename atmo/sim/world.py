@@ -24,7 +24,7 @@ from atmo.sim.bandwidth import Lines
 from atmo.sim.chunks import Chunks
 from atmo.sim.links import Links, LinksConfig, Port
 from atmo.sim.loop import Loop
-from atmo.sim.machine import Node, WorldStats
+from atmo.sim.machine import Malice, Node, WorldStats
 from atmo.sim.memory import Memory
 from atmo.sim.network import Network
 from atmo.sim.report import CheckFailed
@@ -104,7 +104,6 @@ class World:
         self._sized: tuple[Message, int] = (None, 0)
         self._due = self._timer
         self._perform_kind: dict[type, Callable[[Node, Any], None]] = {
-            Send: lambda node, effect: self._send(node, effect.to, effect.message),
             Dial: self._dial,
             Hangup: self._hang_up,
             Misbehaved: lambda node, effect: self.misbehaved.append((self.loop.now, node.name, effect)),
@@ -317,7 +316,13 @@ class World:
         perform = self._perform_kind
         while effects := peer.drain():
             for effect in effects:
-                perform[type(effect)](node, effect)
+                if type(effect) is Send:
+                    if node.malice is None:
+                        self.post(node, effect.to, effect.message)
+                    else:
+                        self._send(node, node.malice, effect)
+                else:
+                    perform[type(effect)](node, effect)
         due = node.due = peer.next_timer()
         if due < node.timer_at:
             node.timer_at = due if due > self.loop.now else self.loop.now
@@ -340,11 +345,8 @@ class World:
         if node.due <= now:
             self.fail(f"the timer of {node.name} does not move", node.name)
 
-    def _send(self, node: Node, to: NodeId, message: Message) -> None:
-        if node.malice is None:
-            self.post(node, to, message)
-            return
-        for other, instead in node.malice.sends(self, node, to, message):
+    def _send(self, node: Node, malice: Malice, effect: Send) -> None:
+        for other, instead in malice.sends(self, node, effect.to, effect.message):
             self.post(node, other, instead)
 
     def post(self, node: Node, to: NodeId, message: Message) -> None:

@@ -103,7 +103,7 @@ class TransferEngine:
         self._random = random
         self._config = config
         self._transfers: dict[str, _Transfer] = {}
-        self._out = Outbox()
+        self.out = Outbox()
 
     def want(
         self, now: Now, transfer: str, sizes: Sequence[int], have: Collection[int], sources: Iterable[NodeId]
@@ -166,7 +166,7 @@ class TransferEngine:
         """A fetch failed; `fatal` means that the source sent bytes that are not the chunk."""
         if fatal:
             self.stats.wrong += 1
-            self._out.put(Misbehaved(source, reason))
+            self.out.put(Misbehaved(source, reason))
         state = self._transfers.get(transfer)
         if state is None:
             return
@@ -193,11 +193,11 @@ class TransferEngine:
 
     def accuse(self, node: NodeId, reason: str) -> None:
         """Counts against a node what the shell found wrong outside of chunks, such as a manifest that lies."""
-        self._out.put(Misbehaved(node, reason))
+        self.out.put(Misbehaved(node, reason))
 
     def receive(self, now: Now, source: NodeId, message: Message) -> None:
         """Transfers have no messages: chunks travel on request streams."""
-        self._out.put(Misbehaved(source, f"the transfer engine knows no {type(message).__name__}"))
+        self.out.put(Misbehaved(source, f"the transfer engine knows no {type(message).__name__}"))
 
     def handle_timer(self, now: Now) -> None:
         """Takes back what is late, wakes sources that rested, gives up what has stalled."""
@@ -224,7 +224,7 @@ class TransferEngine:
 
     def drain(self) -> list[Effect]:
         """Returns and forgets the effects since the last call."""
-        return self._out.drain()
+        return self.out.drain()
 
     def progress(self, transfer: str) -> TransferProgress | None:
         """Returns how far a transfer is, None when it is not under way."""
@@ -251,7 +251,7 @@ class TransferEngine:
     def _take_back(self, transfer: str, source: Source, node: NodeId, index: int) -> None:
         source.forget(index)
         self.stats.cancelled += 1
-        self._out.put(CancelFetch(transfer, node, index))
+        self.out.put(CancelFetch(transfer, node, index))
 
     def _give_up_at(self, state: _Transfer) -> float:
         return state.moved_at + (self._config.stall_s if state.sources else self._config.lonely_s)
@@ -268,7 +268,7 @@ class TransferEngine:
             self._emit_progress(now, transfer, state, 0.0)
             del self._transfers[transfer]
             self.stats.done += 1
-            self._out.put(Emit(TransferDone(transfer)))
+            self.out.put(Emit(TransferDone(transfer)))
             return
         self._fill(now, transfer, state)
         self._emit_progress(now, transfer, state, self._config.progress_period_s)
@@ -290,7 +290,7 @@ class TransferEngine:
                 return False
             self.stats.asked_again += 1
         source.started(now.mono, index, state.sizes[index])
-        self._out.put(FetchChunk(transfer, node, index))
+        self.out.put(FetchChunk(transfer, node, index))
         return True
 
     def _pick_again(self, now: Now, state: _Transfer, node: NodeId) -> int | None:
@@ -308,8 +308,8 @@ class TransferEngine:
     def _emit_progress(self, now: Now, transfer: str, state: _Transfer, period_s: float) -> None:
         if now.mono - state.told_at >= period_s:
             state.told_at = now.mono
-            self._out.put(Emit(state.progress(transfer)))
+            self.out.put(Emit(state.progress(transfer)))
 
     def _emit_failed(self, transfer: str, reason: str) -> None:
         self.stats.lost += 1
-        self._out.put(Emit(TransferFailed(transfer, reason)))
+        self.out.put(Emit(TransferFailed(transfer, reason)))

@@ -194,6 +194,11 @@ class Mesh(RuleBasedStateMachine):
             assert all(peer.trust.member(author) for author in peer.sync.authors())
 
     @invariant()
+    def what_is_remembered_of_timers_is_what_they_say(self) -> None:
+        for side in self.table.sides.values():
+            assert side.peer.next_timer() == min(timer() for timer in side.peer._timers)
+
+    @invariant()
     def queries_answer(self) -> None:
         for side in self.table.sides.values():
             assert side.names()[0] == self._name(side)

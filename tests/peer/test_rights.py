@@ -78,7 +78,7 @@ class Holder(Rights):
     def authorise(self, now: Now, author: Any, record: Record, kept: bool) -> Any:
         return judge_untrusted(self.trust, now, author, record, kept, 600)
 
-    def _settle(self, now: Now) -> None:
+    def _settle(self, now: Now) -> bool:
         for effect in self.sync.drain():
             match effect:
                 case Emit(Signed(envelope)):
@@ -87,6 +87,7 @@ class Holder(Rights):
                     self.take_over(change)
                 case Misbehaved(_, reason):
                     self.faults.append(reason)
+        return False
 
     def take_over(self, change: RecordChanged) -> None:
         event: Any = None
