@@ -90,6 +90,11 @@ class Commands(Queries, Rights):
         self._forget_surplus(now)
         self._settle(now)
 
+    def load_bans(self, now: Now, kept: Iterable[tuple[str, bytes]]) -> None:
+        """Keeps out who broke too much before a restart: keys that begin with `strikes.BAN_PREFIX`, and values."""
+        for store in self._offenders.load(now, kept):
+            self._out.put(store)
+
     # --- links ----------------------------------------------------------------------------------------------------
 
     def reach(self, now: Now, node: NodeId) -> None:

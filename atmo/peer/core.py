@@ -358,6 +358,7 @@ class Core:
 
     def _strike(self, now: Now, node: NodeId) -> None:
         self.stats.misbehaved += 1
-        if self._links.is_ready(node) and self._offenders.member(now.mono, node):
+        if self._links.is_ready(node) and (ban := self._offenders.member(now, node)):
+            self._out.put(ban)
             self.stats.bans += 1
             self._links.hang_up(node, f"{self._config.strikes} broken messages")

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from atmo.clock import Now
+from atmo.engine import Store
+from atmo.errors import WireError
 from atmo.identity import NodeId
+
+BAN_PREFIX = "ban/"
 
 _ENTRIES = 1_024
 _DOUBLINGS = 6  # five minutes become five hours
+_KEPT = struct.Struct(">dB")  # Unix second of its end, which one it is
 
 
 @dataclass(slots=True)
@@ -53,6 +61,17 @@ class Strikes:
         score = self._scores.get(node)
         return score is not None and mono < score.banned_until
 
+    def sentence(self, mono: float, node: NodeId) -> tuple[float, int]:
+        """Returns for how many more seconds a node that was banned is kept out, and how often it was banned."""
+        score = self._scores[node]
+        return score.banned_until - mono, score.bans
+
+    def resume(self, mono: float, node: NodeId, rest_s: float, bans: int) -> None:
+        """Goes on with a ban from before a restart, for no longer than such a ban may last."""
+        self._prune(mono)
+        bans = min(max(bans, 1), _DOUBLINGS)
+        self._scores[node] = _Score(0.0, mono, mono + min(rest_s, self._ban_s * 2.0 ** (bans - 1)), bans)
+
     def _prune(self, mono: float) -> None:
         """Makes room: who has been forgiven goes, else who was struck longest ago."""
         if len(self._scores) < _ENTRIES:
@@ -81,10 +100,33 @@ class Offenders:
         """Says whether a node is kept out now."""
         return self._members.is_banned(mono, node) or self._strangers.is_banned(mono, node)
 
-    def member(self, mono: float, node: NodeId) -> bool:
-        """Counts what a member broke; returns whether it is banned from now on."""
-        return self._members.strike(mono, node)
+    def member(self, now: Now, node: NodeId) -> Store | None:
+        """Counts what a member broke; returns what is to be kept over restarts if it is banned from now on."""
+        if not self._members.strike(now.mono, node):
+            return None
+        rest_s, bans = self._members.sentence(now.mono, node)
+        return Store(f"{BAN_PREFIX}{node}", _KEPT.pack(now.wall + rest_s, bans))
 
     def stranger(self, mono: float, node: NodeId) -> bool:
         """Counts what a stranger broke; returns whether it is banned from now on."""
         return self._strangers.strike(mono, node)
+
+    def load(self, now: Now, kept: Iterable[tuple[str, bytes]]) -> list[Store]:
+        """Goes on with the bans of members from before a restart; returns what need not be kept any more.
+
+        Args:
+            now: The clocks.
+            kept: Keys and values of what `member` returned.
+        """
+        over = []
+        for key, value in kept:
+            try:
+                node = NodeId.parse(key.removeprefix(BAN_PREFIX))
+                until, bans = _KEPT.unpack(value)
+            except (WireError, struct.error):
+                until = -math.inf
+            if until > now.wall:
+                self._members.resume(now.mono, node, until - now.wall, bans)
+            else:
+                over.append(Store(key, None))
+        return over

@@ -113,13 +113,16 @@ class MeshHost:
         epoch = await trio.to_thread.run_sync(self._state.next_epoch, now)
         peer = Peer(PeerConfig(), self._signer, trust, epoch, os.urandom(16).hex())
         records = await trio.to_thread.run_sync(self._state.records)
+        bans = await trio.to_thread.run_sync(self._state.bans)
         if self._endpoint is None or self._nursery is None:
             self.port = OfflinePort(peer)
             peer.load_records(self.port.now(), records)
+            peer.load_bans(self.port.now(), bans)
             peer.drain()
             return
         driver = PeerDriver(self._endpoint, peer, self._keep, self._load, self.wall)
         peer.load_records(driver.now(), records)
+        peer.load_bans(driver.now(), bans)
         hardware = await trio.to_thread.run_sync(this_hardware)
         peer.publish_node(driver.now(), self._name, self.addresses(), __version__, hardware)
         self.port = driver

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from atmo.engine import Store
 from atmo.gossip.sync import STORE_PREFIX
 from atmo.peer.renewal import CERTIFICATE_KEY, ISSUER_KEY
+from atmo.peer.strikes import BAN_PREFIX
 from atmo.storage.database import Database
 from atmo.trust.records import SUCCESSION
 
@@ -64,6 +65,10 @@ class MeshState:
     def records(self) -> list[bytes]:
         """Returns the sealed records kept from earlier runs."""
         return [value for _, value in self._database.kv_items(STORE_PREFIX)]
+
+    def bans(self) -> list[tuple[str, bytes]]:
+        """Returns who was kept out in earlier runs, as the peer asked to keep it."""
+        return self._database.kv_items(BAN_PREFIX)
 
     def successions(self) -> list[bytes]:
         """Returns those among them that may say who has a founder's rights: without them no certificate is judged."""

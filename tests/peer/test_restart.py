@@ -5,6 +5,7 @@ from __future__ import annotations
 from atmo.clock import Now
 from atmo.engine import Dial, Store
 from atmo.gossip.records import NODE, NodeRecord
+from atmo.peer.strikes import BAN_PREFIX
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Table, model, pair
@@ -104,3 +105,23 @@ def test_members_with_clocks_a_minute_apart_understand_each_other() -> None:
     bert.peer.publish_models(late, [model()])
     table.settle()
     assert anna.models() == ["iris"]
+
+
+def test_who_was_kept_out_before_a_restart_still_is() -> None:
+    table = Table()
+    anna = table.add(ANNA, "anna")
+    table.verified(anna, EVE)
+    for _ in range(20):
+        anna.peer.malformed(table.now, EVE.node_id, "not CBOR")
+    table.settle()
+    kept = [(store.key, store.value) for store in anna.of(Store) if store.key.startswith(BAN_PREFIX) and store.value]
+    again = Table()
+    again.wall = table.wall + 200
+    anna = again.add(ANNA, "anna", epoch=2)
+    anna.tells(lambda peer, now: peer.load_bans(now, [*kept, (f"{BAN_PREFIX}{BERT.node_id}", b"")]))
+    assert anna.of(Store)[-1] == Store(f"{BAN_PREFIX}{BERT.node_id}", None)
+    again.stranger(anna, EVE.node_id)
+    assert anna.hangups() == ["it broke the protocol"]
+    again.advance(200)
+    again.verified(anna, EVE)
+    assert anna.peer.is_ready(EVE.node_id)

@@ -9,6 +9,7 @@ import pytest
 from atmo.engine import Store
 from atmo.gossip.sync import STORE_PREFIX
 from atmo.peer.renewal import CERTIFICATE_KEY, ISSUER_KEY
+from atmo.peer.strikes import BAN_PREFIX
 from atmo.storage.database import Database
 from atmo.storage.meshstate import MeshCredentials, MeshState
 
@@ -74,3 +75,12 @@ def test_a_renewed_certificate_is_found_at_the_next_start(database: Database) ->
     state.save(MeshCredentials(b"genesis", b"old", b"issuer"))
     state.apply([Store(CERTIFICATE_KEY, b"new"), Store(ISSUER_KEY, None)])
     assert state.credentials() == MeshCredentials(b"genesis", b"new", None)
+
+
+def test_bans_are_kept_beside_the_records(database: Database) -> None:
+    state = MeshState(database)
+    state.apply([Store(f"{BAN_PREFIX}anna", b"until"), Store(f"{STORE_PREFIX}a", b"1")])
+    assert state.bans() == [(f"{BAN_PREFIX}anna", b"until")]
+    assert state.records() == [b"1"]
+    state.apply([Store(f"{BAN_PREFIX}anna", None)])
+    assert state.bans() == []
