@@ -14,12 +14,13 @@ import trio
 
 from atmo.backends.base import Call, Part
 from atmo.backends.pool import BackendPool
-from atmo.backends.store import why_not_run
 from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
+from atmo.gateway.elsewhere import Seek, keys_of, serves, worth_seeking
 from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, final, told_as
 from atmo.gateway.jsontext import write_object
+from atmo.gateway.known import KnownModels
 from atmo.gateway.listing import CatalogRow, list_models
 from atmo.gateway.meaning import Embed, Meaning
 from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
@@ -28,7 +29,6 @@ from atmo.gateway.serving import ExecuteServer
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
 from atmo.router.capability import CHAT, EMBEDDINGS
-from atmo.router.choice import Known
 from atmo.router.decision import Decision, RouteRequest
 from atmo.router.offer import Offer
 from atmo.router.policy import decide
@@ -107,6 +107,7 @@ class Gateway:
         stored: The models in the stores of the mesh.
         config: Limits.
         random: Draws which nodes are compared.
+        seek: Looks in the index for what no known node offers; None where there is none.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Gateway:
         stored: Callable[[], Iterable[CatalogRow]],
         config: GatewayConfig | None = None,
         random: Random | None = None,
+        seek: Seek | None = None,
     ) -> None:
         self.stats = GatewayStats()
         self.table = NodeTable()
@@ -133,7 +135,8 @@ class Gateway:
         self._stored = stored
         self._config = config or GatewayConfig()
         self._random = random or Random(secrets.randbits(64))
-        self._names: dict[str, float] = {}
+        self._seek = seek
+        self._known = KnownModels(stored, self._config.names, self._config.names_s)
         self._nursery: trio.Nursery | None = None
 
     def attach(self, mesh: MeshPort) -> None:
@@ -180,7 +183,7 @@ class Gateway:
         mesh = self._mesh()
         if mesh is not None:
             offers += [offer for offer in mesh.peer.offers(mesh.now()) if offer.node != self._node]
-        self._remember(offers)
+        self._known.remember(offers, trio.current_time())
         return offers
 
     def models(self) -> list[dict[str, Any]]:
@@ -195,15 +198,22 @@ class Gateway:
         """
         request = RouteRequest(operation, model_of(body), constraints_of(body), self._random.getrandbits(32))
         offers = self.offers()
+        decision = await self._decide(request, body, offers)
+        if self._seek is not None and worth_seeking(decision, offers):
+            await self._seek(keys_of(request), lambda: serves(request, self.offers()))
+            decision = await self._decide(request, body, self.offers())
+        return decision
+
+    async def _decide(self, request: RouteRequest, body: Mapping[str, Any], offers: Sequence[Offer]) -> Decision:
         scores = None
-        if request.auto and operation != EMBEDDINGS:
-            able = [offer for offer in offers if offer.capability.operation == operation]
+        if request.auto and request.operation != EMBEDDINGS:
+            able = [offer for offer in offers if offer.capability.operation == request.operation]
             if len({offer.capability.model for offer in able}) > 1:
                 scores = await self.meaning.scores(query_text(body), offers)
         now = trio.current_time()
         decision = decide(request, offers, scores, self.table, now)
         if decision.failure is not None and decision.failure.status == 404:
-            decision = decide(request, offers, scores, self.table, now, self._known())
+            decision = decide(request, offers, scores, self.table, now, self._known.kinds(now))
         return decision
 
     @asynccontextmanager
@@ -366,23 +376,6 @@ class Gateway:
                         await send.send(error)
             except RequestError as error:
                 await send.send(error)
-
-    def _remember(self, offers: Iterable[Offer]) -> None:
-        now = trio.current_time()
-        for offer in offers:
-            self._names.pop(offer.capability.model, None)
-            self._names[offer.capability.model] = now
-        while len(self._names) > self._config.names:
-            del self._names[next(iter(self._names))]
-
-    def _known(self) -> Known:
-        """Returns models that exist though nobody may offer them at the moment."""
-        oldest = trio.current_time() - self._config.names_s
-        kinds: dict[str, str] = {}
-        for model in self._stored():
-            kind = why_not_run(model.format, model.type)
-            kinds[model.name] = kind if kinds.get(model.name, kind) else ""
-        return kinds | {name: "" for name, when in self._names.items() if when >= oldest}
 
 
 def _forwarded(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from atmo.services.host import MeshHost
 from atmo.services.joining import PROTOCOL as JOIN
 from atmo.services.mesh import MeshService
 from atmo.services.models import ModelService
+from atmo.services.scout import Scout
 from atmo.services.topology import PROTOCOL as TOPOLOGY
 from atmo.services.topology import TopologyService
 from atmo.storage.chunks import ModelStorage
@@ -44,6 +45,7 @@ class Services:
     mesh: MeshService
     models: ModelService
     topology: TopologyService
+    scout: Scout
     status: Callable[[], dict[str, Any]]
 
 
@@ -129,7 +131,8 @@ def build_host(
 @asynccontextmanager
 async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) -> AsyncIterator[Services]:
     """Builds the services of a node and resumes its mesh."""
-    models = ModelService(opened.storage, opened.signer, settings.name, host.mesh, convert=_convert)
+    scout = Scout(host.mesh)
+    models = ModelService(opened.storage, opened.signer, settings.name, host.mesh, convert=_convert, scout=scout)
     mesh = MeshService(opened.signer, settings.name, opened.state, opened.database, host, host.mesh, host.wall)
 
     topology = TopologyService(opened.signer.node_id, settings.name, host.mesh)
@@ -140,6 +143,7 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         driver.fetch = models.fetch
         driver.observers.append(models.on_event)
         driver.observers.append(mesh.on_event)
+        driver.observers.append(scout.on_event)
         models.attach(driver)
         mesh.attach(driver)
 
@@ -156,7 +160,7 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         }
 
     try:
-        yield Services(mesh, models, topology, status)
+        yield Services(mesh, models, topology, scout, status)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
             await host.aclose()

@@ -138,7 +138,7 @@ class _Running:
         """Starts everything and returns when requests are answered."""
         opened, settings, nursery = self._opened, self._settings, self._nursery
         models = services.models
-        self._serving = models.server.stats
+        self._serving, self._scouting = models.server.stats, services.scout.stats
         loaded = LoadedModels(models)
         backends = build_backends(
             settings, opened.home, self.embedder, models.local_models, self._generate, loaded.sessions
@@ -151,6 +151,7 @@ class _Running:
             self.embedder.embed,
             host.mesh,
             stored=partial(models.rows, "mesh"),
+            seek=services.scout.find,
         )
         self.pool.on_change(partial(self._publish, host))
         models.on_change(partial(self.pool.refresh, "onnx"))
@@ -265,6 +266,7 @@ class _Running:
             "gateway": self.gateway.stats,
             "execute": self.gateway.server.stats,
             "serving": self._serving,
+            "scout": self._scouting,
             "quic": self._endpoint.stats,
         }
         if isinstance(host.port, PeerDriver):

@@ -97,9 +97,15 @@ class Commands(Queries, Rights):
 
     # --- links ----------------------------------------------------------------------------------------------------
 
-    def reach(self, now: Now, node: NodeId) -> None:
-        """Opens a link to a member unless there is one: `LinkReady` or `Unreachable` tells how it went."""
-        self._seek(now, node)
+    def reach(self, now: Now, node: NodeId, addresses: tuple[Address, ...] = ()) -> None:
+        """Opens a link to a member unless there is one: `LinkReady` or `Unreachable` tells how it went.
+
+        Args:
+            now: The clocks.
+            node: Who.
+            addresses: Where it listens, if that was just heard of it; else what this node knows.
+        """
+        self._seek(now, node, addresses)
         self._settle(now)
 
     def hold(self, now: Now, node: NodeId) -> None:

@@ -42,7 +42,7 @@ from atmo.peer.strikes import Offenders, Strikes
 from atmo.peer.views import Views
 from atmo.transfer.engine import TransferEngine
 from atmo.trust.mesh import MeshTrust
-from atmo.wire.address import CONTACT_ADDRESSES
+from atmo.wire.address import CONTACT_ADDRESSES, Address
 from atmo.wire.schema import pack
 
 Act = Callable[[Now, Any], None]
@@ -342,9 +342,9 @@ class Core:
     def _is_admin(self, now: Now) -> bool:
         return self.trust.is_admin(now.wall, self.node_id)
 
-    def _seek(self, now: Now, node: NodeId) -> None:
+    def _seek(self, now: Now, node: NodeId, addresses: tuple[Address, ...] = ()) -> None:
         """Opens a link to a member; where its address is not known, in a large mesh, the index is asked first."""
-        contact = self._contact(node)
+        contact = Contact(node, addresses) if addresses else self._contact(node)
         if self._links.is_ready(node):
             if self.mesh_size.large:
                 self._out.put(Send(node, Introduce()))

@@ -15,10 +15,12 @@ from atmo.engine import FetchChunk
 from atmo.errors import RemoteError, UserError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
+from atmo.index.keys import manifest_key
 from atmo.net.ports import MeshPort
 from atmo.services.catalog import Key, Version, gather
 from atmo.services.fetch import Misled, NotThere, contradiction, fetch_chunk, first_manifest
-from atmo.services.progress import Meter, Report, with_reports
+from atmo.services.progress import Meter, Report, beside, with_reports
+from atmo.services.scout import Scout
 from atmo.storage.chunks import ModelStorage, WrongContent
 from atmo.storage.partial import PartialDownload
 from atmo.storage.registry import LocalModel
@@ -115,13 +117,15 @@ class Downloads:
 
     Args:
         storage: Where they go.
+        scout: Finds further holders in a large mesh; None where only known ones are asked.
 
     Attributes:
         writers: Of the threads that write chunks.
     """
 
-    def __init__(self, storage: ModelStorage) -> None:
+    def __init__(self, storage: ModelStorage, scout: Scout | None = None) -> None:
         self._storage = storage
+        self._scout = scout
         self._active: dict[Key, _Download] = {}
         self._by_transfer: dict[str, _Download] = {}
         self.writers = trio.CapacityLimiter(4)
@@ -202,7 +206,7 @@ class Downloads:
         key = download.version.key
         self._active[key] = download
         try:
-            download.model = await with_reports(download.meter, report, lambda: self._run(download))
+            download.model = await with_reports(download.meter, report, lambda: self._run_seeking(download))
         except UserError as error:
             download.error = error
             raise
@@ -210,6 +214,14 @@ class Downloads:
             del self._active[key]
             download.finished.set()
         return download.model
+
+    async def _run_seeking(self, download: _Download) -> LocalModel:
+        """Looks for more holders in the index beside the download, which takes them as they come."""
+        scout, held = self._scout, download.holders
+        if scout is None or len(held()) >= SOURCES_MOST:
+            return await self._run(download)
+        keys = [manifest_key(download.version.record.manifest)]
+        return await beside(lambda: scout.find(keys, lambda: len(held()) >= SOURCES_MOST), lambda: self._run(download))
 
     async def _run(self, download: _Download) -> LocalModel:
         sealed, manifest = await self._find_manifest(download)

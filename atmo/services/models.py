@@ -13,17 +13,19 @@ from atmo.engine import FetchChunk
 from atmo.errors import UserError, WireError
 from atmo.gossip.records import ModelOffer
 from atmo.identity import Signer
+from atmo.index.keys import model_key
 from atmo.net.ports import MeshPort
 from atmo.services.catalog import ModelRow, Version, choose, gather, parse, record_of, rivals
 from atmo.services.downloads import Downloads, Unobtainable, check_travels, checker
 from atmo.services.progress import Meter, Progress, Report, with_reports
+from atmo.services.scout import Scout
 from atmo.services.serve import Server
 from atmo.storage import importing
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.importing import Candidate, Converted
 from atmo.storage.registry import LocalModel
 from atmo.transfer.document import to_document
-from atmo.transfer.names import newest_first
+from atmo.transfer.names import Spec, newest_first
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class ModelService:
         node_name: Of this node, for people.
         mesh: Returns the running peer, None where there is none.
         convert: None where joblib and pickle files cannot be imported.
+        scout: Finds holders in a large mesh; None where only known ones are asked.
 
     Attributes:
         server: Answers other nodes; its statistics are of interest.
@@ -53,6 +56,7 @@ class ModelService:
         node_name: str,
         mesh: Callable[[], MeshPort | None],
         convert: Convert | None = None,
+        scout: Scout | None = None,
     ) -> None:
         self.server = Server(storage)
         self._storage = storage
@@ -60,7 +64,8 @@ class ModelService:
         self._node_name = node_name
         self._mesh = mesh
         self._convert = convert
-        self._downloads = Downloads(storage)
+        self._scout = scout
+        self._downloads = Downloads(storage, scout)
         self._callbacks: list[Callable[[], None]] = []
         self._models = storage.models()
 
@@ -211,7 +216,7 @@ class ModelService:
         """
         wanted = parse(spec)
         mesh = self._mesh()
-        version = choose(wanted, self._versions()) if mesh else self._choose_local(wanted.name, spec)
+        version = await self._choose(mesh, wanted, progress) if mesh else self._choose_local(wanted.name, spec)
         if version.local is not None or mesh is None:
             assert version.local is not None
             if progress:
@@ -237,6 +242,17 @@ class ModelService:
             except Unobtainable as error:
                 problems.append(error)
         raise problems[0]
+
+    async def _choose(self, mesh: MeshPort, wanted: Spec, progress: Report | None) -> Version:
+        """Chooses among what is known; in a large mesh others may have what nobody known has."""
+        scout = self._scout
+        try:
+            return choose(wanted, self._versions())
+        except UserError:
+            if scout is None or not mesh.peer.mesh_size.large:
+                raise
+        await with_reports(Meter("looking in the index"), progress, lambda: scout.find([model_key(wanted.name)]))
+        return choose(wanted, self._versions())
 
     def _choose_local(self, name: str, spec: str) -> Version:
         try:

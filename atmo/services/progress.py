@@ -24,8 +24,8 @@ class Progress:
     """One report.
 
     Attributes:
-        phase: What is being done: `reading`, `converting`, `looking`, `checking`, `downloading`, `verifying`, `done`,
-            or `here already` when there was nothing to do.
+        phase: What is being done: `reading`, `converting`, `looking in the index`, `looking`, `checking`,
+            `downloading`, `verifying`, `done`, or `here already` when there was nothing to do.
         bytes_done, bytes_total: Of this phase.
         rate_bytes_s: Over the last seconds.
         sources: Names of the nodes that are sending.
@@ -81,12 +81,22 @@ async def with_reports(meter: Meter, report: Report | None, job: Callable[[], Aw
     """Runs `job`, reporting a few times a second and at its end; its `AtmoError`s come out as they are, in no group."""
     if report is None:
         return await job()
+
+    async def reported() -> T:
+        result = await job()
+        report(meter.read(trio.current_time()))
+        return result
+
+    return await beside(lambda: _report_regularly(meter, report), reported)
+
+
+async def beside(other: Callable[[], Awaitable[object]], job: Callable[[], Awaitable[T]]) -> T:
+    """Runs `job`, and `other` beside it for no longer; the `AtmoError`s of `job` come out as they are, in no group."""
     failure: AtmoError | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_report_regularly, meter, report)
+        nursery.start_soon(other)
         try:
             result = await job()
-            report(meter.read(trio.current_time()))
         except AtmoError as error:
             failure = error
         nursery.cancel_scope.cancel()

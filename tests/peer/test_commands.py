@@ -18,6 +18,7 @@ from atmo.peer.renewal import CERTIFICATE_KEY, CertificateRenewed, Renew, Renewe
 from atmo.peer.rights import RedeemedTwice, Succeeded, Successions
 from atmo.peer.routes import RouteEnded, RouteFound
 from atmo.trust.records import REDEMPTION, SUCCESSION, RedemptionBody, SuccessionBody
+from atmo.wire.address import Address
 from atmo.wire.schema import pack, unpack_untrusted
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Side, Table, pair
@@ -366,3 +367,11 @@ def test_a_member_that_was_put_out_is_not_dialled_though_it_waits_for_its_turn()
     anna.hears(BERT.node_id, Gossip(deed))
     assert not anna.peer._links.is_dialling(EVE.node_id)
     assert Store(store_key((EVE.node_id, NODE, "")), None) in anna.log
+
+
+def test_whoever_was_just_heard_of_is_dialled_where_it_said() -> None:
+    table = Table()
+    anna = table.add(ANNA, "anna")
+    there = Address("198.51.100.4", 4)
+    anna.tells(lambda peer, now: peer.reach(now, EVE.node_id, (there,)))
+    assert anna.of(Dial) == [Dial(EVE.node_id, (there,))]
