@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -215,23 +215,23 @@ class _Body:
         try:
             fields = json.loads(data or b"{}")
         except (ValueError, RecursionError) as error:
-            raise _BadRequestError(400, "The body is not JSON.") from error
+            raise _BadRequestError(400, "The body is not JSON.", _takes(known)) from error
         if not isinstance(fields, dict):
-            raise _BadRequestError(400, "The body is not a JSON object.")
+            raise _BadRequestError(400, "The body is not a JSON object.", _takes(known))
         if unknown := sorted(fields.keys() - known):
-            raise _BadRequestError(400, f"{unknown[0]}: this route does not take it.")
+            raise _BadRequestError(400, f"{unknown[0]} in the JSON body is no field of this request.", _takes(known))
         return cls(fields)
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self._fields.get(key, default)
         if not isinstance(value, str) or (default is None and not value.strip()):
-            raise _BadRequestError(400, f"{key}: a text belongs here.")
+            raise _unfit(key, "a text that is not empty" if default is None else "a text", '"..."')
         return value
 
     def flag(self, key: str) -> bool:
         value = self._fields.get(key, False)
         if not isinstance(value, bool):
-            raise _BadRequestError(400, f"{key}: true or false belongs here.")
+            raise _unfit(key, "true or false", "true")
         return value
 
     def optional(self, key: str) -> str | None:
@@ -240,11 +240,19 @@ class _Body:
     def seconds(self, key: str, default: float) -> float:
         value = self._fields.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e10:
-            raise _BadRequestError(400, f"{key}: a number of seconds belongs here.")
+            raise _unfit(key, "a number of seconds above 0", "3600")
         return float(value)
 
     def names(self, key: str) -> tuple[str, ...]:
         value = self._fields.get(key) or []
         if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise _BadRequestError(400, f"{key}: a list of names belongs here.")
+            raise _unfit(key, "a list of names", '["..."]')
         return tuple(value)
+
+
+def _takes(known: Iterable[str]) -> str:
+    return f"Send a JSON object; this request takes {', '.join(sorted(known))}."
+
+
+def _unfit(key: str, wanted: str, example: str) -> _BadRequestError:
+    return _BadRequestError(400, f"{key} in the JSON body has to be {wanted}.", f'Send it as {{"{key}": {example}}}.')

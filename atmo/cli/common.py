@@ -17,7 +17,7 @@ import typer
 
 from atmo.config.settings import resolve_home
 from atmo.errors import RemoteError, UserError, leaf_error
-from atmo.shell.text import printable, prose, table
+from atmo.shell.text import printable, prose, table, wrapped_table
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -82,10 +82,10 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints columns; cut to the terminal where there is one, whole in a pipe."""
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, wrapped: bool = False) -> None:
+    """Prints columns, whole in a pipe; on a terminal cut to its width, or with the last column wrapped."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    header, *lines = table(headers, rows, width)
+    header, *lines = wrapped_table(headers, rows, width) if wrapped else table(headers, rows, width)
     print(f"\x1b[1m{header}\x1b[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else header)
     for line in lines:
         print(line)

@@ -137,7 +137,7 @@ def nodes(context: typer.Context, home: HomeOption = None, as_json: JsonOption =
     if members:
         print_table(NODE_HEADERS, node_rows(members))
     if not any(member.get("roles") for member in members):
-        say("This machine is in no mesh. Create one (`atmo mesh create NAME`) or join one (`atmo mesh join CODE`).")
+        say("This machine is in no mesh. Create one with `atmo mesh create NAME`, or join with `atmo mesh join CODE`.")
     elif not online:
         say("This machine's node is not running: this is what it last knew.")
 

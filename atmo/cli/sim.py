@@ -49,7 +49,7 @@ def list_scenarios(as_json: JsonOption = False) -> None:
         print_json({name: _described(kind) for name, kind in known.items()})
         return
     rows = [(name, kind.nodes, f"{kind.duration_s:g} s", kind.summary) for name, kind in known.items()]
-    print_table(["SCENARIO", ">NODES", ">DURATION", "WHAT HAPPENS"], rows)
+    print_table(["SCENARIO", ">NODES", ">DURATION", "WHAT HAPPENS"], rows, wrapped=True)
 
 
 def _described(kind: type[Scenario]) -> dict[str, object]:
@@ -146,10 +146,12 @@ def replay(
             scenario, report, comparison = play_again(file, tick=tick)
     _show(report, as_json)
     if not comparison.same:
-        print_error(UserError(f"This run differs from the recorded one, which says: {comparison.where()}."))
+        differs = f"This run differs from the recorded one, which says: {comparison.where()}."
+        changed = "the program or the scenario has changed since the trace was written, that may be why"
+        print_error(UserError(differs, f"Both are of Atmosphere {reader.head.atmosphere}, but if {changed}."))
         raise typer.Exit(EXIT_ERROR)
     if not report.ok:
-        _tell_failures(report, replay_command(scenario))
+        _tell_failures(report, replay_command(scenario, reader.head.scenario))
         raise typer.Exit(EXIT_ERROR)
     short = " as far as that goes: it was stopped early" if comparison.ended else ""
     say(f"The same as the recorded run{short}, digest {report.digest}.")
@@ -227,7 +229,8 @@ def _show(report: Report, as_json: bool) -> None:
         print_json(report.as_json())
         return
     found = report.as_json()
-    rows: list[tuple[str, str]] = [(name, "ok" if held else "FAILED") for name, held in report.checks.items()]
+    said = {True: "ok", False: "FAILED"}
+    rows = [(name, "unknown" if name in report.unknown else said[held]) for name, held in report.checks.items()]
     rows += [(name, _plain(value)) for name, value in found["figures"].items()]
     rows += [("simulated_s", _plain(found["simulated_s"])), ("wall_s", _plain(found["wall_s"]))]
     print_table([f"{report.scenario}, {report.nodes} nodes, seed {report.seed}", ">"], rows)
@@ -241,14 +244,11 @@ def _plain(value: float) -> str:
 
 def _tell_failures(report: Report, command: str) -> None:
     if report.traceback:
-        print(prose(report.traceback), file=sys.stderr)
+        print(prose(report.traceback.rstrip()), file=sys.stderr)
     for failure in report.failures:
         nodes = f", nodes {', '.join(failure.nodes)}" if failure.nodes else f", {report.nodes} nodes"
         what = f"{failure.check}: {failure.what} (at {failure.time_s:.3f} s, seed {report.seed}{nodes})"
         print_error(UserError(what))
-    unheard = [name for name, held in report.checks.items() if not held]
-    told = {failure.check for failure in report.failures}
-    for name in unheard:
-        if name not in told:
-            print_error(UserError(f"{name}: the run ended before it could be looked at (seed {report.seed})"))
+    if report.unknown:
+        print_error(UserError(f"{', '.join(report.unknown)}: unknown, the run ended before (seed {report.seed})"))
     print(f"replay: {command}", file=sys.stderr, flush=True)

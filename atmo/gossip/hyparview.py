@@ -20,15 +20,9 @@ from atmo.engine import Contact, Dial, Effect, Misbehaved, Outbox, Send
 from atmo.gossip.active import ActiveView, Member
 from atmo.gossip.attempts import Attempts
 from atmo.gossip.book import AddressBook
+from atmo.gossip.healer import Healer
 from atmo.gossip.hyparview_config import HyParViewConfig, HyParViewStats
-from atmo.gossip.messages import (
-    Disconnect,
-    ForwardJoin,
-    Neighbour,
-    NeighbourAnswer,
-    Shuffle,
-    ShuffleAnswer,
-)
+from atmo.gossip.messages import Disconnect, ForwardJoin, Neighbour, NeighbourAnswer, Shuffle, ShuffleAnswer
 from atmo.gossip.walks import Link, Walks
 from atmo.identity import NodeId
 
@@ -59,10 +53,10 @@ class HyParView:
         self._walks = Walks(config, own, rng, self._book, self._view, self.stats, self.out)
         self._linked: dict[NodeId, Link] = {}
         self._attempts = Attempts(config, rng)
+        self._healer = Healer(config, rng, self._book)
         self._introduced: NodeId | None = None  # who was asked to spread the news of this node
         self._left = False
         self._next_repair = math.inf
-        self._next_heal = math.inf
         self.contact = Contact(own, ())
 
     @property
@@ -101,7 +95,7 @@ class HyParView:
         if new and self._is_small() and contact.node not in self._linked and self._own > contact.node:
             self._book.wait(contact.node, now.mono + wait + self._config.yield_s)
         if stale:
-            self._schedule_heal(now)
+            self._healer.schedule(now.mono)
         else:
             self._attempts.hopeful(now.mono)
         self._repair_at(now.mono + wait)
@@ -123,7 +117,7 @@ class HyParView:
         link = self._linked.get(node)
         if link is None:
             self._book.gone(now.mono, node)
-            self._schedule_heal(now)
+            self._healer.schedule(now.mono)
             return
         link.gone = True
         if self._is_free(node) and not self._left:
@@ -173,7 +167,7 @@ class HyParView:
             return
         self.stats.dial_failures += 1
         self._book.failed(now.mono, node)
-        self._schedule_heal(now)
+        self._healer.schedule(now.mono)
         self._failed(now, node)
 
     def leave(self, now: Now) -> None:
@@ -183,7 +177,8 @@ class HyParView:
             self.out.put(Send(node, Disconnect()))
             self._drop(node)
         self._attempts.clear()
-        self._next_repair = self._next_heal = math.inf
+        self._healer.stop()
+        self._next_repair = math.inf
 
     # --- messages -------------------------------------------------------------------------------------------------
 
@@ -367,20 +362,13 @@ class HyParView:
         self._attempts.failed(now.mono)
         self._repair_at(now.mono)
 
-    def _schedule_heal(self, now: Now) -> None:
-        if self._next_heal == math.inf and self._book.lost and not self._left:
-            config = self._config
-            period = min(max(len(self._book.proven) * config.heal_known_s, config.heal_s), config.heal_most_s)
-            self._next_heal = now.mono + period * self._rng.uniform(0.5, 1.5)
-
     def _heal(self, now: Now) -> None:
         """Dials somebody who is believed to be gone: where a partition has healed, it answers."""
-        self._next_heal = math.inf
-        node = self._book.pick_lost(now.mono, {**self._attempts.dialling, **self._linked})
+        node = self._healer.turn(now.mono, {**self._attempts.dialling, **self._linked})
         if node is not None and len(self._attempts.dialling) < self._config.dials_most:
             self.stats.heals += 1
             self._ask_or_dial(now, node, heal=True)
-        self._schedule_heal(now)
+        self._healer.schedule(now.mono)
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -388,7 +376,7 @@ class HyParView:
         """Gives up what had no outcome, looks for neighbours that lack, shuffles, heals."""
         if now.mono >= self._attempts.next_end:
             self._end_attempts(now)
-        if now.mono >= self._next_heal:
+        if now.mono >= self._healer.due:
             self._heal(now)
         if now.mono >= self._next_repair:
             self._repair(now)
@@ -406,7 +394,7 @@ class HyParView:
         self._repair_at(now.mono)  # a slow dial makes room for another
 
     def next_timer(self) -> float:
-        return min(self._next_repair, self._attempts.next_end, self._walks.next_shuffle, self._next_heal)
+        return min(self._next_repair, self._attempts.next_end, self._walks.next_shuffle, self._healer.due)
 
     def drain(self) -> list[Effect]:
         return self.out.drain()

@@ -19,7 +19,6 @@ Three things differ from the paper, which has one author at a time:
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from atmo.engine import Effect, Misbehaved, Outbox, Send
 from atmo.gossip.allowance import Allowance, Allowances
 from atmo.gossip.messages import ANNOUNCED_MOST, HOPS_MOST, Announcement, Gossip, Graft, IHave, Prune
 from atmo.gossip.plumtree_config import PlumtreeConfig, PlumtreeStats
+from atmo.gossip.plumtree_missing import Missing, MissingRecords
 from atmo.gossip.plumtree_root import Root
 from atmo.gossip.plumtree_store import Store
 from atmo.identity import NodeId
@@ -59,25 +59,6 @@ class _Link:
     missing: int = 0
 
 
-@dataclass(slots=True)
-class _Missing:
-    """A record that was announced and has not come.
-
-    Attributes:
-        at: When it was announced first.
-        due: When the next one that announced it is asked.
-        first: Who announced it first.
-        announcers: Who has it, in the order of their announcements.
-        asked: How many of them were asked.
-    """
-
-    at: float
-    due: float
-    first: NodeId
-    announcers: dict[NodeId, None]
-    asked: int = 0
-
-
 @lru_cache(maxsize=1_024)
 def name_of(envelope: bytes) -> bytes:
     """Returns the name of a record; the last ones are kept, as each is asked for several times in a row."""
@@ -100,17 +81,12 @@ class Plumtree:
         self._seen: dict[bytes, int] = {}
         self._seen_before: dict[bytes, int] = {}
         self._store = Store(config)
-        self._grafted: dict[bytes, NodeId] = {}  # who was asked last for records that were missed and came
-        self._missing: dict[bytes, _Missing] = {}
-        self._waiting: list[tuple[float, int, bytes]] = []  # heap; an entry counts while its due is the record's
-        self._counter = 0
+        self._missing = MissingRecords(config, rng)
         self._announce_at = math.inf
         self._flow = 0.0  # records of late: each counts half after `flow_s`
         self._flow_at = 0.0
         self._root = Root(config)
         self._renewing = b""  # name of the record that makes the tree anew
-        self._lag = 0.0
-        self._lag_off = 0.0
         self.out = Outbox()
         self.stats = PlumtreeStats()
 
@@ -187,7 +163,7 @@ class Plumtree:
             self._came(now, source, name, message)
             return
         self.stats.duplicates += 1
-        grafted = self._grafted.pop(name, None)
+        grafted = self._missing.asked_for(name)
         if grafted in self._links:
             self._prune(grafted)  # the tree was only late: it stays as it was
         elif name == self._renewing or self._shapes(now, name):
@@ -225,7 +201,7 @@ class Plumtree:
             link.eager = True
         missing = self._missing.get(name)
         if missing and not missing.asked:
-            self._lagged(now.mono - missing.at)
+            self._missing.lagged(now.mono - missing.at)
         renews = self._root.follows(now, message.envelope, message.renew)
         self._spread(now, source, name, message.envelope, hops, renews)
 
@@ -301,37 +277,14 @@ class Plumtree:
             self.stats.ignored += 1
             return
         link.missing += 1
-        self._missing[name] = missing = _Missing(now.mono, math.inf, source, {source: None})
-        self._wait(name, missing, now.mono + self._patience() * self._rng.uniform(1, self._config.missing_spread))
+        self._missing.add(now.mono, name, source)
 
-    def _wait(self, name: bytes, missing: _Missing, due: float) -> None:
-        missing.due = due
-        self._counter += 1
-        heapq.heappush(self._waiting, (due, self._counter, name))
-
-    def _found(self, name: bytes) -> _Missing | None:
+    def _found(self, name: bytes) -> Missing | None:
         """A record that was announced has come, or will not."""
-        missing = self._missing.pop(name, None)
-        if missing is None:
-            return None
-        if link := self._links.get(missing.first):
+        missing = self._missing.found(name)
+        if missing and (link := self._links.get(missing.first)):
             link.missing = max(0, link.missing - 1)
-        if missing.asked:
-            self._grafted[name] = list(missing.announcers)[missing.asked - 1]
-            if len(self._grafted) > self._config.missing_entries:
-                del self._grafted[next(iter(self._grafted))]
         return missing
-
-    def _lagged(self, lag: float) -> None:
-        """The tree was so much behind an announcement: as round trips are smoothed by RFC 6298, section 2."""
-        off = abs(lag - self._lag)
-        self._lag_off += (off - self._lag_off) / 4
-        self._lag += (lag - self._lag) / 8
-
-    def _patience(self) -> float:
-        """Returns how long an announced record is waited for: longer where the tree is often behind announcements."""
-        usual = self._lag + 4 * self._lag_off
-        return min(max(self._config.missing_s, usual), self._config.missing_most_s)
 
     # --- mending the tree -----------------------------------------------------------------------------------------
 
@@ -358,45 +311,25 @@ class Plumtree:
             for node, link in self._links.items():
                 if link.queue:
                     self._flush(node, link)
-        if self._next_missing() <= now.mono:
-            self._ask_again(now)
+        self._ask_again(now)
 
     def _ask_again(self, now: Now) -> None:
         wanted: dict[NodeId, list[bytes]] = {}
-        while self._next_missing() <= now.mono:
-            name = heapq.heappop(self._waiting)[2]
-            missing = self._missing[name]
-            node = self._next_announcer(missing)
+        while (name := self._missing.overdue(now.mono)) is not None:
+            node = self._missing.next_announcer(name, self._links)
             if node is None:
                 self.stats.missed += 1
                 self._found(name)
                 continue
             wanted.setdefault(node, []).append(name)
-            self._wait(name, missing, now.mono + self._config.retry_s)
+            self._missing.wait(name, now.mono + self._config.retry_s)
         for node, names in wanted.items():
             self.stats.grafts += len(names)
             for first in range(0, len(names), ANNOUNCED_MOST):
                 self._graft(node, tuple(names[first : first + ANNOUNCED_MOST]))
 
-    def _next_announcer(self, missing: _Missing) -> NodeId | None:
-        for node in list(missing.announcers)[missing.asked :]:
-            missing.asked += 1
-            if node in self._links:
-                return node
-        return None
-
-    def _next_missing(self) -> float:
-        """Returns when the next missing record is asked for."""
-        while self._waiting:
-            due, _, name = self._waiting[0]
-            missing = self._missing.get(name)
-            if missing is not None and missing.due == due:
-                return due
-            heapq.heappop(self._waiting)
-        return math.inf
-
     def next_timer(self) -> float:
-        return min(self._announce_at, self._next_missing())
+        return min(self._announce_at, self._missing.next_due())
 
     def drain(self) -> list[Effect]:
         return self.out.drain()

@@ -6,8 +6,9 @@ that remembers its results.
 """
 
 from atmo.index.config import IndexConfig, IndexStats
-from atmo.index.engine import Admit, Index
+from atmo.index.engine import Index
 from atmo.index.events import LookupDone, NodeFound, ProviderFound, Published
+from atmo.index.keeping import Admit
 from atmo.index.keys import capability_key, manifest_key, model_key, node_key
 from atmo.index.messages import ITEMS, MESSAGES
 from atmo.index.records import DOMAIN, Open, Provider, SealedProvider, open_provider_untrusted

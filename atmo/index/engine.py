@@ -12,7 +12,6 @@ messages of a lookup from 49 to 41, the copy included. Such copies are no proof 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from random import Random
 
 from atmo.clock import Now
@@ -22,15 +21,13 @@ from atmo.identity import NodeId, Signer
 from atmo.index.config import IndexConfig, IndexStats
 from atmo.index.contacts import Table
 from atmo.index.events import LookupDone, Published
+from atmo.index.keeping import Admit, Keeper
 from atmo.index.keys import KEY_BYTES, position, to_bytes, to_int
 from atmo.index.lookup import State
-from atmo.index.messages import PROVIDERS_MOST, FindNode, FindProviders, Found, Provide, Provided
+from atmo.index.messages import FindNode, FindProviders, Found, Provide, Provided
 from atmo.index.publishing import Publication, Publisher
 from atmo.index.records import Open, Provider, ProviderStore, SealedProvider, open_provider_untrusted, seal_provider
 from atmo.index.searches import Query, Searches
-
-Admit = Callable[[Now, NodeId, bytes, bytes | None], bool]
-"""Says whether a node is a member by the sealed certificate and issuer's certificate that it shows."""
 
 Request = FindNode | FindProviders | Provide
 Answer = Found | Provided
@@ -65,14 +62,14 @@ class Index:
         self._mesh = mesh
         self._version = (epoch, 0)
         self._rng = rng
-        self._admit = admit
         self._opens = opens
         self.out = Outbox()
         self.stats = IndexStats()
         self._table = Table(config, self._own, mesh)
         self._store = ProviderStore(config)
+        self._keeper = Keeper(config, mesh, rng, admit, opens, self._table, self._store)
         self._publisher = Publisher(config, rng)
-        self._searches = Searches(config, self._own, mesh, self._table, self._judged, self.out, self.stats)
+        self._searches = Searches(config, self._own, mesh, self._table, self._keeper.judged, self.out, self.stats)
         self._next_check = math.inf
         self._next_refresh = 0.0
         self._settling = config.settling
@@ -168,7 +165,7 @@ class Index:
         if row is None:
             return
         envelope = self._sealed(now, key, ())
-        self._keep(now, self._opens(envelope, self._mesh))
+        self._keeper.keep(now, self._opens(envelope, self._mesh))
         for contact in row.holders.values():
             self._ask_to_keep(now, contact, envelope, None)
 
@@ -225,57 +222,21 @@ class Index:
         if message.contact is not None:
             self.learn(now, message.contact)
         self.stats.served += 1
-        providers = self._some_providers(now, key) if isinstance(message, FindProviders) else ()
+        providers = self._keeper.some(now, key) if isinstance(message, FindProviders) else ()
         entries = self._table.closest(to_int(key), self._config.answer_contacts, skip=source)
         contacts = tuple(entry.contact for entry in entries)
         self.out.put(Send(source, Found(message.token, contacts, providers, self._store.held(key))))
 
-    def _some_providers(self, now: Now, key: bytes) -> tuple[bytes, ...]:
-        """Returns as many records as an answer has room for, chosen at random so that the load is spread."""
-        rows = self._store.of(key, now.wall)
-        most = min(self._config.answer_providers, PROVIDERS_MOST)
-        if len(rows) > most:
-            rows = self._rng.sample(rows, most)
-        size, chosen = 0, []
-        for row in rows:
-            size += len(row.envelope)
-            if size > self._config.answer_bytes:
-                break
-            chosen.append(row.envelope)
-        return tuple(chosen)
-
     def _receive_provide(self, now: Now, source: NodeId, message: Provide) -> None:
         try:
-            sealed = self._judged(now, message.envelope)
+            sealed = self._keeper.judged(now, message.envelope)
         except WireError as error:
             self.out.put(Misbehaved(source, f"provider record: {error}"))
             return
-        kept_s = self._keep(now, sealed) if sealed is not None else 0
+        kept_s = self._keeper.keep(now, sealed) if sealed is not None else 0
         self.stats.stored += kept_s > 0
         self.stats.refused += kept_s == 0
         self.out.put(Send(source, Provided(message.token, kept_s)))
-
-    def _judged(self, now: Now, envelope: bytes) -> SealedProvider | None:
-        """Returns a record that counts now by a member; None where that may be due to clocks or to what we know."""
-        sealed = self._opens(envelope, self._mesh)
-        provider, skew_s = sealed.provider, self._config.skew_s
-        if provider.issued_s > now.wall + skew_s or sealed.expires_s(skew_s) < now.wall:
-            return None
-        return sealed if self._admit(now, sealed.author, provider.certificate, provider.issuer_certificate) else None
-
-    def _keep(self, now: Now, sealed: SealedProvider) -> int:
-        """Stores a record here: for its lifetime where we are among the closest to its key, else for a moment.
-
-        Returns:
-            Seconds for which it is kept.
-        """
-        config = self._config
-        expires_s = sealed.expires_s(config.skew_s)
-        cached = self._table.closer(to_int(sealed.provider.key), config.slack) >= config.slack
-        if cached:
-            expires_s = min(expires_s, now.wall + config.cache_s)
-        kept = self._store.put(sealed, expires_s, cached=cached)
-        return max(1, int(expires_s - now.wall)) if kept else 0
 
     # --- own records --------------------------------------------------------------------------------------------------
 

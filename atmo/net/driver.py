@@ -38,6 +38,7 @@ __all__ = ["GOSSIP", "DriverStats", "PeerDriver"]
 _READY_S = 5.0  # a request waits this long for its sender's Hello
 _STORE_S = 1.0
 _LEAVE_S = 0.3
+_HELLO = "Hello: "  # so begins the reason where who is or was a member is not let in: that is no fault
 _FLUSH_S = 0.1  # a last message is one packet
 
 
@@ -158,7 +159,8 @@ class PeerDriver:
             case Misbehaved(peer, reason):
                 self.stats.misbehaved += 1
                 if self._log_pace.admits(trio.current_time(), peer):
-                    log.warning("%s misbehaved: %s", self.peer.name(peer), reason)
+                    told = "was not let in" if reason.startswith(_HELLO) else "misbehaved"
+                    log.warning("%s %s: %s", self.peer.name(peer), told, reason.removeprefix(_HELLO))
             case Store(key):
                 self._stores[key] = effect
             case FetchChunk() if self._nursery:

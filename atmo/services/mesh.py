@@ -10,7 +10,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -104,9 +104,12 @@ class MeshService:
         port = self._mesh()
         if port is None:
             me = NodeView(self._signer.node_id, self._name, (), "self", 0.0, 0.0, "", ())
-            return [_row(me, ())]
-        neighbours = port.peer.neighbours()
-        return [_row(view, neighbours) for view in port.peer.nodes(port.now())]
+            return [_row(me)]
+        neighbours, trust = port.peer.neighbours(), port.peer.trust
+        return [
+            _row(view, founder=trust.is_founder(view.node), neighbour=view.node in neighbours)
+            for view in port.peer.nodes(port.now())
+        ]
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -354,7 +357,7 @@ class MeshService:
     def _require_mesh(self) -> DurablePort:
         port = self._mesh()
         if port is None:
-            raise UserError("This node belongs to no mesh.", "Found one: atmo mesh create NAME")
+            raise UserError("This node belongs to no mesh.", "Create one with `atmo mesh create NAME`.")
         return port
 
     def _require_admin(self, deed: str) -> DurablePort:
@@ -379,17 +382,18 @@ class MeshService:
         raise UserError(f"{text!r} means several members: {ids}.", "Use the id.")
 
 
-def _row(view: NodeView, neighbours: Collection[NodeId]) -> dict[str, Any]:
+def _row(view: NodeView, *, founder: bool = False, neighbour: bool = False) -> dict[str, Any]:
     return {
         "id": str(view.node),
         "name": view.name,
         "roles": list(view.roles),
+        "founder": founder,
         "path": view.path,
         "rtt_ms": None if view.rtt_s is None else round(view.rtt_s * 1000, 3),
         "last_seen_s": round(view.last_seen_s, 1),
         "self": view.path == "self",
         "present": view.present,
-        "neighbour": view.node in neighbours,
+        "neighbour": neighbour,
         "version": view.version,
         "addresses": [str(address) for address in view.addresses],
     }

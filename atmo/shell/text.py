@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that reorder what stands beside them. Source: UAX #9, section 2."""
+
+SENTENCE_COLUMNS = 24
+"""Of a terminal, which a column of sentences needs at least to stand beside others."""
 
 
 def printable(value: Any) -> str:
@@ -125,6 +129,30 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], width: int | No
             padded.append(space + text if to_right else text + space)
         line = "  ".join(padded).rstrip()
         lines.append(line if width is None else _cut(line, width))
+    return lines
+
+
+def wrapped_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None) -> list[str]:
+    """Lays out rows in columns, the last of which holds sentences and is wrapped instead of cut.
+
+    Where hardly any room is left for that column, it goes below the others.
+
+    Args:
+        headers, rows: As for `table`.
+        width: Columns of the terminal, None to wrap nowhere.
+    """
+    if width is None:
+        return table(headers, rows)
+    first = table(headers[:-1], [row[:-1] for row in rows], width)
+    indent = max(map(width_of, first)) + 2
+    below = width - indent < SENTENCE_COLUMNS
+    lines = []
+    for start, sentence in zip(first, (headers[-1], *(row[-1] for row in rows)), strict=True):
+        gap = " " * (4 if below else indent)
+        wrapped = textwrap.wrap(printable(sentence), max(width, 20), initial_indent=gap, subsequent_indent=gap)
+        if wrapped and not below:
+            start += wrapped.pop(0)[width_of(start) :]
+        lines += [start, *wrapped]
     return lines
 
 

@@ -24,7 +24,7 @@ def node_rows(nodes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [
         [
             f"{node['name']}{'*' if node.get('self') else ''}",
-            ", ".join(node.get("roles") or ["-"]),
+            ", ".join((["founder"] if node.get("founder") else []) + list(node.get("roles") or [])) or "-",
             str(node.get("path") or ("-" if node.get("present", True) else "gone")),
             rtt_text(node.get("rtt_ms")),
             time_text(node.get("last_seen_s")),

@@ -6,6 +6,7 @@ from atmo.engine import Hangup
 from atmo.identity import NodeId
 from atmo.peer import NodeGone
 from atmo.sim.machine import Node
+from atmo.sim.report import percentile
 from atmo.sim.scenario import Stage
 
 LOOK_S = 0.25
@@ -20,6 +21,16 @@ AWAKE_S = 5.0
 
 SILENT = "nothing heard"
 """How the reason begins for which the failure detector ends a link."""
+
+DETECTION_CHECKS = {
+    "nobody_is_missed": "no failure detector takes a live node for dead",
+    "the_dead_are_dropped": "a dead node is out of every active view in under 10 s",
+}
+DETECTION_FIGURES = {
+    "false_positives": "live nodes taken for dead",
+    "dead_node_out_of_every_active_view_s": "of the slowest",
+    "dead_node_out_of_every_active_view_median_s": "of the median",
+}
 
 
 class Detection:
@@ -66,6 +77,19 @@ class Detection:
     def false_positives(self) -> int:
         """All of both kinds."""
         return self.false_links + self.false_deaths
+
+    def judge(self, out_s: float) -> None:
+        """Tells of `DETECTION_FIGURES` and `DETECTION_CHECKS`: the dead are out of every view in under `out_s`."""
+        stage = self._stage
+        stage.figure("false_positives", self.false_positives)
+        what = f"{self.false_links} live links ended for silence, {self.false_deaths} live nodes held for gone"
+        stage.check("nobody_is_missed", not self.false_positives, what, *self.examples)
+        slowest = max(self.out_s, default=0.0)
+        stage.figure("dead_node_out_of_every_active_view_s", slowest)
+        stage.figure("dead_node_out_of_every_active_view_median_s", percentile(self.out_s, 50))
+        late = slowest >= out_s or self.pending() > 0
+        what = f"the slowest took {slowest:.1f} s, {self.pending()} are in some view still"
+        stage.check("the_dead_are_dropped", not late, what)
 
     def _look(self) -> None:
         now = self._world.loop.now

@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from atmo.clock import Now
 from atmo.index.events import LookupDone, ProviderFound
 from atmo.index.keys import model_key
-from atmo.peer import Peer
+from atmo.peer import Peer, PeerConfig
 from atmo.sim.machine import Node
 from atmo.sim.report import percentile, share
-from atmo.sim.scenario import Stage
+from atmo.sim.scenario import Scenario, Stage
 from atmo.sim.spread import model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeMesh(Scenario):
+    """A mesh too large for everyone to know everyone, where nodes look for holders of models.
+
+    Attributes:
+        census: Up to so many nodes everyone knows everyone; 0 for a quarter of all, so that few are a large mesh.
+        models: That are looked for.
+        holders: Of each.
+        settle_s: After the last join.
+        lookups_per_s: In the whole mesh.
+    """
+
+    census: int = 0
+    models: int = 50
+    holders: int = 5
+    settle_s: float = 60.0
+    lookups_per_s: float = 10.0
+
+    least_nodes: ClassVar = 20
+
+    def config(self) -> PeerConfig:
+        usual = PeerConfig()
+        return replace(usual, scale=replace(usual.scale, census=self.census or self.nodes // 4))
+
+    def provide(self, lookups: Lookups, nodes: Sequence[Node]) -> None:
+        """Lets some of the nodes hold the models."""
+        lookups.provide([f"model-{number}" for number in range(self.models)], nodes, self.holders)
+
+    def look(self, stage: Stage, lookups: Lookups, lookers: Callable[[], Sequence[Node]]) -> None:
+        """Lets one of the lookers after the other look for a model, for the length of the main act."""
+        looker, gap_s = stage.streams.shared("looker"), 1.0 / self.lookups_per_s
+        for _ in range(int(self.duration_s * self.lookups_per_s)):
+            lookups.look(looker.choice(lookers()))
+            stage.world.run(gap_s)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ handles them, since the loop turns tens of thousands of times in a second.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +29,6 @@ class Loop:
         """Lets a deed be done at `time`, or now where that is past."""
         self._sequence += 1
         heapq.heappush(self._heap, (time if time > self.now else self.now, self._sequence, deed, arguments))
-
-    def next_time(self) -> float:
-        """Returns when the next deed is due, `math.inf` when there is none."""
-        return self._heap[0][0] if self._heap else math.inf
 
     def run_until(self, end: float) -> None:
         """Does all that is due up to and at `end`; time stands there afterwards."""

@@ -102,3 +102,14 @@ class WorldStats:
     wire_bytes: int = 0
     dials: int = 0
     by_kind: dict[str, list[int]] = field(default_factory=dict)
+
+    def sent(self, kind: str, size: int, whole: int) -> None:
+        """Counts a message of so many bytes, as encoded and on the wire."""
+        self.messages += 1
+        self.bytes += size
+        self.wire_bytes += whole
+        counts = self.by_kind.get(kind)
+        if counts is None:
+            counts = self.by_kind[kind] = [0, 0]
+        counts[0] += 1
+        counts[1] += size

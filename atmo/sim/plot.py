@@ -21,7 +21,7 @@ def check_plot(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"A plot is a {', '.join(SUFFIXES)} file, not {path.name}.")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("Plots need matplotlib.", "Install it with: pip install 'atmosphere-mesh[plot]'.")
+        raise UserError("Plots need matplotlib.", "Install it with: pip install matplotlib.")
 
 
 def draw(report: Report, path: Path) -> None:

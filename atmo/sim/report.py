@@ -53,8 +53,9 @@ class Report:
         digest: Of all that happened.
         checks: Each with whether it held.
         figures: Each with its value; names end in units.
+        unknown: Checks of which nothing was heard before the run ended; they do not hold.
         failures: Of the checks that did not hold.
-        traceback: Of the bug that ended the run, where one did.
+        traceback: How the bug that ended the run came about, where one did; what it is stands in `failures`.
         series: Values over time, for plots: name to (virtual second, value).
     """
 
@@ -66,6 +67,7 @@ class Report:
     digest: str = ""
     checks: dict[str, bool] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     traceback: str = ""
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)

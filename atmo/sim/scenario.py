@@ -7,7 +7,8 @@ and figures by name; a check of which nothing was heard at the end did not hold.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -45,7 +46,7 @@ class Promise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario:
+class Scenario(ABC):
     """What happens in a world.
 
     Attributes:
@@ -93,9 +94,9 @@ class Scenario:
         """Returns of how many others a node knows at most; beyond that the mesh is a large one."""
         return min(nodes, self.config().scale.census)
 
+    @abstractmethod
     def play(self, stage: Stage) -> None:
         """Lets it happen."""
-        raise NotImplementedError
 
     def length_s(self) -> float:
         """Returns about how long a run is in virtual seconds, for the progress bar."""
@@ -189,10 +190,14 @@ class Stage:
     def build(self, count: int | None = None) -> list[Node]:
         """Founds a mesh and lets machines join one after the other; returns them."""
         nodes = self.add(self.scenario.nodes if count is None else count)
+        self.join(nodes)
+        return nodes
+
+    def join(self, nodes: Sequence[Node]) -> None:
+        """Lets machines join one after the other."""
         for node in nodes:
             self.start(node)
             self.world.run(self.scenario.join_gap_s)
-        return nodes
 
     # --- what is found out ----------------------------------------------------------------------------------------
 
@@ -224,13 +229,22 @@ class Stage:
         except CheckFailed as error:
             self.report.failures.append(Failure("safety", error.what, error.time_s, error.nodes[:8]))
         except Exception as error:  # noqa: BLE001 - a bug in what is simulated: the same seed finds it again
-            what = f"{type(error).__name__}: {error}".strip()
-            self.report.failures.append(Failure("safety", what, self.world.loop.now))
-            self.report.traceback = traceback.format_exc()
-        broke = any(failure.check == "safety" for failure in self.report.failures)
-        held = dict.fromkeys(promise.safety, not broke)
+            self._tell_bug(error)
+        ended_by = {failure.check for failure in self.report.failures} & {"safety", "bug"}
+        open_ones = [*promise.safety, *promise.liveness] if "bug" in ended_by else promise.liveness
+        self.report.unknown = [name for name in open_ones if name not in self.report.checks]
+        held = dict.fromkeys(promise.safety, not ended_by)
         held |= dict.fromkeys(promise.liveness, False)
         self.report.checks = held | self.report.checks
         self.report.simulated_s = self.world.loop.now
         self.report.digest = self.world.digest()
         return self.report
+
+    def _tell_bug(self, error: Exception) -> None:
+        """Tells what it is and at which line, and apart from that how it came about."""
+        told = traceback.TracebackException.from_exception(error)
+        what = "".join(told.format_exception_only())
+        place = told.stack[-1]
+        where = f"{what.strip()}, in {place.filename}, line {place.lineno}, in {place.name}"
+        self.report.failures.append(Failure("bug", where, self.world.loop.now))
+        self.report.traceback = "".join(told.format()).removesuffix(what)

@@ -24,7 +24,7 @@ from atmo.sim.bandwidth import Lines
 from atmo.sim.chunks import Chunks
 from atmo.sim.links import Links, LinksConfig, Port
 from atmo.sim.loop import Loop
-from atmo.sim.machine import Malice, Node, WorldStats
+from atmo.sim.machine import Node, WorldStats
 from atmo.sim.memory import Memory
 from atmo.sim.network import Network
 from atmo.sim.report import CheckFailed
@@ -316,13 +316,13 @@ class World:
         perform = self._perform_kind
         while effects := peer.drain():
             for effect in effects:
-                if type(effect) is Send:
-                    if node.malice is None:
-                        self.post(node, effect.to, effect.message)
-                    else:
-                        self._send(node, node.malice, effect)
-                else:
+                if type(effect) is not Send:
                     perform[type(effect)](node, effect)
+                elif node.malice is None:
+                    self.post(node, effect.to, effect.message)
+                else:
+                    for other, instead in node.malice.sends(self, node, effect.to, effect.message):
+                        self.post(node, other, instead)
         due = node.due = peer.next_timer()
         if due < node.timer_at:
             node.timer_at = due if due > self.loop.now else self.loop.now
@@ -345,10 +345,6 @@ class World:
         if node.due <= now:
             self.fail(f"the timer of {node.name} does not move", node.name)
 
-    def _send(self, node: Node, malice: Malice, effect: Send) -> None:
-        for other, instead in malice.sends(self, node, effect.to, effect.message):
-            self.post(node, other, instead)
-
     def post(self, node: Node, to: NodeId, message: Message) -> None:
         """Puts a message of a node on its link to another."""
         last, size = self._sized
@@ -358,16 +354,8 @@ class World:
         elif message is not last:
             size = message_bytes(message)
             self._sized = (message, size)
-        stats, name = self.stats, type(message).__name__
         whole = packets_bytes(size)
-        stats.messages += 1
-        stats.bytes += size
-        stats.wire_bytes += whole
-        counts = stats.by_kind.get(name)
-        if counts is None:
-            counts = stats.by_kind[name] = [0, 0]
-        counts[0] += 1
-        counts[1] += size
+        self.stats.sent(type(message).__name__, size, whole)
         node.sent_bytes += whole
         self.links.send(node, to, message, size)
 

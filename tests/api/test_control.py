@@ -155,6 +155,12 @@ async def test_a_pull_that_breaks_ends_with_its_error(api: Api) -> None:
     assert lines(response)[-1] == {"error": {"message": "kitchen vanished", "hint": ""}}
 
 
+CODE = "code in the JSON body has to be a text that is not empty."
+TAKES_CODE = "Send a JSON object; this request takes code."
+SECONDS = "expires_s in the JSON body has to be a number of seconds above 0."
+FORCE = "force in the JSON body has to be true or false."
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "message", "hint"),
     [
@@ -170,12 +176,13 @@ async def test_a_pull_that_breaks_ends_with_its_error(api: Api) -> None:
         ("/mesh/invite", {}, 409, "This node is in no mesh.", "Create one with `atmo mesh create NAME`."),
         ("/mesh/join", {"code": "zz"}, 409, "This is not a join code.", "Ask for a new one."),
         ("/mesh/join", {"code": "unreachable"}, 502, "kitchen did not answer", ""),
-        ("/mesh/join", {}, 400, "code: a text belongs here.", ""),
-        ("/mesh/join", {"code": " "}, 400, "code: a text belongs here.", ""),
-        ("/mesh/join", {"code": "a", "x": 1}, 400, "x: this route does not take it.", ""),
-        ("/mesh/join", [1], 400, "The body is not a JSON object.", ""),
-        ("/mesh/invite", {"expires_s": 0}, 400, "expires_s: a number of seconds belongs here.", ""),
-        ("/mesh/invite", {"expires_s": True}, 400, "expires_s: a number of seconds belongs here.", ""),
+        ("/mesh/join", {}, 400, CODE, 'Send it as {"code": "..."}.'),
+        ("/mesh/join", {"code": " "}, 400, CODE, 'Send it as {"code": "..."}.'),
+        ("/mesh/join", {"code": "a", "x": 1}, 400, "x in the JSON body is no field of this request.", TAKES_CODE),
+        ("/mesh/join", [1], 400, "The body is not a JSON object.", TAKES_CODE),
+        ("/mesh/invite", {"expires_s": 0}, 400, SECONDS, 'Send it as {"expires_s": 3600}.'),
+        ("/mesh/invite", {"expires_s": True}, 400, SECONDS, 'Send it as {"expires_s": 3600}.'),
+        ("/mesh/revoke", {"node": "a", "force": 1}, 400, FORCE, 'Send it as {"force": true}.'),
         (
             "/models/import",
             {"path": "x.onnx"},
@@ -183,8 +190,20 @@ async def test_a_pull_that_breaks_ends_with_its_error(api: Api) -> None:
             "path: x.onnx is not absolute.",
             "The node has another working directory.",
         ),
-        ("/models/import", {"path": "/x", "capabilities": "a"}, 400, "capabilities: a list of names belongs here.", ""),
-        ("/models/import", {"path": "/x", "name": 1}, 400, "name: a text belongs here.", ""),
+        (
+            "/models/import",
+            {"path": "/x", "capabilities": "a"},
+            400,
+            "capabilities in the JSON body has to be a list of names.",
+            'Send it as {"capabilities": ["..."]}.',
+        ),
+        (
+            "/models/import",
+            {"path": "/x", "description": 1},
+            400,
+            "description in the JSON body has to be a text.",
+            'Send it as {"description": "..."}.',
+        ),
     ],
 )
 async def test_errors(api: Api, path: str, body: Any, status: int, message: str, hint: str) -> None:

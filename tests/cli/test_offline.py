@@ -43,7 +43,9 @@ def test_a_mesh(atmo: Atmo, home: Path) -> None:
     (me,) = json.loads(atmo("mesh", "nodes", "--json").out)
     assert {"id", "name", "roles", "path", "rtt_ms", "last_seen_s"} <= me.keys()
     assert me["roles"] == ["admin"]
-    assert "what it last knew" in atmo("mesh", "nodes").err
+    shown = atmo("mesh", "nodes")
+    assert "founder, admin" in shown.out
+    assert "what it last knew" in shown.err
     status = json.loads(atmo("status", "--json").out)
     assert (status["running"], status["mesh"]["name"]) == (False, "home")
     assert atmo("mesh", "create", "other").code == 1

@@ -12,6 +12,7 @@ import pytest
 from atmo.sim import plot
 from atmo.sim.scenarios import BUILT_IN, OF_PACKETS
 from atmo.sim.world import World
+from atmo.version import __version__
 from tests.cli.conftest import Atmo
 
 SMALL = ("--nodes", "6", "--duration", "5")
@@ -33,6 +34,13 @@ class Broken(Scenario):
 """
 
 
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_scenarios_are_listed(atmo: Atmo) -> None:
     listed = atmo("sim", "list")
     assert listed.code == 0
@@ -40,6 +48,16 @@ def test_scenarios_are_listed(atmo: Atmo) -> None:
     found = json.loads(atmo("sim", "list", "--json").out)
     assert list(found) == [*BUILT_IN, *OF_PACKETS]
     assert set(found["churn"]) == {"summary", "safety", "liveness", "figures", "settings"}
+
+
+def test_a_narrow_terminal_shows_the_whole_list(atmo: Atmo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "40")
+    assert atmo("sim", "list").code == 0
+    lines = terminal.getvalue().splitlines()
+    assert all(len(line) <= 40 for line in lines[1:])
+    words = " ".join(terminal.getvalue().split())
+    assert all(kind.summary in words for kind in (*BUILT_IN.values(), *OF_PACKETS.values()))
 
 
 def test_a_run_prints_a_table_or_one_object(atmo: Atmo) -> None:
@@ -65,7 +83,7 @@ def test_a_failed_check_prints_all_that_is_needed_to_see_it_again(atmo: Atmo, tm
     lines = ended.err.splitlines()
     assert lines[0] == "error: never: it is not so (at 0.080 s, seed 9, nodes n1, n2)"
     assert lines[1] == "error: safety: the end (at 0.080 s, seed 9, nodes n3)"
-    assert lines[2] == "error: after: the run ended before it could be looked at (seed 9)"
+    assert lines[2] == "error: after: unknown, the run ended before (seed 9)"
     assert lines[3] == f"replay: atmo sim run {path} --nodes 4 --seed 9"
 
 
@@ -105,6 +123,7 @@ def test_a_replay_that_differs_says_where(atmo: Atmo, tmp_path: Path, monkeypatc
     ended = atmo("sim", "replay", path)
     assert ended.code == 1
     assert "differs from the recorded one, which says:" in ended.err
+    assert f"Both are of Atmosphere {__version__}, but if the program or the scenario has changed" in ended.err
 
 
 def World_now(world: World, node: object) -> object:  # noqa: N802
@@ -121,6 +140,7 @@ def test_a_replay_of_a_failed_run_fails_again(atmo: Atmo, tmp_path: Path) -> Non
     assert ended.code == 1
     assert "it is not so" in ended.err
     assert "differs" not in ended.err
+    assert ended.err.splitlines()[-1] == f"replay: atmo sim run {own} --nodes 4 --seed 1"
 
 
 @pytest.mark.parametrize(
@@ -186,13 +206,6 @@ def test_an_interrupted_run_ends_quietly_and_its_trace_can_be_read(
     assert "it was stopped early" in again.err
 
 
-class Terminal(io.StringIO):
-    """A stderr that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
 def test_a_terminal_shows_how_far_a_run_is(atmo: Atmo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, terminal = tmp_path / "run.trace", Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -213,9 +226,17 @@ def test_a_plot_is_drawn_after_the_run(atmo: Atmo, tmp_path: Path, monkeypatch: 
 
 def test_a_bug_shows_where_it_is_and_how_to_meet_it_again(atmo: Atmo, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
-    path.write_text(BROKEN.replace('stage.world.fail("the end", "n3")', "[][1]"))
+    more = BROKEN.replace('"is not reached"', '"is not reached", "later": "nor this"')
+    path.write_text(more.replace('stage.world.fail("the end", "n3")', "[][1]"))
     ended = atmo("sim", "run", path, "--nodes", "4")
     assert ended.code == 1
-    assert "Traceback" in ended.err
-    assert "IndexError: list index out of range" in ended.err
-    assert ended.err.splitlines()[-1] == f"replay: atmo sim run {path} --nodes 4 --seed 1"
+    first, *stack, bug, unknown, again = ended.err.splitlines()
+    assert first.startswith("Traceback")
+    assert any(f'File "{path}", line 14, in play' in line for line in stack)
+    where = f"in {path}, line 14, in play (at 0.080 s, seed 1, 4 nodes)"
+    assert bug == f"error: bug: IndexError: list index out of range, {where}"
+    assert unknown == "error: after, later: unknown, the run ended before (seed 1)"
+    assert again == f"replay: atmo sim run {path} --nodes 4 --seed 1"
+    assert ended.err.count("IndexError") == 1
+    shown = dict(line.split() for line in ended.out.splitlines()[1:4])
+    assert shown == {"never": "FAILED", "after": "unknown", "later": "unknown"}

@@ -118,25 +118,17 @@ def test_who_is_linked_by_the_other_end_is_asked_only_if_that_asks_nothing() -> 
     assert asks([effect for _, effect in pass_time(view, 0, 1)]), "no contact of it is needed"
 
 
-def test_both_ask_at_once_and_are_neighbours_once() -> None:
+@pytest.mark.parametrize("accepted", [True, False])
+def test_both_ask_at_once_and_are_neighbours_once_even_where_a_refusal_crosses(accepted: bool) -> None:
     view = new()
     view.learn(at(0), contact(LARGE))
     pass_time(view, 0, 1)
     view.link_up(at(1), node(LARGE))
     view.receive(at(1), node(LARGE), Neighbour(contact(LARGE)))
-    view.receive(at(1), node(LARGE), NeighbourAnswer(True))
+    view.receive(at(1), node(LARGE), NeighbourAnswer(accepted))
     effects = view.drain()
     assert effects.count(Emit(NeighbourUp(node(LARGE)))) == 1
     assert Send(node(LARGE), NeighbourAnswer(True)) in effects
-
-
-def test_a_refusal_that_crosses_an_acceptance_ends_nothing() -> None:
-    view = new()
-    view.learn(at(0), contact(LARGE))
-    pass_time(view, 0, 1)
-    view.link_up(at(1), node(LARGE))
-    view.receive(at(1), node(LARGE), Neighbour(contact(LARGE)))
-    view.receive(at(1), node(LARGE), NeighbourAnswer(False))
     assert node(LARGE) in view.active
 
 

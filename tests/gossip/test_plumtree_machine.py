@@ -6,29 +6,26 @@ from random import Random
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
-from atmo.engine import Send
 from atmo.gossip.messages import Gossip
 from atmo.gossip.plumtree import Plumtree
 from atmo.gossip.plumtree_config import PlumtreeConfig
 from atmo.identity import NodeId
 from tests.gossip.kit import at
-from tests.gossip.network import Sent, Wires, node_id
+from tests.gossip.network import Sent, node_id
+from tests.gossip.wire_machine import PICK, WireMachine
 
 NODES = [node_id(number) for number in range(5)]
-PICK = st.integers(0, 999)
 CONFIG = PlumtreeConfig(store_entries=20, seen_entries=60, missing_entries=30)
 
 
-class Grove(RuleBasedStateMachine):
+class Grove(WireMachine):
     """A few engines; a ring of links at first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
         self.count = 0
-        self.wires = Wires()
         self.trees: dict[NodeId, Plumtree] = {}
         self.got: dict[NodeId, dict[bytes, None]] = {}
         for node in NODES:
@@ -40,13 +37,10 @@ class Grove(RuleBasedStateMachine):
         self.trees[node] = Plumtree(CONFIG, Random(str(node)))
         self.got[node] = {}
 
-    def perform(self, node: NodeId) -> None:
-        for effect in self.trees[node].drain():
-            assert isinstance(effect, Send), "no honest node is to blame"
-            assert effect.to != node
-            self.wires.send(node, effect)
+    def engine(self, node: NodeId) -> Plumtree:
+        return self.trees[node]
 
-    def deliver(self, sent: Sent) -> None:
+    def receive(self, sent: Sent) -> None:
         tree, message = self.trees[sent.to], sent.message
         if not isinstance(message, Gossip):
             tree.receive(at(self.now), sent.source, message)
@@ -56,15 +50,6 @@ class Grove(RuleBasedStateMachine):
             assert message.envelope not in self.got[sent.to], "news once"
             self.got[sent.to][message.envelope] = None
             tree.delivered(at(self.now), sent.source, message)
-        self.perform(sent.to)
-
-    def toggle(self, one: NodeId, two: NodeId) -> None:
-        linked = self.wires.are_linked(one, two)
-        (self.wires.down if linked else self.wires.up)(one, two)
-        for node, other in ((one, two), (two, one)):
-            tree = self.trees[node]
-            (tree.link_down if linked else tree.link_up)(at(self.now), other)
-            self.perform(node)
 
     @rule(one=st.sampled_from(NODES), two=st.sampled_from(NODES))
     def a_link_comes_or_goes(self, one: NodeId, two: NodeId) -> None:
@@ -88,21 +73,6 @@ class Grove(RuleBasedStateMachine):
         envelope = f"record {self.count}".encode()
         self.got[node][envelope] = None
         self.trees[node].remember(envelope)
-
-    @precondition(lambda self: len(self.wires) > 0)
-    @rule(pick=PICK)
-    def one_is_delivered(self, pick: int) -> None:
-        self.deliver(self.wires.take(pick))
-
-    @precondition(lambda self: len(self.wires) > 0)
-    @rule(pick=PICK)
-    def one_is_copied(self, pick: int) -> None:
-        self.deliver(self.wires.take(pick, copy=True))
-
-    @precondition(lambda self: len(self.wires) > 0)
-    @rule(pick=PICK)
-    def one_is_lost(self, pick: int) -> None:
-        self.wires.take(pick)
 
     @precondition(lambda self: len(self.wires) > 0)
     @rule(pick=PICK)

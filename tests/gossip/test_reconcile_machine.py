@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, rule
 
-from atmo.engine import Send
 from atmo.gossip.entry import Entry
 from atmo.gossip.fingerprints import Fingerprints
+from atmo.gossip.reconcile import Reconciler
 from atmo.gossip.reconcile_config import ReconcileConfig
 from atmo.identity import NodeId
 from tests.gossip.kit import at
-from tests.gossip.network import Sent, Wires, node_id
+from tests.gossip.network import Sent, node_id
 from tests.gossip.tables import Keeper, entry
+from tests.gossip.wire_machine import PICK, WireMachine
 
 NODES = [node_id(number) for number in range(4)]
 AUTHORS = [NodeId(bytes([0xA0 + number // 3, number]) + bytes(30)) for number in range(6)]
 CONFIG = ReconcileConfig(leaf_slots=3, push_bytes=450, answer_bytes=20_000.0, answer_rate=2_000.0, message_bytes=600)
-PICK = st.integers(0, 999)
 ENTRIES = st.builds(
     entry,
     st.sampled_from(AUTHORS),
@@ -29,32 +29,20 @@ ENTRIES = st.builds(
 )
 
 
-class Shelves(RuleBasedStateMachine):
+class Shelves(WireMachine):
     """A few tables; a chain of links at first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
-        self.wires = Wires()
         self.keepers = {node: Keeper(str(node), CONFIG) for node in NODES}
         for one, two in zip(NODES[1:], NODES[:-1], strict=True):
             self.toggle(one, two)
 
-    def perform(self, node: NodeId) -> None:
-        for effect in self.keepers[node].engine.drain():
-            assert isinstance(effect, Send), "no honest node is to blame"
-            self.wires.send(node, effect)
+    def engine(self, node: NodeId) -> Reconciler:
+        return self.keepers[node].engine
 
-    def deliver(self, sent: Sent) -> None:
+    def receive(self, sent: Sent) -> None:
         self.keepers[sent.to].receive(at(self.now), sent.source, sent.message)
-        self.perform(sent.to)
-
-    def toggle(self, one: NodeId, two: NodeId) -> None:
-        linked = self.wires.are_linked(one, two)
-        (self.wires.down if linked else self.wires.up)(one, two)
-        for node, other in ((one, two), (two, one)):
-            engine = self.keepers[node].engine
-            (engine.link_down if linked else engine.link_up)(at(self.now), other)
 
     @rule(one=st.sampled_from(NODES), two=st.sampled_from(NODES))
     def a_link_comes_or_goes(self, one: NodeId, two: NodeId) -> None:
@@ -70,21 +58,6 @@ class Shelves(RuleBasedStateMachine):
         table = self.keepers[node].table
         if len(table):
             table.remove([slot for slot, _ in table.items()][pick % len(table)])
-
-    @precondition(lambda self: len(self.wires) > 0)
-    @rule(pick=PICK)
-    def one_is_delivered(self, pick: int) -> None:
-        self.deliver(self.wires.take(pick))
-
-    @precondition(lambda self: len(self.wires) > 0)
-    @rule(pick=PICK)
-    def one_is_copied(self, pick: int) -> None:
-        self.deliver(self.wires.take(pick, copy=True))
-
-    @precondition(lambda self: len(self.wires) > 0)
-    @rule(pick=PICK)
-    def one_is_lost(self, pick: int) -> None:
-        self.wires.take(pick)
 
     @rule(node=st.sampled_from(NODES))
     def a_node_restarts(self, node: NodeId) -> None:

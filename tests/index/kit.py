@@ -10,14 +10,17 @@ from atmo.clock import Now
 from atmo.engine import Address, Ask, Contact, Effect, Emit
 from atmo.identity import NodeId, Signer
 from atmo.index import Index, IndexConfig, open_provider_untrusted
-from atmo.index.engine import Admit
+from atmo.index.keeping import Admit
 from atmo.index.keys import bucket_of, position
+from atmo.index.messages import Found, Provide, Provided
 from atmo.index.records import Provider, SealedProvider, seal_provider
 
 MESH = b"m" * 32
 START_S = 1_700_000_000
 OWN = Signer(bytes(32))
 KEY = b"k" * 32
+QUIET = IndexConfig(probe_s=1e6, settle_s=1e6, k=4, alpha=2, paths=1, publish_paths=1, cache=False)
+"""Nothing but what a test asks for."""
 
 E = TypeVar("E")
 
@@ -108,3 +111,27 @@ def run(index: Index, until: float, start: float = 0.0) -> list[Effect]:
         index.handle_timer(at(start))
         effects += index.drain()
     raise AssertionError("the timer spins")
+
+
+def known(config: IndexConfig = QUIET, count: int = 3) -> Index:
+    """Returns an engine that knows the nodes 1 to `count`."""
+    index = engine(config)
+    for number in range(1, count + 1):
+        index.learn(at(0), contact(number))
+    return index
+
+
+def answer(index: Index, now: Now, *, silent: tuple[int, ...] = (), **fields: object) -> int:
+    """Answers all requests that are under way, as often as new ones come; returns how many."""
+    count = 0
+    while requests := of(index.drain(), Ask):
+        for request in requests:
+            source, message = request.contact.node, request.message
+            if source in [node(number) for number in silent]:
+                continue
+            count += 1
+            if isinstance(message, Provide):
+                index.receive(now, source, Provided(message.token, 1_200))
+            else:
+                index.receive(now, source, Found(message.token, **fields))  # type: ignore[arg-type]
+    return count

@@ -69,6 +69,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def introduce(a: PeerDriver, b: PeerDriver) -> None:
     a.peer.hyparview.learn(a.now(), Contact(b.peer.node_id, (b.endpoint.local_address,)))
+    a.peer.reach(a.now(), b.peer.node_id)
     a.kick()
 
 
@@ -156,14 +157,16 @@ async def test_a_stranger_gets_nowhere_but_to_open_protocols(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "messages",
+    ("message", "told"),
     [
-        [encode_message(Ping(1))],
-        [encode_message(Hello(b"m" * 32, b"no certificate"))],
-        [encode_message(Gossip(b"no record"))],
+        (Ping(1), "misbehaved: a message before its Hello"),
+        (Hello(b"m" * 32, b"no certificate"), "was not let in: it belongs to another mesh"),
+        (Gossip(b"no record"), "misbehaved: a message before its Hello"),
     ],
 )
-async def test_a_stranger_that_talks_gossip_is_hung_up_on(messages: list[bytes]) -> None:
+async def test_a_stranger_that_talks_gossip_is_hung_up_on(
+    message: object, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running("anna") as anna, stranger() as outside:
         connection = await outside.dial(anna.endpoint.local_address, anna.peer.node_id, 5)
         async with trio.open_nursery() as nursery:
@@ -171,8 +174,7 @@ async def test_a_stranger_that_talks_gossip_is_hung_up_on(messages: list[bytes])
             async def talk() -> None:
                 try:
                     async with open_request(connection, GOSSIP, {}, math.inf) as stream:
-                        for message in messages:
-                            await stream.send(message)
+                        await stream.send(encode_message(message))
                         await stream.receive()
                 except RemoteError:
                     pass
@@ -182,6 +184,7 @@ async def test_a_stranger_that_talks_gossip_is_hung_up_on(messages: list[bytes])
                 await connection.closed.wait()
             nursery.cancel_scope.cancel()
         assert anna.stats.misbehaved
+        assert told in caplog.text
         assert not anna.peer.neighbours()
 
 

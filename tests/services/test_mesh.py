@@ -34,6 +34,7 @@ async def test_three_machines_form_a_mesh_by_code(tmp_path: Path) -> None:
         row = next(row for row in bert.service.nodes() if row["name"] == "cleo")
         assert row["roles"] == ["gateway"]
         assert row["path"] == "lan"
+        assert [row["name"] for row in bert.service.nodes() if row["founder"]] == ["anna"]
         assert set(row) >= {"id", "name", "roles", "path", "rtt_ms", "last_seen_s"}
         with trio.fail_after(10):
             while not all(row["present"] and row["neighbour"] for row in bert.service.nodes() if not row["self"]):

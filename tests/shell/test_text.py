@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atmo.shell.text import Wrapper, clock_text, printable, prose, size_text, table, time_text, width_of
+from atmo.shell.text import (
+    Wrapper,
+    clock_text,
+    printable,
+    prose,
+    size_text,
+    table,
+    time_text,
+    width_of,
+    wrapped_table,
+)
 from atmo.shell.views import model_rows, names_text, node_rows, route_rows, rtt_text, status_lines
 
 
@@ -81,11 +91,32 @@ def test_tables_fit_the_terminal(rows: list[tuple[str, str]], width: int) -> Non
     assert all(width_of(line) <= width for line in lines)
 
 
+def test_sentences_wrap_beside_or_below_the_other_columns() -> None:
+    headers, rows = ["NAME", ">N", "WHAT"], [("lamp", 5, "it shines when somebody comes in"), ("bell", 12, "")]
+    assert wrapped_table(headers, rows, None) == table(headers, rows)
+    assert wrapped_table(headers, rows, 36) == [
+        "NAME   N  WHAT",
+        "lamp   5  it shines when somebody",
+        "          comes in",
+        "bell  12",
+    ]
+    assert wrapped_table(headers, rows, 26) == [
+        "NAME   N",
+        "    WHAT",
+        "lamp   5",
+        "    it shines when",
+        "    somebody comes in",
+        "bell  12",
+    ]
+
+
 def test_rows_of_nodes_and_models() -> None:
     assert node_rows(
         [{"id": "a" * 52, "name": "x", "roles": [], "path": None, "rtt_ms": None, "last_seen_s": None}]
     ) == [["x", "-", "-", "-", "-", "a" * 10]]
     assert node_rows([{"id": "b" * 52, "name": "y", "path": "", "present": False}])[0][2] == "gone"
+    founder = {"id": "c" * 52, "name": "z", "path": "lan", "roles": ["admin"], "founder": True}
+    assert node_rows([founder])[0][1] == "founder, admin"
     model = {"name": "m", "version": "1", "format": "onnx", "size_bytes": 1, "local": False, "nodes": list("abcdef")}
     assert model_rows([model]) == [["m", "1", "-", "onnx", "1 B", "no", "a, b, c, d +2"]]
     assert names_text([]) == "-"

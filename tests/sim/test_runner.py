@@ -144,8 +144,9 @@ def test_scenarios_of_users_are_found_in_files(tmp_path: Path) -> None:
     assert find_scenario(f"{own}:second").name == "second"
     assert f"{own}:mine" in refused(str(own))
     assert "holds mine, second" in refused(f"{own}:third")
-    own.write_text("x = 1\n")
-    assert "holds no scenario" in refused(str(own))
+    for without in ("x = 1\n", OWN.replace("def play", "def plays")):
+        own.write_text(without)
+        assert "holds no scenario" in refused(str(own))
     own.write_text("import nothing_of_this_name\n")
     assert "ModuleNotFoundError" in refused(str(own))
     own.write_text("def broken(:\n")
@@ -190,6 +191,7 @@ def test_a_broken_safety_check_ends_the_run_and_nothing_after_it_holds() -> None
     report = run_scenario(Breaks())
     assert report.checks == {"sound": False, "later": False, "early": False}
     assert [failure.check for failure in report.failures] == ["early", "safety"]
+    assert report.unknown == ["later"]
     assert report.series == {"something": [(0.0, 1.0)]}
 
 
@@ -203,13 +205,17 @@ class Crashes(Breaks):
         stage.world.run(2.0)
 
 
-def test_a_bug_ends_the_run_as_a_broken_check_does() -> None:
+def test_a_bug_ends_the_run_and_nothing_is_known_of_any_check() -> None:
     report = run_scenario(Crashes())
     assert not any(report.checks.values())
+    assert report.unknown == ["sound", "later"]
     ((failure),) = report.failures
-    assert failure.what == "IndexError: list index out of range"
+    assert failure.check == "bug"
+    line = Crashes.play.__code__.co_firstlineno + 2
+    assert failure.what == f"IndexError: list index out of range, in {__file__}, line {line}, in <lambda>"
     assert failure.time_s == pytest.approx(1.08)
-    assert "Traceback" in report.traceback
+    assert report.traceback.startswith("Traceback")
+    assert "IndexError" not in report.traceback
 
 
 def test_shares_and_percentiles() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,14 +62,17 @@ def find_scenario(wanted: str) -> type[Scenario]:
     if not name and len(found) == 1:
         return next(iter(found.values()))
     if not found:
-        raise UserError(f"{path} holds no scenario.", "One is a subclass of atmo.sim.scenario.Scenario.")
+        raise UserError(
+            f"{path} holds no scenario.",
+            "One is a subclass of atmo.sim.scenario.Scenario with a name and a method play.",
+        )
     raise UserError(f"{path} holds {', '.join(found)}.", f"Name one, such as {path}:{next(iter(found))}.")
 
 
 def _scenarios(module: ModuleType) -> Iterator[type[Scenario]]:
     for value in vars(module).values():
         mine = isinstance(value, type) and issubclass(value, Scenario) and value.__module__ == module.__name__
-        if mine and isinstance(getattr(value, "name", None), str):
+        if mine and isinstance(getattr(value, "name", None), str) and not inspect.isabstract(value):
             yield value
 
 

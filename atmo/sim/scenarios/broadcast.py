@@ -9,6 +9,7 @@ from atmo.sim.checks import SAFETY, watch_safety
 from atmo.sim.report import percentile, share
 from atmo.sim.scenario import Promise, Scenario, Stage
 from atmo.sim.spread import Spread
+from atmo.sim.traffic import Traffic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,9 @@ class Broadcast(Scenario):
             spread.tell(teller.choice(nodes))
             world.run(self.gap_s)
         world.run(self.grace_s)
-        idle_from, idle_bytes = world.loop.now, world.stats.wire_bytes
+        idle = Traffic(world)
         world.run(self.idle_s)
-        stage.figure(
-            "idle_traffic_per_node",
-            (world.stats.wire_bytes - idle_bytes) / (world.loop.now - idle_from) / len(nodes),
-        )
+        stage.figure("idle_traffic_per_node", idle.per_node(len(nodes)))
         spread.begin()
         laps: list[float] = []
         for _ in range(max(1, int(self.duration_s / self.gap_s))):

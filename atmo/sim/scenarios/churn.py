@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from atmo.sim.checks import SAFETY, connected, watch_safety
 from atmo.sim.churn import Churn, ChurnConfig, Weibull
-from atmo.sim.detection import Detection
+from atmo.sim.detection import DETECTION_CHECKS, DETECTION_FIGURES, Detection
 from atmo.sim.machine import Node
 from atmo.sim.report import percentile, share
 from atmo.sim.scenario import Promise, Scenario, Stage
 from atmo.sim.spread import Spread
+from atmo.sim.traffic import Traffic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +48,14 @@ class ChurnScenario(Scenario):
         safety=SAFETY,
         liveness={
             "everyone_is_reached": "at least 99.99 % of deliveries to nodes that stay on happen",
-            "nobody_is_missed": "no failure detector takes a live node for dead",
-            "the_dead_are_dropped": "a dead node is out of every active view in under 10 s",
+            **DETECTION_CHECKS,
             "one_piece": "in the end the overlay is one piece",
         },
         figures={
             "delivered_to_live_nodes": "share of deliveries that happened, of those that had to",
             "redundant_payloads_per_delivery": "payloads that came to a node that had them, per delivery",
             "time_to_reach_99_percent_s": "of the median broadcast",
-            "false_positives": "live nodes taken for dead",
-            "dead_node_out_of_every_active_view_s": "of the slowest",
-            "dead_node_out_of_every_active_view_median_s": "of the median",
+            **DETECTION_FIGURES,
             "sessions_ended": "how many",
             "traffic_per_node": "bytes per second that a node sends, headers counted",
         },
@@ -72,15 +70,14 @@ class ChurnScenario(Scenario):
         config = ChurnConfig(Weibull(self.session_s, self.shape), Weibull(self.absence_s, self.shape))
         churn = Churn(stage, nodes, config, gone=lambda node, _: detection.died(node))
         world.ticks.append(lambda world: stage.sample("nodes that are on", len(world.alive())))
-        sent_bytes, began = world.stats.wire_bytes, world.loop.now
+        traffic = Traffic(world)
         churn.begin()
         spread.begin()
         self._tell(stage, spread)
         churn.stop()
         world.run(self.grace_s)
         alive = world.alive()
-        seconds = (world.loop.now - began) * len(alive)
-        stage.figure("traffic_per_node", (world.stats.wire_bytes - sent_bytes) / seconds)
+        stage.figure("traffic_per_node", traffic.per_node(len(alive)))
         stage.figure("sessions_ended", churn.ended)
         self._judge(stage, spread, detection, alive)
 
@@ -98,21 +95,8 @@ class ChurnScenario(Scenario):
         stage.check("everyone_is_reached", part >= self.delivered_least, what, *missing)
         stage.figure("redundant_payloads_per_delivery", spread.redundant())
         stage.figure("time_to_reach_99_percent_s", percentile(spread.times(0.99), 50))
-        judge_detection(stage, detection, self.out_s)
+        detection.judge(self.out_s)
         stage.check("one_piece", connected(alive), "the overlay is in pieces")
 
     def length_s(self) -> float:
         return self.nodes * self.join_gap_s + self.settle_s + self.duration_s + self.grace_s
-
-
-def judge_detection(stage: Stage, detection: Detection, out_s: float) -> None:
-    """Tells of the figures and checks of failure detection."""
-    stage.figure("false_positives", detection.false_positives)
-    what = f"{detection.false_links} live links ended for silence, {detection.false_deaths} live nodes held for gone"
-    stage.check("nobody_is_missed", not detection.false_positives, what, *detection.examples)
-    slowest = max(detection.out_s, default=0.0)
-    stage.figure("dead_node_out_of_every_active_view_s", slowest)
-    stage.figure("dead_node_out_of_every_active_view_median_s", percentile(detection.out_s, 50))
-    late = slowest >= out_s or detection.pending() > 0
-    what = f"the slowest took {slowest:.1f} s, {detection.pending()} are in some view still"
-    stage.check("the_dead_are_dropped", not late, what)

@@ -5,27 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atmo.peer import PeerConfig
 from atmo.sim.checks import SAFETY, watch_safety
-from atmo.sim.lookups import Lookups
+from atmo.sim.lookups import LargeMesh, Lookups
 from atmo.sim.machine import Node
 from atmo.sim.malice import Eclipses, Gang, LiesInIndex, Replays, Several, Silent
 from atmo.sim.report import share
-from atmo.sim.scenario import Promise, Scenario, Stage
-from atmo.sim.scenarios.index_lookup import as_large
+from atmo.sim.scenario import Promise, Stage
 from atmo.sim.spread import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eclipse(Scenario):
+class Eclipse(LargeMesh):
     """Malicious members lie in the index, pass nothing on, replay old records and go for every place in active views.
+
+    Only honest nodes hold models and look for them.
 
     Attributes:
         malicious: Share of all nodes.
-        census: As in `index-lookup`.
-        models, holders: As in `index-lookup`; only honest nodes hold them.
-        settle_s: After the last join.
-        lookups_per_s: By honest nodes.
         succeed_least: Share of lookups that find an honest live holder.
         delivered_least: Share of deliveries to honest nodes.
         eclipsed_most: Share of honest nodes whose neighbours may all be malicious: the crowd fills the places that are
@@ -34,11 +30,6 @@ class Eclipse(Scenario):
 
     duration_s: float = 60.0
     malicious: float = 0.2
-    census: int = 0
-    models: int = 50
-    holders: int = 5
-    settle_s: float = 60.0
-    lookups_per_s: float = 10.0
     succeed_least: float = 0.99
     delivered_least: float = 0.99
     eclipsed_most: float = 0.15
@@ -61,10 +52,6 @@ class Eclipse(Scenario):
             "bans": "times that an honest node shut a malicious one out",
         },
     )
-    least_nodes: ClassVar = 20
-
-    def config(self) -> PeerConfig:
-        return as_large(self.census or self.nodes // 4)
 
     def play(self, stage: Stage) -> None:
         world = stage.world
@@ -75,14 +62,12 @@ class Eclipse(Scenario):
         gang.members = rng.sample(nodes[1:], int(len(nodes) * self.malicious))
         for node in gang.members:
             node.malice = Several(Silent(), LiesInIndex(gang), Eclipses(gang), Replays(rng, 5.0))
-        for node in nodes:
-            stage.start(node)
-            world.run(self.join_gap_s)
+        stage.join(nodes)
         honest = [node for node in nodes if node.malice is None]
         world.run(self.settle_s)
         world.ticks.append(lambda world: stage.sample("share of malicious neighbours", _malicious(stage, honest)))
         lookups = Lookups(stage, lambda node: node.malice is None)
-        lookups.provide([f"model-{number}" for number in range(self.models)], honest, self.holders)
+        self.provide(lookups, honest)
         world.run(self.settle_s)
         self._look(stage, lookups, honest)
         self._broadcast(stage, honest)
@@ -90,10 +75,7 @@ class Eclipse(Scenario):
         stage.figure("bans", sum(node.running.stats.bans for node in honest))
 
     def _look(self, stage: Stage, lookups: Lookups, honest: list[Node]) -> None:
-        looker = stage.streams.shared("looker")
-        for _ in range(int(self.duration_s * self.lookups_per_s)):
-            lookups.look(looker.choice(honest))
-            stage.world.run(1.0 / self.lookups_per_s)
+        self.look(stage, lookups, lambda: honest)
         stage.world.run(20.0)
         found = lookups.found()
         stage.figure("honest_lookups_that_succeed", found)

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from atmo.peer import PeerConfig
 from atmo.sim.checks import SAFETY, watch_safety
 from atmo.sim.churn import Churn, ChurnConfig, Weibull
-from atmo.sim.lookups import Lookups
-from atmo.sim.scenario import Promise, Scenario, Stage
+from atmo.sim.lookups import LargeMesh, Lookups
+from atmo.sim.scenario import Promise, Stage
+from atmo.sim.traffic import Traffic
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexLookup(Scenario):
+class IndexLookup(LargeMesh):
     """A large mesh, where each model has a few holders among all; nodes look for holders while machines come and go.
 
     Attributes:
-        census: Up to so many nodes everyone knows everyone; 0 for a quarter of all, so that few are a large mesh.
-        models: That are looked for.
-        holders: Of each.
         session_s, absence_s: Means of heavy-tailed times.
-        settle_s: After the last join.
-        lookups_per_s: In the whole mesh.
         found_least: Share of lookups that find a live holder.
         time_s: Under which 95 of 100 lookups find one.
     """
 
     duration_s: float = 120.0
-    census: int = 0
-    models: int = 50
-    holders: int = 5
     session_s: float = 600.0
     absence_s: float = 60.0
-    settle_s: float = 60.0
-    lookups_per_s: float = 10.0
     found_least: float = 0.999
     time_s: float = 1.5
 
@@ -58,10 +48,6 @@ class IndexLookup(Scenario):
             "traffic_per_node": "the same under churn and lookups",
         },
     )
-    least_nodes: ClassVar = 20
-
-    def config(self) -> PeerConfig:
-        return as_large(self.census or self.nodes // 4)
 
     def play(self, stage: Stage) -> None:
         world = stage.world
@@ -69,21 +55,19 @@ class IndexLookup(Scenario):
         nodes = stage.build()
         world.run(self.settle_s)
         lookups = Lookups(stage)
-        lookups.provide([f"model-{number}" for number in range(self.models)], nodes, self.holders)
+        self.provide(lookups, nodes)
         world.run(self.settle_s / 2)
-        stage.figure("idle_traffic_per_node", traffic(stage, len(nodes), self.settle_s / 2))
+        idle = Traffic(world)
+        world.run(self.settle_s / 2)
+        stage.figure("idle_traffic_per_node", idle.per_node(len(nodes)))
         config = ChurnConfig(Weibull(self.session_s), Weibull(self.absence_s))
         stage.on_start.append(lookups.publish)
         churn = Churn(stage, nodes, config)
         world.ticks.append(lambda world: stage.sample("nodes that are on", len(world.alive())))
         churn.begin()
-        looker, gap_s = stage.streams.shared("looker"), 1.0 / self.lookups_per_s
-        sent, began = world.stats.wire_bytes, world.loop.now
-        for _ in range(int(self.duration_s * self.lookups_per_s)):
-            lookups.look(looker.choice(world.alive()))
-            world.run(gap_s)
-        seconds = (world.loop.now - began) * len(world.alive())
-        stage.figure("traffic_per_node", (world.stats.wire_bytes - sent) / seconds)
+        traffic = Traffic(world)
+        self.look(stage, lookups, world.alive)
+        stage.figure("traffic_per_node", traffic.per_node(len(world.alive())))
         churn.stop()
         world.run(20.0)
         self._judge(stage, lookups)
@@ -103,16 +87,3 @@ class IndexLookup(Scenario):
 
     def length_s(self) -> float:
         return self.nodes * self.join_gap_s + 2 * self.settle_s + self.duration_s + 20.0
-
-
-def as_large(census: int) -> PeerConfig:
-    """Returns the configuration of peers for which a mesh of more than `census` nodes is a large one."""
-    usual = PeerConfig()
-    return replace(usual, scale=replace(usual.scale, census=census))
-
-
-def traffic(stage: Stage, nodes: int, seconds: float) -> float:
-    """Lets time pass; returns the bytes per second that a node sends meanwhile."""
-    before = stage.world.stats.wire_bytes
-    stage.world.run(seconds)
-    return (stage.world.stats.wire_bytes - before) / nodes / seconds

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from atmo.sim.checks import SAFETY, connected, watch_safety
-from atmo.sim.detection import Detection
+from atmo.sim.detection import DETECTION_CHECKS, DETECTION_FIGURES, Detection
 from atmo.sim.machine import Node
 from atmo.sim.report import percentile, share
 from atmo.sim.scenario import Promise, Scenario, Stage
-from atmo.sim.scenarios.churn import judge_detection
 from atmo.sim.spread import Spread
 
 
@@ -45,8 +44,7 @@ class MassFailure(Scenario):
         safety=SAFETY,
         liveness={
             "the_living_are_reached": "news told in the instant after is with 99.9 % of the living within 10 s",
-            "nobody_is_missed": "no failure detector takes a live node for dead",
-            "the_dead_are_dropped": "a dead node is out of every active view in under 10 s",
+            **DETECTION_CHECKS,
             "one_piece": "the overlay of the living is one piece again",
             "later_news_reaches_all": "what is told after that reaches every living node",
         },
@@ -54,9 +52,7 @@ class MassFailure(Scenario):
             "reached_within_10_s": "share of the living that have the news 10 s after the failure",
             "time_to_reach_99_percent_s": "of the median broadcast told in that instant",
             "one_piece_s": "from the failure until the overlay of the living is one piece",
-            "false_positives": "live nodes taken for dead",
-            "dead_node_out_of_every_active_view_s": "of the slowest",
-            "dead_node_out_of_every_active_view_median_s": "of the median",
+            **DETECTION_FIGURES,
             "delivered_to_live_nodes": "share of deliveries of what is told after the repair",
         },
     )
@@ -90,7 +86,7 @@ class MassFailure(Scenario):
         stage.check("one_piece", mended is not None, what)
         stage.figure("one_piece_s", self.repair_s if mended is None else mended)
         self._later_news(stage, spread, living)
-        judge_detection(stage, detection, self.out_s)
+        detection.judge(self.out_s)
 
     @staticmethod
     def _mend(stage: Stage, living: list[Node], since_s: float, until_s: float) -> float | None:
