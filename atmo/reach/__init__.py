@@ -1,0 +1,1 @@
+"""Reachability engines: the paths under one connection, and the probes that prove them."""

@@ -1,0 +1,69 @@
+"""Periods and bounds of the paths under a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atmo.wire.address import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Via:
+    """A way that is no UDP address, such as a relay; the shell knows how to send there.
+
+    Attributes:
+        name: Of the way, unique at this node.
+    """
+
+    name: str
+
+
+Place = Address | Via
+"""Where a datagram of a connection can be sent, or came from."""
+
+LAN, DIRECT, PUNCHED, RELAY, FORWARD = "lan", "direct", "punched", "relay", "forward"
+
+RANK = {LAN: 0, DIRECT: 1, PUNCHED: 1, RELAY: 2, FORWARD: 3}
+"""Kinds of path, the best ones first: what costs others something comes last."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathsConfig:
+    """Periods and bounds.
+
+    Attributes:
+        places: Candidates of one connection; the one that failed longest ago makes room. Source: guess; an end has up
+            to eight addresses, and as many appear by NATs.
+        burst_s: When a place is tried, after the first time: waits between the probes of one burst. Source: guess; six
+            probes in three seconds outlast a loss of one in two.
+        rest_s: A place that did not answer is tried again after this, each time twice as long, up to `rest_most_s`,
+            while there is nothing better. Source: guess.
+        lost_s: While no path works, each is tried again after this. Source: guess; the connection itself is given up
+            after `QuicConfig.idle_timeout_s`.
+        keep_s: What is known to work is probed so often where nothing else is heard of it: NATs forget a mapping
+            after 30 s or more (RFC 4787 requires two minutes). Source: the issue's bound of 15 s, with room for a loss.
+        standbys: Proven paths beside the active one that are kept open.
+        doubt_s: What was sent on the active path has been followed by nothing for so long, or three round trips where
+            those are longer: the path is in doubt, and what is sent goes by the best standby, too. Source: guess; QUIC
+            sends again after about as long.
+        elsewhere: So many times as long where answers come by another path: the other end hears this one then, most
+            likely by the active path. Source: guess.
+        dead_s: In doubt for so long without a reply: another path takes its place.
+        gain: A path of the same rank takes the active one's place where its round trip is shorter by this share.
+        gain_least_s: And by so much.
+        pending: Probes of one place whose replies are waited for.
+    """
+
+    places: int = 24
+    burst_s: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.5)
+    rest_s: float = 15.0
+    rest_most_s: float = 240.0
+    lost_s: float = 1.0
+    keep_s: float = 10.0
+    standbys: int = 2
+    doubt_s: float = 0.5
+    elsewhere: float = 4.0
+    dead_s: float = 1.0
+    gain: float = 0.2
+    gain_least_s: float = 0.003
+    pending: int = 8

@@ -1,0 +1,222 @@
+"""The paths under a connection: the best one that works is used, a dead one is left, and nothing is tried for ever."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from atmo.clock import Now
+from atmo.reach.config import RELAY, PathsConfig, Place
+from atmo.reach.paths import Paths, SendProbe
+from atmo.wire.address import Address
+from tests.reach.kit import HOLE, HOME, HUB, KINDS, WIDE, Pair
+
+
+def active(pair: Pair) -> list[Place]:
+    return [end.active.place for end in pair.ends]
+
+
+def test_a_better_path_takes_over_within_a_round_trip() -> None:
+    pair = Pair()
+    pair.advance(1.0)
+    pair.tell(WIDE, delay_s=0.05)
+    pair.advance(0.11)
+    assert active(pair) == [WIDE, WIDE]
+    assert pair.switches[0][0].reason == "it is a better one"
+    assert pair.observed
+    pair.tell(HOME, delay_s=0.001)
+    pair.advance(0.1)
+    assert active(pair) == [HOME, HOME]
+
+
+def test_a_path_that_answers_nobody_is_tried_for_a_while_and_then_ever_more_rarely() -> None:
+    pair = Pair()
+    pair.tell(WIDE)
+    pair.shut(WIDE)
+    pair.advance(10.0)
+    assert active(pair) == [HUB, HUB]
+    early = pair.probes
+    pair.advance(3_600.0)
+    hub_probes = 2 * 3_600 / PathsConfig().keep_s
+    assert pair.probes - early < 1.1 * hub_probes + 2 * 6 * (3_600 / 240 + 5)
+
+
+def test_a_silent_path_is_left_within_two_seconds_while_something_is_sent() -> None:
+    pair = Pair()
+    pair.tell(WIDE)
+    pair.advance(5.0, talks=0)
+    assert active(pair) == [WIDE, WIDE]
+    pair.shut(WIDE)
+    before = list(pair.arrived)
+    pair.advance(0.9, talks=0)
+    assert pair.arrived[1] > before[1], "in doubt it is sent by the relay, too"
+    pair.advance(1.1, talks=0)
+    assert active(pair) == [HUB, HUB]
+    pair.shut(WIDE, open_=True)
+    pair.advance(20.0, talks=0)
+    assert active(pair) == [WIDE, WIDE], "it is tried again"
+
+
+def test_an_idle_connection_notices_too_and_costs_little() -> None:
+    pair = Pair()
+    pair.tell(WIDE)
+    pair.advance(30.0)
+    assert active(pair) == [WIDE, WIDE]
+    pair.probes = 0
+    pair.advance(100.0)
+    assert pair.probes <= 2 * 2 * 11
+    pair.shut(WIDE)
+    pair.advance(15.0)
+    assert active(pair) == [HUB, HUB]
+
+
+def test_a_hole_in_one_direction_is_no_path() -> None:
+    pair = Pair()
+    pair.tell(WIDE)
+    pair.shut(WIDE, from_end=0)
+    pair.advance(10.0, talks=0)
+    assert active(pair) == [HUB, HUB]
+
+
+def test_a_path_that_goes_deaf_in_one_direction_is_left_by_both() -> None:
+    pair = Pair()
+    pair.tell(WIDE)
+    pair.advance(2.0, talks=0)
+    pair.shut(WIDE, from_end=1)
+    pair.advance(3.0, talks=0)
+    assert active(pair)[0] == HUB
+    pair.advance(15.0, talks=0)
+    assert active(pair)[1] == HUB
+
+
+def test_of_two_paths_of_one_rank_both_ends_take_the_shorter_one() -> None:
+    pair = Pair()
+    pair.tell(WIDE, delay_s=0.05)
+    pair.tell(HOLE, delay_s=0.02)
+    pair.advance(3.0, talks=1)
+    assert active(pair) == [HOLE, HOLE]
+
+
+def test_where_nothing_works_everything_is_tried_until_something_does() -> None:
+    pair = Pair()
+    pair.tell(WIDE)
+    pair.advance(5.0, talks=0)
+    pair.shut(WIDE)
+    pair.shut(HUB)
+    pair.advance(20.0, talks=0)
+    pair.shut(HUB, open_=True)
+    before = pair.arrived[1]
+    pair.advance(3.0, talks=0)
+    assert active(pair) == [HUB, HUB]
+    assert pair.arrived[1] > before
+
+
+def test_a_relay_that_is_gone_is_left_at_once() -> None:
+    pair = Pair(start=WIDE)
+    pair.tell(HUB)
+    pair.advance(1.0)
+    pair.ends[0].lost(pair.now, HUB)
+    assert [path.place for path in pair.ends[0].all()] == [WIDE]
+    pair.ends[0].lost(pair.now, HUB)
+    pair.ends[0].add(pair.now, HUB, RELAY)
+    pair.perform(0)
+    pair.advance(1.0)
+    pair.ends[0].lost(pair.now, WIDE)
+    assert pair.ends[0].active.place == HUB
+    pair.ends[0].lost(pair.now, HUB)
+    assert pair.ends[0].active.place == HUB, "some place stays"
+
+
+def test_a_punch_tries_again_what_was_given_up() -> None:
+    pair = Pair()
+    pair.tell(WIDE)
+    pair.shut(WIDE)
+    pair.advance(10.0)
+    pair.shut(WIDE, open_=True)
+    for end in (0, 1):
+        pair.ends[end].punch(pair.now)
+        pair.perform(end)
+    pair.advance(0.1)
+    assert active(pair) == [WIDE, WIDE]
+
+
+def test_replies_that_nobody_waits_for_prove_nothing() -> None:
+    paths = Paths(PathsConfig(), Random(1), Now(0.0, 0.0), HUB, RELAY)
+    paths.add(Now(0.0, 0.0), WIDE, KINDS[WIDE])
+    [probe] = [effect for effect in paths.drain() if isinstance(effect, SendProbe)]
+    paths.replied(Now(0.1, 0.0), WIDE, b"\0" * 8, None)
+    paths.replied(Now(0.1, 0.0), HOME, probe.nonce, None)
+    assert [path.place for path in paths.all()] == [HUB, WIDE]
+    paths.replied(Now(0.1, 0.0), WIDE, probe.nonce, None)
+    assert [path.place for path in paths.all()] == [WIDE, HUB]
+    paths.replied(Now(9.0, 0.0), WIDE, probe.nonce, None)
+    assert paths.active.rtt_s == 0.1, "a copy says nothing"
+
+
+def test_strangers_places_are_bounded_and_crowd_out_nothing_that_works() -> None:
+    config = PathsConfig(places=4)
+    paths = Paths(config, Random(1), Now(0.0, 0.0), HUB, RELAY)
+    for number in range(100):
+        paths.heard(Now(float(number), 0.0), Address("198.51.100.7", number + 1), "punched")
+        assert len(paths.all()) <= config.places
+        assert paths.all()[0].place == HUB
+    full = Paths(PathsConfig(places=1), Random(1), Now(0.0, 0.0), HUB, RELAY)
+    full.probed(Now(0.0, 0.0), WIDE, "direct", b"n" * 8)
+    assert [path.place for path in full.all()] == [HUB]
+    assert full.drain() == []
+
+
+class Weather(RuleBasedStateMachine):
+    """Ways open and shut; whatever happened, both ends talk again once something is open."""
+
+    @initialize(seed=st.integers(0, 99))
+    def begin(self, seed: int) -> None:
+        self.pair = Pair(seed=seed)
+
+    @rule(place=st.sampled_from([HOME, WIDE, HOLE]), delay_s=st.sampled_from([0.001, 0.02, 0.3]))
+    def told(self, place: Place, delay_s: float) -> None:
+        if place not in self.pair.ways:
+            self.pair.tell(place, delay_s=delay_s)
+
+    @rule(place=st.sampled_from([HOME, WIDE, HOLE, HUB]), end=st.sampled_from([0, 1, None]), is_open=st.booleans())
+    def change(self, place: Place, end: int | None, is_open: bool) -> None:
+        if place in self.pair.ways:
+            self.pair.shut(place, from_end=end, open_=is_open)
+
+    @rule(seconds=st.sampled_from([0.05, 0.7, 3.0, 40.0]), talks=st.sampled_from([0, 1, None]))
+    def wait(self, seconds: float, talks: int | None) -> None:
+        self.pair.advance(seconds, talks=talks, every_s=0.2)
+
+    @rule()
+    def punch(self) -> None:
+        for end in (0, 1):
+            self.pair.ends[end].punch(self.pair.now)
+            self.pair.perform(end)
+
+    @invariant()
+    def what_is_used_is_known_and_bounded(self) -> None:
+        if hasattr(self, "pair"):
+            for end in self.pair.ends:
+                assert end.active in end.all()
+                assert 1 <= len(end.routes()) <= 2
+                assert all(len(path.pending) <= PathsConfig().pending for path in end.all())
+
+    def teardown(self) -> None:
+        if hasattr(self, "pair"):
+            for place in self.pair.ways:
+                self.pair.shut(place, open_=True)
+            self.pair.advance(300.0, talks=0, every_s=0.5)
+            best = min(self.pair.ends[0].all(), key=lambda path: path.rank)
+            for end in self.pair.ends:
+                assert end.active.works
+                assert KINDS[end.active.place] == KINDS[best.place], "the best kind that works is used"
+            before = list(self.pair.arrived)
+            self.pair.advance(2.0, talks=0)
+            assert self.pair.arrived[0] > before[0]
+
+
+TestWeather = Weather.TestCase
+TestWeather.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
