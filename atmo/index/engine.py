@@ -165,7 +165,7 @@ class Index:
         if row is None:
             return
         envelope = self._sealed(now, key, ())
-        self._keeper.keep(now, self._opens(envelope, self._mesh))
+        self._keeper.keep(now, self._opens(envelope, self._mesh), self._own)
         for contact in row.holders.values():
             self._ask_to_keep(now, contact, envelope, None)
 
@@ -233,7 +233,7 @@ class Index:
         except WireError as error:
             self.out.put(Misbehaved(source, f"provider record: {error}"))
             return
-        kept_s = self._keeper.keep(now, sealed) if sealed is not None else 0
+        kept_s = self._keeper.keep(now, sealed, source) if sealed is not None else 0
         self.stats.stored += kept_s > 0
         self.stats.refused += kept_s == 0
         self.out.put(Send(source, Provided(message.token, kept_s)))

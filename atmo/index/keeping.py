@@ -74,15 +74,19 @@ class Keeper:
             return None
         return sealed if self._admit(now, sealed.author, provider.certificate, provider.issuer_certificate) else None
 
-    def keep(self, now: Now, sealed: SealedProvider) -> int:
+    def keep(self, now: Now, sealed: SealedProvider, source: NodeId) -> int:
         """Stores a record here: for its lifetime where we are among the closest to its key, else for a moment.
+
+        What others than its author ask to keep are copies of one that they found, of many that there may be: they never
+        stay, and nobody takes them for all that there is.
 
         Returns:
             Seconds for which it is kept.
         """
         config = self._config
         expires_s = sealed.expires_s(config.skew_s)
-        cached = self._table.closer(to_int(sealed.provider.key), config.slack) >= config.slack
+        far = self._table.closer(to_int(sealed.provider.key), config.slack) >= config.slack
+        cached = far or source != sealed.author
         if cached:
             expires_s = min(expires_s, now.wall + config.cache_s)
         kept = self._store.put(sealed, expires_s, cached=cached)

@@ -45,10 +45,14 @@ class LargeMesh(Scenario):
         lookups.provide([f"model-{number}" for number in range(self.models)], nodes, self.holders)
 
     def look(self, stage: Stage, lookups: Lookups, lookers: Callable[[], Sequence[Node]]) -> None:
-        """Lets one of the lookers after the other look for a model, for the length of the main act."""
+        """Lets one of the lookers after the other look for a model, for the length of the main act.
+
+        Who has just started and is linked with nobody yet has nobody to ask.
+        """
         looker, gap_s = stage.streams.shared("looker"), 1.0 / self.lookups_per_s
         for _ in range(int(self.duration_s * self.lookups_per_s)):
-            lookups.look(looker.choice(lookers()))
+            linked = [node for node in lookers() if node.running.linked()]
+            lookups.look(looker.choice(linked))
             stage.world.run(gap_s)
 
 

@@ -62,9 +62,10 @@ def test_a_request_out_of_form_is_misbehaviour(message: FindNode | FindProviders
 
 def test_records_are_kept_and_answered() -> None:
     index = known()
-    record = sealed(signer(50))
-    index.receive(at(1), node(1), Provide(3, record.envelope))
-    assert of(index.drain(), Send) == [Send(node(1), Provided(3, 1_259))]
+    author = signer(50)
+    record = sealed(author)
+    index.receive(at(1), author.node_id, Provide(3, record.envelope))
+    assert of(index.drain(), Send) == [Send(author.node_id, Provided(3, 1_259))]
     index.receive(at(2), node(2), FindProviders(4, KEY))
     found = of(index.drain(), Send)[0].message
     assert (found.providers, found.held) == ((record.envelope,), 1)
@@ -107,11 +108,27 @@ def test_far_from_the_key_a_record_stays_for_a_moment_only() -> None:
     index = engine(replace(QUIET, k=20, slack=2))
     for number in range(1, 200):
         index.learn(at(0), contact(number))
+    author = signer(50)
     far = to_bytes(position(MESH, OWN.node_id) ^ (2**256 - 1))
-    index.receive(at(1), node(1), Provide(3, sealed(signer(50), key=far).envelope))
+    index.receive(at(1), author.node_id, Provide(3, sealed(author, key=far).envelope))
     near = to_bytes(position(MESH, OWN.node_id))
-    index.receive(at(1), node(1), Provide(4, sealed(signer(50), key=near).envelope))
+    index.receive(at(1), author.node_id, Provide(4, sealed(author, key=near).envelope))
     assert [send.message.kept_s for send in of(index.drain(), Send)] == [120, 1_259]
+
+
+def test_a_copy_of_somebody_elses_stays_for_a_moment_and_is_not_taken_for_all_there_is() -> None:
+    index = known()
+    author = signer(50)
+    record = sealed(author)
+    index.receive(at(1), node(1), Provide(3, record.envelope))
+    assert of(index.drain(), Send) == [Send(node(1), Provided(3, 120))]
+    index.receive(at(2), node(2), FindProviders(4, KEY))
+    found = of(index.drain(), Send)[0].message
+    assert (found.providers, found.held) == ((record.envelope,), 0)
+    index.receive(at(3), author.node_id, Provide(5, record.envelope))
+    assert of(index.drain(), Send) == [Send(author.node_id, Provided(5, 1_257))]
+    index.receive(at(4), node(2), FindProviders(6, KEY))
+    assert of(index.drain(), Send)[0].message.held == 1
 
 
 def test_a_store_without_room_says_so() -> None:
