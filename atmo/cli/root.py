@@ -19,6 +19,7 @@ from atmo.cli.common import (
     tolerate_any_text,
 )
 from atmo.cli.node import node
+from atmo.cli.relay import relay
 from atmo.cli.status import status
 from atmo.cli.topology import topology
 from atmo.version import __version__
@@ -67,6 +68,7 @@ def _root(
 
 app.command()(node)
 app.command()(status)
+app.command()(relay)
 
 
 @app.command()

@@ -7,7 +7,6 @@ packet each and cannot keep others out.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from atmo.net.quic_config import CONNECTION_ID_BYTES, SMALLEST_INITIAL_BYTES, EndpointStats, QuicConfig
 from atmo.net.quic_core import SUPPORTED_VERSIONS
-from atmo.wire.address import Address
+from atmo.wire.address import Address, host_group
 
 FIXED_BIT = 0x40  # RFC 9000 section 17: set in every QUIC packet
 LONG_HEADER_BIT = 0x80  # RFC 8999 section 5.1
@@ -74,7 +73,7 @@ class Admission:
         if header.packet_type is not QuicPacketType.INITIAL:
             self._stats.dropped_unknown += 1
             return None
-        if self._is_full(group(address.host)):
+        if self._is_full(host_group(address.host)):
             self._stats.refused_full += 1
             return None
         if header.token:
@@ -86,17 +85,17 @@ class Admission:
     def begun(self, host: str) -> None:
         """A handshake began with `host`."""
         self.half_open += 1
-        self._handshakes[group(host)] += 1
-        self._connections[group(host)] += 1
+        self._handshakes[host_group(host)] += 1
+        self._connections[host_group(host)] += 1
 
     def ended(self, host: str) -> None:
         """A handshake that began is over, well or badly."""
         self.half_open -= 1
-        _take(self._handshakes, group(host))
+        _take(self._handshakes, host_group(host))
 
     def gone(self, host: str) -> None:
         """A connection that began is forgotten."""
-        _take(self._connections, group(host))
+        _take(self._connections, host_group(host))
 
     def _is_full(self, key: str) -> bool:
         config = self._config
@@ -154,11 +153,3 @@ def _take(counter: Counter[str], key: str) -> None:
     counter[key] -= 1
     if not counter[key]:
         del counter[key]
-
-
-def group(host: str) -> str:
-    """Returns what counts as one host: the IPv4 address, or the /64 of an IPv6 address."""
-    if ":" not in host:
-        return host
-    address = ipaddress.ip_address(host.partition("%")[0])
-    return address.exploded[:19]

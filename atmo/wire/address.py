@@ -53,6 +53,14 @@ class Address:
         raise WireError(f"{text[:64]!r} is not an address such as 192.168.1.10:11450 or [::1]:11450")
 
 
+def host_group(host: str) -> str:
+    """Returns what counts as one host: the IPv4 address, also one on an IPv6 socket, or the /64 of an IPv6 address."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    return str(address.ipv4_mapped or address.exploded[:19])
+
+
 CONTACT_ADDRESSES = 4
 """Addresses of one contact: a public one, one of the LAN, and both of IPv6."""
 

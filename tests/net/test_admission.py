@@ -10,11 +10,11 @@ from aioquic.quic.packet import pull_quic_header
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atmo.net.admission import Admission, Admitted, Buffer, group  # type: ignore[attr-defined]
+from atmo.net.admission import Admission, Admitted, Buffer  # type: ignore[attr-defined]
 from atmo.net.certificate import make_credentials
 from atmo.net.quic_config import EndpointStats, QuicConfig
 from atmo.net.quic_core import QuicCore
-from atmo.wire.address import Address
+from atmo.wire.address import Address, host_group
 from tests.net.pair import ALICE, BOB
 
 HERE = Address("192.0.2.1", 1_000)
@@ -99,9 +99,9 @@ def test_the_last_places_are_taken_by_nobody() -> None:
 
 
 def test_hosts_of_one_ipv6_subnet_count_as_one() -> None:
-    assert group("2001:db8::1") == group("2001:db8::ffff:1") != group("2001:db8:0:1::1")
-    assert group("fe80::1%eth0") == group("fe80::2")
-    assert group("192.0.2.1") == "192.0.2.1"
+    assert host_group("2001:db8::1") == host_group("2001:db8::ffff:1") != host_group("2001:db8:0:1::1")
+    assert host_group("fe80::1%eth0") == host_group("fe80::2")
+    assert host_group("192.0.2.1") == "192.0.2.1"
 
 
 def test_a_datagram_size_that_cannot_work_is_refused() -> None:
