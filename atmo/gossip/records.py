@@ -101,6 +101,7 @@ class NodeRecord:
         version: Of the software.
         hardware: Of the machine.
         leaving: It is not there any more, on purpose: this record says only where it was.
+        relay: URL of the relay at which it is found, too; see `atmo.relay.address`.
     """
 
     name: Name
@@ -110,6 +111,7 @@ class NodeRecord:
     version: Annotated[str, Most(32)] = ""
     hardware: Hardware = field(default_factory=Hardware)
     leaving: bool = False
+    relay: Annotated[str, Most(512)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

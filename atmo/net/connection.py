@@ -15,11 +15,14 @@ from aioquic.quic import events
 
 from atmo.errors import RemoteError
 from atmo.identity import NodeId
-from atmo.net.paths import is_virtual
+from atmo.net.paths import is_virtual, kind_of
 from atmo.net.quic_config import EndpointStats, QuicConfig, StreamCode
-from atmo.net.quic_core import QuicCore
+from atmo.net.quic_core import QuicCore, SocketAddress
+from atmo.net.steering import Steering, is_local
 from atmo.net.stream import QuicStream
 from atmo.net.udp import to_address
+from atmo.reach.config import DIRECT, LAN
+from atmo.reach.probe import Key
 from atmo.wire.address import Address
 
 
@@ -55,6 +58,8 @@ class Connection:
         self.keep_alive_at = math.inf
         self.handshake_until = math.inf if core.outbound else now + config.handshake_s
         self.timer_at = math.inf
+        self.steering: Steering | None = None
+        self.probe_key: Key | None = None
         self.queued_timers: list[float] = []
         """Wake-ups asked for and still to come, latest first."""
         self._touch = touch
@@ -76,13 +81,18 @@ class Connection:
 
     @property
     def remote(self) -> Address:
-        """Where its packets come from now."""
-        return to_address(self.core.peer_address)
+        """Where its packets go now."""
+        return to_address(self.steering.address if self.steering else self.core.peer_address)
 
     @property
-    def forwarded(self) -> bool:
-        """True while it runs over a virtual path."""
-        return is_virtual(self.core.peer_address)
+    def path(self) -> str:
+        """The kind of path that its packets take now: `lan`, `direct`, `punched`, `relay` or `forward`."""
+        if self.steering:
+            return self.steering.kind
+        address = self.core.peer_address
+        if is_virtual(address):
+            return kind_of(address)
+        return LAN if is_local(to_address(address)) else DIRECT
 
     @property
     def rtt_s(self) -> float | None:
@@ -143,10 +153,19 @@ class Connection:
         if stream.over:
             self._over.add(stream)
 
+    def receive(self, data: bytes, address: SocketAddress, now: float) -> None:
+        """Takes a datagram from an address."""
+        if self.steering:
+            self.steering.came(address)
+            address = self.steering.home
+        self.core.receive(data, address, now)
+
     def heard(self, now: float) -> None:
         """Something arrived: the other end is alive."""
         if not self.closed.is_set():
             self.keep_alive_at = now + self.config.keep_alive_s
+            if self.steering:
+                self.steering.heard(now)
 
     def take_events(self) -> list[events.QuicEvent]:
         """Hands events to the streams; returns those about connection ids, which are the endpoint's."""
@@ -181,7 +200,8 @@ class Connection:
 
     def next_timer(self) -> float:
         """When `on_timer` is due."""
-        return min(self.core.next_timer(), self.keep_alive_at, self.handshake_until)
+        due = min(self.core.next_timer(), self.keep_alive_at, self.handshake_until)
+        return min(due, self.steering.next_timer()) if self.steering and not self.closed.is_set() else due
 
     def on_timer(self, now: float) -> None:
         """Deadlines of aioquic, of the handshake, and the keep-alive."""
@@ -193,6 +213,8 @@ class Connection:
         if now >= self.keep_alive_at:
             self.keep_alive_at = now + self.config.keep_alive_s
             self.core.ping()
+        if self.steering and not self.closed.is_set():
+            self.steering.handle_timer(now)
         self.core.handle_timer(now)
 
     def _stream(self, stream_id: int) -> QuicStream:

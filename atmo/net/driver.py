@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import trio
@@ -24,12 +24,15 @@ from atmo.identity import NodeId
 from atmo.net.forwarding import FORWARD
 from atmo.net.links import GOSSIP, DriverStats, Link, Links, Shell
 from atmo.net.log_pace import LogPace
+from atmo.net.pathfinder import PATHS, Pathfinder
 from atmo.net.ports import Handler, RequestStream
-from atmo.net.quic import Endpoint
+from atmo.net.quic import Connection, Endpoint
 from atmo.net.reaching import Reaching
+from atmo.net.relayed import RelayPaths
 from atmo.net.requests import Refused, open_request
 from atmo.peer import AdvertLeftOut, LinkReady, Peer
 from atmo.peer.messages import encode_message
+from atmo.reach.paths import Path
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,8 @@ class PeerDriver:
         self.links = Links(endpoint, peer, self.stats, Shell(self.now, self.kick, load, self._dispatch))
         self._reaching = Reaching(endpoint, peer, self.links, self.now, self.kick)
         self.forwarder = self._reaching.forwarder
+        self._pathfinder = Pathfinder(endpoint.probing, peer.addresses)
+        endpoint.probing.moved = self._moved
         self._handlers: dict[str, tuple[Handler, bool]] = {FORWARD: (self.forwarder.serve, True)}
         self._fetches: dict[tuple[str, NodeId, int], trio.CancelScope] = {}
         self._stores: dict[str, Store] = {}
@@ -106,6 +111,10 @@ class PeerDriver:
             for effect in effects:
                 self._perform(effect)
         self._wake.set()
+
+    def use_relays(self, relayed: RelayPaths) -> None:
+        """Reaches nodes over relays, too, from now on."""
+        self.links.relayed = self._pathfinder.relayed = relayed
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -173,9 +182,20 @@ class PeerDriver:
             case Emit(event):
                 self._tell(event)
 
+    def _moved(self, connection: Connection, path: Path, reason: str) -> None:
+        """A connection takes another path."""
+        node = connection.node_id
+        log.info("what goes to %s goes by %s (%s) now: %s", self.peer.name(node), path.place, path.kind, reason)
+        link = self.links.get(node)
+        if link is not None and link.connection is connection:
+            self.peer.path_changed(self.now(), node, path.kind)
+            self.kick()
+
     def _tell(self, event: Any) -> None:
         if isinstance(event, LinkReady) and (link := self.links.get(event.node)):
             link.ready.set()
+            if link.connection.outbound and self._nursery:
+                self._nursery.start_soon(self._pathfinder.keep, link)
         elif isinstance(event, AdvertLeftOut):
             log.warning("the mesh does not learn of %r: %s", event.name, event.reason)
         self._reaching.on_event(event)
@@ -193,9 +213,14 @@ class PeerDriver:
     # --- requests of others ---------------------------------------------------------------------------------------
 
     def _dispatch(self, link: Link, protocol: str) -> Handler | None:
+        if protocol == PATHS:
+            return self._guarded(link, lambda stream: self._pathfinder.serve(link.connection, stream), holds=False)
         if protocol not in self._handlers:
             return None
         handler, members_only = self._handlers[protocol]
+        return self._guarded(link, handler, members_only=members_only)
+
+    def _guarded(self, link: Link, handler: Handler, *, members_only: bool = True, holds: bool = True) -> Handler:
         node = link.connection.node_id
 
         async def guarded(stream: RequestStream) -> None:
@@ -206,8 +231,8 @@ class PeerDriver:
             with trio.move_on_after(_READY_S):
                 await link.ready.wait()
             if not self.peer.trust.is_member(self._wall(), stream.node_id) or not link.ready.is_set():
-                raise RemoteError(f"{stream.node_id.short} asks {protocol} and is no member")
-            with self._reaching.holding(link):
+                raise RemoteError(f"{stream.node_id.short} asks {stream.protocol} and is no member")
+            with self._reaching.holding(link) if holds else nullcontext():
                 await handler(stream)
 
         return guarded

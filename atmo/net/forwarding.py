@@ -146,7 +146,7 @@ class Forwarder:
         try:
             async with self._open(route, 1, until) as stream:
                 carrier = Carrier(stream, self._config.carrier, self.carried)
-                path = self._endpoint.open_path(carrier.put)
+                path = self._endpoint.open_path("forward", carrier.put)
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._run, carrier, path.deliver_untrusted, nursery.cancel_scope)
@@ -212,7 +212,7 @@ class Forwarder:
 
     async def _end_here(self, stream: RequestStream, allowance: Allowance) -> None:
         carrier = Carrier(stream, self._config.carrier, self.carried, allowance)
-        path = self._endpoint.open_path(carrier.put)
+        path = self._endpoint.open_path("forward", carrier.put)
         try:
             await stream.send(_answer())
             self.stats.accepted += 1

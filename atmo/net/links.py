@@ -6,7 +6,6 @@ request is a stream of its own. Which of two links to one node stays is the peer
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from atmo.engine import Dial
 from atmo.errors import RemoteError, WireError
 from atmo.identity import NodeId
 from atmo.net.ports import Handler, RequestStream
-from atmo.net.quic import Connection, Endpoint
+from atmo.net.quic import Connection, Endpoint, VirtualPath
+from atmo.net.relayed import RelayPaths
 from atmo.net.requests import open_request, serve_requests
 from atmo.peer import LinkAge, Peer
 from atmo.peer.messages import decode_message_untrusted
@@ -88,10 +88,8 @@ class Link:
 
     @property
     def path(self) -> str:
-        """The kind of path, for people: `lan` for private, link-local and loopback addresses, `direct`, `forward`."""
-        if self.connection.forwarded:
-            return "forward"
-        return "lan" if ipaddress.ip_address(self.connection.remote.host).is_private else "direct"
+        """The kind of path, for people; see `Connection.path`."""
+        return self.connection.path
 
     @property
     def ending(self) -> bool:
@@ -134,6 +132,7 @@ class Links:
 
     def __init__(self, endpoint: Endpoint, peer: Peer, stats: DriverStats, shell: Shell) -> None:
         self.nursery: trio.Nursery | None = None
+        self.relayed: RelayPaths | None = None
         self._endpoint = endpoint
         self._peer = peer
         self._stats = stats
@@ -178,10 +177,11 @@ class Links:
             self.adopt(connection)
 
     async def _race(self, effect: Dial) -> Connection | None:
-        """Dials all addresses, each a little after the one before; the first that answers as the right node wins."""
+        """Dials all addresses, each a little after the one before, and then over the relay at which the node says it is
+        found; the first that answers as the right node wins. A better path is found later (`net.pathfinder`)."""
         winner: Connection | None = None
 
-        async def attempt(address: Address, delay: float, scope: trio.CancelScope) -> None:
+        async def attempt(address: Address | VirtualPath, delay: float, scope: trio.CancelScope) -> None:
             nonlocal winner
             await trio.sleep(delay)
             try:
@@ -198,7 +198,19 @@ class Links:
         async with trio.open_nursery() as nursery:
             for number, address in enumerate(effect.addresses):
                 nursery.start_soon(attempt, address, number * _STAGGER_S, nursery.cancel_scope)
+            if path := self._relayed_path(effect.node):
+                nursery.start_soon(attempt, path, _STAGGER_S, nursery.cancel_scope)
         return winner
+
+    def _relayed_path(self, node: NodeId) -> VirtualPath | None:
+        url = self._peer.relay_of(node) if self.relayed is not None else None
+        if self.relayed is None or url is None:
+            return None
+        try:
+            return self.relayed.path(node, url)
+        except RemoteError as error:
+            log.debug("no relayed path to %s: %s", node.short, error)
+            return None
 
     def adopt(self, connection: Connection) -> None:
         """Makes a connection the link to its node, unless a better one is there."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from atmo.net.paths import VirtualPath, VirtualPaths, is_virtual
 from atmo.net.quic_config import EndpointStats, QuicConfig
 from atmo.net.quic_core import SocketAddress
-from atmo.net.udp import DatagramSocket, is_loopback, socket_address
+from atmo.net.udp import DatagramSocket, is_loopback, socket_address, to_address
 from atmo.wire.address import Address
+
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 class Outlet:
@@ -41,6 +45,14 @@ class Outlet:
             RemoteError: The socket cannot reach such an address.
         """
         return where.address if isinstance(where, VirtualPath) else socket_address(where, self._socket.family)
+
+    def may_probe(self, address: Address) -> bool:
+        """Says whether others may have us send a few small datagrams to an address: no broadcast, and nothing of this
+        machine itself unless that is all that the socket can reach."""
+        host = ipaddress.ip_address(address.host.partition("%")[0])
+        if host.is_multicast or host.is_unspecified or host == _BROADCAST:
+            return False
+        return not host.is_loopback or is_loopback(to_address(self._socket.getsockname()))
 
     def datagram_bytes(self, where: Address | VirtualPath) -> int:
         """Returns how large datagrams to `where` may be."""

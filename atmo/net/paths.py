@@ -17,13 +17,17 @@ SendDatagram = Callable[[bytes], None]
 PATHS_MOST = 256
 """As many as an endpoint's connections. Source: `QuicConfig.max_connections`."""
 
-_MARK = "virtual"
 _NUMBERS = 2**48
 
 
 def is_virtual(address: SocketAddress) -> bool:
-    """Says whether an address is that of a virtual path."""
-    return len(address) == 3 and address[2] == _MARK
+    """Says whether an address is that of a virtual path; those of sockets have two or four parts."""
+    return len(address) == 3
+
+
+def kind_of(address: SocketAddress) -> str:
+    """Returns what kind of path a pseudo address is of, such as `forward`."""
+    return str(address[2])
 
 
 class VirtualPath:
@@ -35,9 +39,9 @@ class VirtualPath:
     """
 
     def __init__(
-        self, number: int, send: SendDatagram, arrived: Callable[[bytes, VirtualPath], None], gone: Closed
+        self, number: int, kind: str, send: SendDatagram, arrived: Callable[[bytes, VirtualPath], None], gone: Closed
     ) -> None:
-        self.address: SocketAddress = (f"100::{number >> 32:x}:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}", 1, _MARK)
+        self.address: SocketAddress = (f"100::{number >> 32:x}:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}", 1, kind)
         self.send = send
         self._arrived = arrived
         self._gone = gone
@@ -72,7 +76,9 @@ class VirtualPaths:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def open(self, send: SendDatagram, arrived: Callable[[bytes, VirtualPath], None], gone: Closed) -> VirtualPath:
+    def open(
+        self, kind: str, send: SendDatagram, arrived: Callable[[bytes, VirtualPath], None], gone: Closed
+    ) -> VirtualPath:
         """Opens a path.
 
         Raises:
@@ -81,7 +87,7 @@ class VirtualPaths:
         if len(self._paths) >= PATHS_MOST:
             raise RemoteError(f"this node has {PATHS_MOST} forwarded paths, which is its limit")
         self._number = self._number % (_NUMBERS - 1) + 1
-        path = VirtualPath(self._number, send, arrived, gone)
+        path = VirtualPath(self._number, kind, send, arrived, gone)
         self._paths[path.host] = path
         return path
 

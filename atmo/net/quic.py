@@ -26,6 +26,7 @@ from atmo.net.certificate import make_credentials
 from atmo.net.connection import Connection
 from atmo.net.outlet import Outlet
 from atmo.net.paths import SendDatagram, VirtualPath, is_virtual
+from atmo.net.probing import Probing
 from atmo.net.quic_config import (
     BULK_DATAGRAMS,
     CONNECTION_ID_BYTES,
@@ -39,6 +40,7 @@ from atmo.net.quic_core import QuicCore, SocketAddress
 from atmo.net.stream import QuicStream, StreamReset
 from atmo.net.udp import DatagramSocket, open_udp, to_address
 from atmo.net.wakeups import Wakeups
+from atmo.reach.probe import MARK
 from atmo.wire.address import Address
 
 __all__ = [
@@ -117,6 +119,7 @@ class Endpoint:
         self._idle = trio.lowlevel.ParkingLot()
         self._wakeups = Wakeups()
         self._outlet = Outlet(sock, config, self.stats)
+        self.probing = Probing(self._outlet, self.stats, self._touch)
         self._sleep = trio.CancelScope()
         self._closing = False
 
@@ -156,16 +159,17 @@ class Endpoint:
         """Waits for the next authenticated connection from outside."""
         return await self._accepted.take()
 
-    def open_path(self, send: SendDatagram) -> VirtualPath:
+    def open_path(self, kind: str, send: SendDatagram) -> VirtualPath:
         """Opens a virtual path, over which this endpoint can dial and accepts what comes.
 
         Args:
+            kind: Such as `forward`.
             send: Carries a datagram to the other end; see `SendDatagram`.
 
         Raises:
             RemoteError: There are too many.
         """
-        return self._outlet.paths.open(send, self._arrived, self._path_gone)
+        return self._outlet.paths.open(kind, send, self._arrived, self._path_gone)
 
     def send_other(self, data: bytes, address: Address) -> None:
         """Sends a datagram that is not QUIC (bit 0x40 of its first byte unset) from the same socket."""
@@ -201,7 +205,7 @@ class Endpoint:
                 self.stats.bytes_in += len(data)
                 connection = self._route(data, address, now)
                 if connection is not None:
-                    connection.core.receive(data, address, now)
+                    connection.receive(data, address, now)
                     touched[connection] = touched.get(connection, 0) + 1
             for connection, count in touched.items():
                 connection.heard(now)
@@ -217,6 +221,9 @@ class Endpoint:
             self.stats.dropped_malformed += 1
             return None
         first = data[0]
+        if first == MARK:
+            self.probing.take_untrusted(data, address, now)
+            return None
         if not first & FIXED_BIT:
             self.stats.dropped_other += 1
             if self.on_other is not None and not is_virtual(address):
@@ -266,7 +273,7 @@ class Endpoint:
         now = trio.current_time()
         connection = self._route(data, path.address, now)
         if connection is not None:
-            connection.core.receive(data, path.address, now)
+            connection.receive(data, path.address, now)
             connection.heard(now)
             self._take_events(connection)
             self._touch(connection)
@@ -274,6 +281,9 @@ class Endpoint:
     def _path_gone(self, path: VirtualPath, reason: str) -> None:
         if self._outlet.paths.close(path):
             for connection in list(self._connections):
+                steering = connection.steering
+                if steering and steering.lost(trio.current_time(), path.address):
+                    continue  # it has others
                 if connection.opened_from == path.host:
                     connection.close(reason)
 
@@ -385,9 +395,14 @@ class Endpoint:
         if not connection.outbound:
             self._admission.gone(connection.opened_from)
         self._dirty.pop(connection, None)
+        self.probing.forget(connection)
         self.stats.internal_errors += connection.core.internal_errors
         self._wakeups.forget_gone(self._connections, len(self._connections))
 
     def _transmit(self, connection: Connection, now: float) -> None:
-        for data, address in connection.core.transmit(now):
+        datagrams = connection.core.transmit(now)
+        if connection.steering:
+            connection.steering.send(now, datagrams)
+            return
+        for data, address in datagrams:
             self._outlet.send(data, address)

@@ -98,6 +98,8 @@ class EndpointStats:
         streams_refused: Incoming streams reset because too many wait to be accepted.
         requests_unknown: Requests of protocols that nobody here answers.
         requests_failed: Handlers that raised.
+        probes_in: Probes of paths, and replies to ours, that somebody who may send them sent.
+        dropped_probes: Others.
         virtual_in, virtual_out: Datagrams over virtual paths, which the counters of datagrams and bytes leave out.
         internal_errors: Exceptions inside aioquic; each one cost its connection.
     """
@@ -122,6 +124,8 @@ class EndpointStats:
     requests_served: int = 0
     requests_unknown: int = 0
     requests_failed: int = 0
+    probes_in: int = 0
+    dropped_probes: int = 0
     virtual_in: int = 0
     virtual_out: int = 0
     internal_errors: int = 0

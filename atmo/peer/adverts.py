@@ -54,8 +54,15 @@ class Adverts:
         if not valid_name(name):
             raise WireError(f"a node's name has at most {limits.NAME_CHARS} printable characters")
         own, reached = self._own, tuple(addresses[: limits.ADDRESSES])
-        self._node = NodeRecord(name, reached, own.sealed, own.issuer_sealed, version, hardware)
+        relay = self._node.relay if self._node else None
+        self._node = NodeRecord(name, reached, own.sealed, own.issuer_sealed, version, hardware, relay=relay)
         self.refresh_node(now)
+
+    def relay(self, now: Now, url: str | None) -> None:
+        """See `Peer.publish_relay`."""
+        if self._node and self._node.relay != url:
+            self._node = replace(self._node, relay=url)
+            self.refresh_node(now)
 
     def adopt(self, now: Now, own: Member) -> None:
         """This node has a new certificate: it shows that one from now on."""

@@ -36,6 +36,11 @@ class Commands(Queries, Rights):
         self._adverts.node(now, name, addresses, version, hardware)
         self._settle(now)
 
+    def publish_relay(self, now: Now, url: str | None) -> None:
+        """Tells the mesh at which relay this node is found, once it said who it is; None for at none."""
+        self._adverts.relay(now, url)
+        self._settle(now)
+
     def publish_models(self, now: Now, models: Sequence[ModelRecord]) -> None:
         """Tells the mesh which models this node holds, in place of what it said before.
 

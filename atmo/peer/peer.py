@@ -92,8 +92,8 @@ class Peer(Commands):
     # --- inputs ---------------------------------------------------------------------------------------------------
 
     def link_up(self, now: Now, node: NodeId, path: str) -> None:
-        """The transport has a connection to `node`, authenticated by its key; `path` is `lan`, `direct`, `relay` or
-        `forward`.
+        """The transport has a connection to `node`, authenticated by its key; `path` is `lan`, `direct`, `punched`,
+        `relay` or `forward`.
         """
         if self._links.get(node):
             self._down(now, node, "replaced by a newer link", replaced=True)
@@ -122,6 +122,16 @@ class Peer(Commands):
             self._out.put(Emit(LinkLost(node, reason)))
             if node in self._doubted and not replaced:
                 self._links.dial(now, self._contact(node))
+        self._settle(now)
+
+    def path_changed(self, now: Now, node: NodeId, path: str) -> None:
+        """What is sent over the link to `node` takes another kind of path from now on; see `link_up`."""
+        link = self._links.get(node)
+        if link is not None and link.path != path:
+            forwarded, link.path = link.path == FORWARD, path
+            if link.ready and forwarded:  # it is as good as any other now
+                self.routes.link_up(now, node, path)
+                self.hyparview.link_up(now, node)
         self._settle(now)
 
     def dial_failed(self, now: Now, node: NodeId) -> None:

@@ -11,10 +11,20 @@ from atmo.peer.rules import LinkAge, keeps
 from atmo.peer.views import LinkView, NodeView
 from atmo.router.offer import Offer
 from atmo.trust.mesh import Member
+from atmo.wire.address import Address
 
 
 class Queries(Affairs):
     """This part of a peer."""
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Returns where this node told the mesh that it listens."""
+        return self.hyparview.contact.addresses
+
+    def relay_of(self, node: NodeId) -> str | None:
+        """Returns the URL of the relay at which a node says it is found."""
+        record = self._directory.nodes.get(node) or self._directory.gone.get(node)
+        return record.relay if record else None
 
     def neighbours(self) -> list[NodeId]:
         """Returns the active view: those with whom this node exchanges the mesh's state."""

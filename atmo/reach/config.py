@@ -51,6 +51,9 @@ class PathsConfig:
         dead_s: In doubt for so long without a reply: another path takes its place.
         gain: A path of the same rank takes the active one's place where its round trip is shorter by this share.
         gain_least_s: And by so much.
+        learns, learn_s: So many new places are tried at once, and one more in each `learn_s`: who tells many, or sends
+            from many, makes this node send no flood of probes. Source: guess.
+        punch_s: The least time between two punches.
         pending: Probes of one place whose replies are waited for.
     """
 
@@ -66,4 +69,7 @@ class PathsConfig:
     dead_s: float = 1.0
     gain: float = 0.2
     gain_least_s: float = 0.003
+    learns: int = 24
+    learn_s: float = 2.0
+    punch_s: float = 0.5
     pending: int = 8

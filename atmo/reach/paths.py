@@ -63,6 +63,7 @@ class Path:
         place: Where.
         kind: `lan`, `direct`, `punched`, `relay` or `forward`.
         since: Monotonic seconds at which it became known.
+        appeared: Nobody told of it: packets came from there.
         rtt_s: Smoothed round-trip time, None before the first reply.
         replied_at: When it last answered a probe.
         heard_at: When anything authentic last came from there.
@@ -75,6 +76,7 @@ class Path:
     place: Place
     kind: str
     since: float
+    appeared: bool = False
     rtt_s: float | None = None
     replied_at: float = -math.inf
     heard_at: float = -math.inf
@@ -114,6 +116,8 @@ class Paths:
         self._paths: dict[Place, Path] = {place: self.active}
         self._unanswered_since = math.inf  # what was sent on the active path and followed by nothing
         self._doubted_at = math.inf
+        self._room = float(config.learns)
+        self._learned_at = self._punched_at = -math.inf
         self._elsewhere = False  # what answers since then comes another way
         self._out: list[PathEffect] = []
 
@@ -145,16 +149,26 @@ class Paths:
                 self._burst(now, path)
 
     def _learn(self, now: Now, place: Place, kind: str) -> Path | None:
+        self._room = min(self._config.learns, self._room + (now.mono - self._learned_at) / self._config.learn_s)
+        self._learned_at = now.mono
+        if self._room < 1.0:
+            return None
         if len(self._paths) >= self._config.places:
             spare = [path for path in self._paths.values() if path is not self.active and not path.works]
             if not spare:
                 return None
             del self._paths[min(spare, key=lambda path: path.since).place]
+        self._room -= 1.0
         path = self._paths[place] = Path(place, kind, now.mono)
         return path
 
     def punch(self, now: Now) -> None:
         """Both ends fire now: all places that do not work are tried at once."""
+        if now.mono >= self._punched_at + self._config.punch_s:
+            self._punched_at = now.mono
+            self._try_all(now)
+
+    def _try_all(self, now: Now) -> None:
         for path in self._paths.values():
             if not path.works:
                 self._burst(now, path)
@@ -173,6 +187,8 @@ class Paths:
         path = self._paths.get(place)
         if path is None:
             self.add(now, place, kind)
+            if path := self._paths.get(place):
+                path.appeared = True
             return
         path.heard_at = now.mono
         if path is self.active:
@@ -227,6 +243,8 @@ class Paths:
             self._switch(now, path, "the path before it is dead")
         elif RANK[path.kind] < RANK[active.kind]:
             self._switch(now, path, "it is a better one")
+        elif RANK[path.kind] == RANK[active.kind] and path.appeared and active.heard_at < path.since:
+            self._switch(now, path, "the other end moved")
         elif RANK[path.kind] == RANK[active.kind] and path.rtt_s is not None and active.rtt_s is not None:
             gain_s = active.rtt_s - path.rtt_s
             if gain_s > max(config.gain * active.rtt_s, config.gain_least_s):
@@ -264,7 +282,7 @@ class Paths:
             self._switch(now, best, f"of the one before: {reason}")
         else:
             self._is_answered()
-            self.punch(now)
+            self._try_all(now)
 
     def _due(self, now: Now, path: Path) -> None:
         config = self._config

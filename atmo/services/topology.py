@@ -27,7 +27,7 @@ PROTOCOL: Final = "atmo/topology/1"
 LINKS_MOST: Final = 512
 """Links that one node tells of; it has fewer."""
 
-PATHS: Final = ("lan", "direct", "relay", "forward")
+PATHS: Final = ("lan", "direct", "punched", "relay", "forward")
 """The kinds that are shown; a word that is none of them comes from a newer node, or from a liar."""
 
 

@@ -59,7 +59,7 @@ class Hop:
             await self.adopt(await self.endpoint.accept())
 
     async def adopt(self, connection: Connection) -> None:
-        if connection.forwarded:
+        if connection.path == "forward":
             self.forwarded.append(connection)
         else:
             self.links[connection.node_id] = connection

@@ -34,7 +34,7 @@ async def test_a_reaches_c_through_b_which_sees_only_ciphertext() -> None:
     async with chain(3) as (anna, bert, cora):
         connection = await anna.reach(bert, cora)
         assert connection.node_id == cora.node_id
-        assert connection.forwarded
+        assert connection.path == "forward"
         secret = b"the password is swordfish"
         seen: list[bytes] = []
         carried = RequestSpy(bert, seen)

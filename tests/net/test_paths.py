@@ -27,8 +27,8 @@ class Wire:
         self.carried = 0
         self._sender, self._queue = trio.open_memory_channel[tuple[bool, bytes]](10_000)
         self.ends: tuple[VirtualPath, VirtualPath] = (
-            one.open_path(lambda data: self._sender.send_nowait((True, data))),
-            two.open_path(lambda data: self._sender.send_nowait((False, data))),
+            one.open_path("forward", lambda data: self._sender.send_nowait((True, data))),
+            two.open_path("forward", lambda data: self._sender.send_nowait((False, data))),
         )
 
     async def run(self) -> None:
@@ -71,8 +71,8 @@ async def test_a_connection_runs_over_a_virtual_path_alone() -> None:
         outbound = await one.dial(wire.ends[0], BOB.node_id, DEADLINE_S)
         inbound = await two.accept()
         assert inbound.node_id == ALICE.node_id
-        assert outbound.forwarded
-        assert inbound.forwarded
+        assert outbound.path == "forward"
+        assert inbound.path == "forward"
         await send_and_check(outbound, inbound, b"x" * 300_000)
         for endpoint in (one, two):
             assert endpoint.stats.datagrams_in == endpoint.stats.datagrams_out == 0
@@ -93,7 +93,7 @@ async def test_both_kinds_of_paths_at_once() -> None:
         forwarded = await one.dial(wire.ends[0], BOB.node_id, DEADLINE_S)
         await send_and_check(forwarded, await two.accept(), b"one way")
         await send_and_check(direct, far, b"the other")
-        assert not direct.forwarded
+        assert direct.path != "forward"
 
 
 async def test_a_path_that_closes_takes_its_connections_along() -> None:
@@ -129,12 +129,12 @@ async def test_what_is_no_quic_is_dropped_on_a_path() -> None:
 async def test_paths_are_bounded_and_their_addresses_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "PATHS_MOST", 3)
     async with two_endpoints() as (one, _):
-        opened = [one.open_path(lambda data: None) for _ in range(3)]
+        opened = [one.open_path("forward", lambda data: None) for _ in range(3)]
         assert len({path.host for path in opened}) == 3
         with pytest.raises(RemoteError, match="its limit"):
-            one.open_path(lambda data: None)
+            one.open_path("forward", lambda data: None)
         opened[0].close("done")
-        again = one.open_path(lambda data: None)
+        again = one.open_path("forward", lambda data: None)
         assert again.host not in {path.host for path in opened}
         assert all(ipaddress.ip_address(path.host) in ipaddress.ip_network("100::/64") for path in opened)
         assert is_virtual(again.address)

@@ -96,9 +96,14 @@ async def test_a_member_that_cannot_be_dialled_is_reached_through_a_neighbour() 
         assert await ask(anna, cora.peer.node_id, b"x" * 100_000) == b"x" * 100_000
         link = anna.links.get(cora.peer.node_id)
         assert link is not None
-        assert link.path == "forward"
+        assert link.connection.core.peer_address[2] == "forward", "that is how it began"
         assert bert.forwarder.stats.passed_on == 1
-        assert anna.peer.neighbours() == [bert.peer.node_id]
+        await until(lambda: link.path == "lan")  # both told each other where they listen
+        back = cora.links.get(anna.peer.node_id)
+        assert back is not None
+        await until(lambda: back.path == "lan")
+        path = {view.node: view.path for view in anna.peer.links(anna.now())}[cora.peer.node_id]
+        assert path == "lan"
         assert await ask(cora, anna.peer.node_id) == b"hello"  # the same link
         assert bert.forwarder.stats.passed_on == 1
 
@@ -193,12 +198,13 @@ async def test_a_link_that_is_being_closed_is_waited_for_and_dialled_anew() -> N
 async def test_who_opens_too_many_requests_is_refused() -> None:
     def thrifty(signer: Signer) -> Peer:
         config = PeerConfig()
-        return new_peer(signer, config=replace(config, budgets=replace(config.budgets, streams=Rate(0.1, 3.0))))
+        return new_peer(signer, config=replace(config, budgets=replace(config.budgets, streams=Rate(0.1, 4.0))))
 
     async with nodes("anna", "bert", peer=thrifty) as (anna, bert):
         meet(anna, bert)
-        for _ in range(3):
+        for _ in range(3):  # and one for each other's paths
             assert await ask(anna, bert.peer.node_id) == b"hello"
+        await until(lambda: next(iter(anna.endpoint.connections)).steering)
         with pytest.raises(RemoteError, match="too many requests"):
             await ask(anna, bert.peer.node_id)
         assert bert.stats.refused_requests == 1

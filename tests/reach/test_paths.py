@@ -169,6 +169,72 @@ def test_strangers_places_are_bounded_and_crowd_out_nothing_that_works() -> None
     assert full.drain() == []
 
 
+def direct(now_s: float = 0.0) -> Paths:
+    """Paths of which the only one is a direct one."""
+    return Paths(PathsConfig(), Random(1), Now(now_s, 0.0), WIDE, KINDS[WIDE])
+
+
+def answer(paths: Paths, place: Place, at_s: float) -> None:
+    """Answers the last probe to a place."""
+    nonce = [effect.nonce for effect in paths.drain() if isinstance(effect, SendProbe) and effect.place == place][-1]
+    paths.replied(Now(at_s, 0.0), place, nonce, None)
+
+
+def test_an_end_that_moved_is_followed_as_soon_as_it_answers_from_there() -> None:
+    paths = direct()
+    paths.heard(Now(1.0, 0.0), WIDE, KINDS[WIDE])
+    paths.heard(Now(5.0, 0.0), HOLE, KINDS[HOLE])
+    answer(paths, HOLE, 5.1)
+    assert paths.active.place == HOLE
+    assert "moved" in str(paths.drain())
+
+
+def test_a_shorter_path_of_the_same_rank_has_to_be_clearly_shorter() -> None:
+    for seconds, place in ((0.019, WIDE), (0.01, HOLE)):
+        paths = direct()
+        paths.handle_timer(Now(0.0, 0.0))
+        answer(paths, WIDE, 0.02)
+        paths.add(Now(1.0, 0.0), HOLE, KINDS[HOLE])
+        answer(paths, HOLE, 1.0 + seconds)
+        assert paths.active.place == place
+
+
+def test_whatever_answers_first_replaces_a_dead_path() -> None:
+    paths = direct()
+    paths.sent(Now(1.0, 0.0))
+    for tick in range(1_000, 4_000, 100):
+        paths.handle_timer(Now(tick / 1_000, 0.0))
+    assert not paths.active.works
+    paths.drain()
+    paths.add(Now(4.0, 0.0), HUB, RELAY)
+    answer(paths, HUB, 4.1)
+    assert paths.active.place == HUB
+
+
+def test_of_many_paths_that_work_only_the_best_are_kept_open() -> None:
+    paths = direct()
+    places = [Address("198.51.100.3", port) for port in range(1, 8)]
+    for port, place in enumerate(places):
+        paths.add(Now(0.0, 0.0), place, KINDS[WIDE])
+        answer(paths, place, 0.05 + port / 100)
+    for tick in range(1, 60):
+        paths.handle_timer(Now(float(tick), 0.0))
+    probed = {effect.place for effect in paths.drain() if isinstance(effect, SendProbe)}
+    assert len(probed & set(places)) <= 1 + PathsConfig().standbys
+
+
+def test_of_more_places_than_may_be_learned_at_once_the_rest_is_left_out() -> None:
+    paths = Paths(PathsConfig(learns=2), Random(1), Now(0.0, 0.0), WIDE, KINDS[WIDE])
+    for port in range(1, 10):
+        paths.add(Now(0.0, 0.0), Address("198.51.100.3", port), KINDS[WIDE])
+    assert len(paths.all()) == 3
+    paths.drain()
+    paths.add(Now(0.0, 0.0), Address("198.51.100.3", 1), KINDS[WIDE])
+    assert paths.drain() == [], "it is known"
+    paths.add(Now(PathsConfig().learn_s, 0.0), Address("198.51.100.3", 99), KINDS[WIDE])
+    assert len(paths.all()) == 4
+
+
 class Weather(RuleBasedStateMachine):
     """Ways open and shut; whatever happened, both ends talk again once something is open."""
 

@@ -16,9 +16,11 @@ from atmo.identity import Signer
 from atmo.index.records import DOMAIN as PROVIDER_DOMAIN
 from atmo.index.records import Provider, open_provider_untrusted, seal_provider
 from atmo.net.forwarding import FORWARD, ForwardHeader
+from atmo.net.pathfinder import PATHS, PathOffer
 from atmo.peer import CapabilitiesBody
 from atmo.peer.messages import MESSAGES, decode_message_untrusted, encode_message
 from atmo.peer.presence import Absence, AbsentBody
+from atmo.relay import protocol as relay
 from atmo.router.capability import Capability
 from atmo.services import joining, topology
 from atmo.transfer import manifest
@@ -29,7 +31,7 @@ from atmo.trust.records import InviteBody, RedemptionBody, SuccessionBody
 from atmo.wire import codec
 from atmo.wire.address import Address, Contact
 from atmo.wire.envelope import open_untrusted, seal
-from atmo.wire.schema import from_wire_untrusted, unpack_untrusted
+from atmo.wire.schema import from_wire_untrusted, to_wire, unpack_untrusted
 from tests.wire.cddl import Schema
 from tests.wire.examples import FILE, HASH, NODE, fields_of, full, smallest, wrong
 
@@ -68,6 +70,9 @@ CLASSES: dict[str, type[Any]] = {
     "join-refusal": joining.JoinRefusal,
     "topology-answer": topology.TopologyAnswer,
     "link-report": topology.LinkReport,
+    "relay-challenge": relay.Challenge,
+    "relay-answer": relay.Answer,
+    "relay-welcome": relay.Welcome,
     **MESSAGES,
 }
 MAX = 64 * 1024 * 1024
@@ -189,6 +194,9 @@ def test_a_manifest() -> None:
     assert unpack_untrusted(manifest.Manifest, payload, MAX) == made
 
 
+PATH_OFFER = PathOffer(bytes(8), bytes(32), (Address("192.0.2.1", 11_450),), True, "wss://relay.example.org/")
+
+
 @pytest.mark.parametrize(
     ("rule", "value"),
     [
@@ -197,6 +205,8 @@ def test_a_manifest() -> None:
         ("manifest-head", {"protocol": "atmo/manifest/1", "manifest": HASH}),
         ("chunk-head", {"protocol": "atmo/chunks/1", "chunk": HASH}),
         ("forward-head", {"protocol": FORWARD} | full(ForwardHeader)),
+        ("paths-head", {"protocol": PATHS} | to_wire(PATH_OFFER)),
+        ("paths-answer", to_wire(PATH_OFFER)),
         ("forward-answer", {"ok": True}),
         ("forward-answer", {"error": "busy"}),
         ("topology-head", {"protocol": topology.PROTOCOL}),

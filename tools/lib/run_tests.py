@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("peer", "gossip", "index", "transfer", "router", "engine", "trust", "wire", "identity")
+ROOMS = ("peer", "gossip", "index", "transfer", "router", "reach", "engine", "trust", "wire", "identity")
 MODULES = ("errors", "clock")
 BELOW_THE_LINE = ",".join([*(f"atmo/{room}/*" for room in ROOMS), *(f"atmo/{module}.py" for module in MODULES)])
 HARMLESS = ("-x", "-q", "-v", "-s", "-l", "-ra", "--tb=", "--durations=", "--color=", "--maxfail=", "--junitxml=")

@@ -49,7 +49,7 @@ class Packets(Scenario):
             "downloaded": "a model came whole although one of its two holders died in the middle",
             "relayed": "a model came whole from a machine that could only be reached through another",
             "reader_moved": "a download outlived a new port of the machine that dialled, on the same connection",
-            "holder_moved": "a download outlived a new port of the machine that was dialled, on a new connection",
+            "holder_moved": "a download outlived a new port of the machine that was dialled, on the same connection",
         },
         figures={
             "known_s": "from the codes until everyone knew everyone",
@@ -83,8 +83,8 @@ class Packets(Scenario):
             right = relayed.fetched.right and relayed.path == "forward"
             stage.check("relayed", right, f"the file is another one, or its way is {relayed.path!r}")
             stage.figure("relay_s", relayed.fetched.took_s)
-        for who, same in (("reader", True), ("holder", False)):
-            self._move(stage, who, same)
+        for who in ("reader", "holder"):
+            self._move(stage, who)
 
     async def _relay(self, stage: Stage, world: PacketWorld) -> runs.Relayed:
         from atmo.sim.packets import runs
@@ -93,12 +93,12 @@ class Packets(Scenario):
             stage.nats.give(world.node_id(name), SYMMETRIC)
         return await runs.relay(world, max(1, self.mib // 4), self.most_s)
 
-    def _move(self, stage: Stage, who: str, same: bool) -> None:
+    def _move(self, stage: Stage, who: str) -> None:
         from atmo.sim.packets import runs
 
         moved = self._act(stage, f"{who}_moved", lambda world: runs.path_change(world, who, self.mib, self.most_s))
         if moved is not None:
-            right = moved.fetched.right and moved.follows and moved.same_connection is same
+            right = moved.fetched.right and moved.follows and moved.same_connection
             stage.check(f"{who}_moved", right, f"{moved}")
             stage.figure(f"{who}_moved_s", moved.fetched.took_s)
 

@@ -1,0 +1,111 @@
+"""The probes of an endpoint: keys for its connections, and who takes what comes in under them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import trio
+
+from atmo.errors import WireError
+from atmo.net.connection import Connection
+from atmo.net.outlet import Outlet
+from atmo.net.quic_config import EndpointStats
+from atmo.net.quic_core import SocketAddress
+from atmo.net.steering import Steering
+from atmo.reach.config import PathsConfig
+from atmo.reach.paths import Path
+from atmo.reach.probe import KEY_BYTES, PROBE, SESSION_BYTES, Key, open_probe_untrusted
+from atmo.wire.address import Address
+
+_SEEN_MOST = 16
+
+
+class Probing:
+    """Gives connections several paths, once both ends want it.
+
+    Args:
+        outlet: Sends datagrams.
+        stats: Counts.
+        touch: Told of connections whose timer may have moved.
+        config: Of every connection's paths.
+
+    Attributes:
+        moved: Called when a connection takes another path, with the reason.
+        seen: By which addresses other nodes saw this endpoint, and how often; the newest ones.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        stats: EndpointStats,
+        touch: Callable[[Connection], None],
+        config: PathsConfig = PathsConfig(),
+    ) -> None:
+        self.moved: Callable[[Connection, Path, str], None] = lambda connection, path, reason: None
+        self.seen: Counter[Address] = Counter()
+        self._outlet = outlet
+        self._stats = stats
+        self._touch = touch
+        self._config = config
+        self._connections: dict[bytes, Connection] = {}
+
+    def offer(self, connection: Connection) -> Key:
+        """Returns what the other end needs to send probes to this one; the same for as long as the connection lives."""
+        key = connection.probe_key
+        if key is None:
+            key = connection.probe_key = Key(os.urandom(SESSION_BYTES), os.urandom(KEY_BYTES))
+            self._connections[key.session] = connection
+        return key
+
+    def begin(self, connection: Connection, theirs: Key, candidates: Iterable[Address]) -> Steering:
+        """The other end told its key and where it may be reached; told again, there are just more such addresses."""
+        now = trio.current_time()
+        steering = connection.steering
+        if steering is None:
+            steering = connection.steering = Steering(
+                self._outlet,
+                connection.core.peer_address,
+                theirs,
+                follows=not connection.outbound,
+                now=now,
+                moved=lambda path, reason: self.moved(connection, path, reason),
+                seen=self._seen,
+                config=self._config,
+            )
+        steering.add(now, candidates)
+        self._touch(connection)
+        return steering
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        if connection.probe_key is not None:
+            self._connections.pop(connection.probe_key.session, None)
+
+    def take_untrusted(self, data: bytes, address: SocketAddress, now: float) -> None:
+        """Takes a datagram whose first byte is that of probes."""
+        try:
+            probe = open_probe_untrusted(data, self._secret)
+        except WireError:
+            self._stats.dropped_probes += 1
+            return
+        connection = self._connections[probe.session]
+        if connection.steering is None:  # the other end knows our key, and we not yet its
+            self._stats.dropped_probes += 1
+            return
+        self._stats.probes_in += 1
+        if probe.kind == PROBE:
+            connection.steering.probed(now, address, probe.nonce)
+        else:
+            connection.steering.replied(now, address, probe.nonce, probe.observed)
+        self._touch(connection)
+
+    def _secret(self, session: bytes) -> bytes | None:
+        connection = self._connections.get(session)
+        return connection.probe_key.secret if connection and connection.probe_key else None
+
+    def _seen(self, address: Address) -> None:
+        self.seen[address] += 1
+        while len(self.seen) > _SEEN_MOST:
+            del self.seen[next(iter(self.seen))]
