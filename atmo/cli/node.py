@@ -50,6 +50,9 @@ def node(
     project: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="Answer questions from these documents; repeatable.")
     ] = None,
+    relay: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Be found at this relay (see `atmo relay`); repeatable.")
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info]")
     ] = None,
@@ -59,18 +62,19 @@ def node(
     \b
     When it is ready it prints one line with the endpoint. Settings that last
     belong into config.json (or .yaml, .toml) in the home; ATMO_HTTP, ATMO_LISTEN,
-    ATMO_NAME, ATMO_OLLAMA_URL go over them, and these options over both.
+    ATMO_NAME, ATMO_OLLAMA_URL, ATMO_RELAYS go over them, and these options over both.
 
     \b
     Examples:
       atmo node
       atmo node --http 127.0.0.1:8080 --name kitchen
       atmo node --project notes=~/notes
+      atmo node --relay wss://relay.example.org/
     """
     from atmo.config.settings import load_settings
 
     folder = home_of(context, home)
-    flags = {"http": http, "listen": listen, "name": name, "projects": project, "log_level": log_level}
+    flags = {"http": http, "listen": listen, "name": name, "projects": project, "relays": relay, "log_level": log_level}
     settings = load_settings(folder, flags=flags)
     running = live_node(folder)
     if running is not None:

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from atmo.config.values import HostPort, ProjectSettings, ServerSettings, parse_host_port
-from atmo.errors import UserError
+from atmo.errors import UserError, WireError
+from atmo.relay.address import RELAYS_MOST, RelayAddress
 
 DEFAULT_OLLAMA_URL = "http://127.0.0.1:11434"
 NAME_CHARS = 64
@@ -165,6 +166,22 @@ def _price(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
         raise UserError(f"{where}: {value!r} is not a price in US dollars for a thousand tokens.")
     return float(value)
+
+
+def relay_list(value: Any, where: str, _base: Path) -> tuple[RelayAddress, ...]:
+    """Checks URLs of relays: a list, or a text with spaces between."""
+    texts = value.split() if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: is {_kind(value)} where a list of URLs belongs.")
+    if len(texts) > RELAYS_MOST:
+        raise UserError(f"{where}: has {len(texts)} relays; at most {RELAYS_MOST} are allowed.")
+    relays = []
+    for text in texts:
+        try:
+            relays.append(RelayAddress.parse_untrusted(text.strip()))
+        except WireError as error:
+            raise UserError(f"{where}: {error}.", "Run one with `atmo relay`, which prints its URL.") from error
+    return tuple(dict.fromkeys(relays))
 
 
 def server_list(value: Any, where: str, base: Path) -> tuple[ServerSettings, ...]:

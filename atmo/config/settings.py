@@ -18,6 +18,7 @@ from atmo.config import checks
 from atmo.config.files import find_config, read_config
 from atmo.config.values import HostPort, ProjectSettings, ServerSettings, parse_host_port
 from atmo.errors import UserError
+from atmo.relay.address import RelayAddress
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_HTTP = HostPort("127.0.0.1", 11451)
@@ -45,6 +46,7 @@ class Settings:
         ollama_url: Where Ollama is looked for, None to leave it alone.
         servers: OpenAI-compatible servers.
         projects: Folders of documents.
+        relays: Relays at which others find this node, the first that answers.
         log_level: `debug`, `info`, `warning` or `error`.
     """
 
@@ -54,6 +56,7 @@ class Settings:
     ollama_url: str | None = checks.DEFAULT_OLLAMA_URL
     servers: tuple[ServerSettings, ...] = ()
     projects: tuple[ProjectSettings, ...] = ()
+    relays: tuple[RelayAddress, ...] = ()
     log_level: str = "info"
 
 
@@ -75,7 +78,7 @@ def load_settings(
     Args:
         home: The node's folder; it need not exist.
         environ: The environment, `os.environ` when None. `ATMO_HTTP`, `ATMO_LISTEN`, `ATMO_NAME`,
-            `ATMO_OLLAMA_URL` (a URL or `false`) and `ATMO_LOG_LEVEL` count.
+            `ATMO_OLLAMA_URL` (a URL or `false`), `ATMO_LOG_LEVEL` and `ATMO_RELAYS` (URLs with spaces between) count.
         flags: Values of command-line flags by key; None means not given. `projects` is a list of `NAME=DIR` that is
             added to the configured ones and replaces one of the same name.
 
@@ -91,15 +94,15 @@ def load_settings(
         for key, value in raw.items():
             field, parse = _KEYS[key]
             values[field] = parse(value, f"{path}: {key}", home)
-    for key in ("name", "http", "listen", "ollama", "log_level"):
+    for key in ("name", "http", "listen", "ollama", "log_level", "relays"):
         field, parse = _KEYS[key]
         variable = "ATMO_OLLAMA_URL" if key == "ollama" else f"ATMO_{key.upper()}"
         if text := environ.get(variable, ""):
             values[field] = parse(text, variable, home)
     for key, value in (flags or {}).items():
-        if value is not None and key != "projects":
+        if value is not None and value != [] and key != "projects":
             field, parse = _KEYS[key]
-            values[field] = parse(value, f"--{key.replace('_', '-')}", Path.cwd())
+            values[field] = parse(value, f"--{_FLAGS.get(key, key.replace('_', '-'))}", Path.cwd())
     settings = Settings(**values)
     added = [checks.project_flag(text) for text in (flags or {}).get("projects") or ()]
     names = {project.name for project in added}
@@ -113,6 +116,9 @@ def default_name() -> str:
     return re.sub(r"[^\w.-]", "", socket.gethostname().split(".")[0])[: checks.NAME_CHARS] or "node"
 
 
+_FLAGS = {"relays": "relay"}
+"""Flags that are called otherwise than their keys."""
+
 _KEYS: dict[str, tuple[str, Callable[[Any, str, Path], Any]]] = {
     "name": ("name", checks.node_name),
     "http": ("http", checks.host_port(DEFAULT_HTTP.host)),
@@ -120,6 +126,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any, str, Path], Any]]] = {
     "ollama": ("ollama_url", checks.ollama),
     "servers": ("servers", checks.server_list),
     "projects": ("projects", checks.project_list),
+    "relays": ("relays", checks.relay_list),
     "log_level": ("log_level", checks.choice(LOG_LEVELS)),
 }
 """Key of the file -> field of `Settings` and the function that checks it."""

@@ -20,6 +20,8 @@ import trio
 from atmo.clock import Now
 from atmo.engine import CancelFetch, Dial, Effect, Emit, FetchChunk, Hangup, Misbehaved, Send, Store
 from atmo.errors import RemoteError
+from atmo.gossip.records import NODE
+from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
 from atmo.net.forwarding import FORWARD
 from atmo.net.links import GOSSIP, DriverStats, Link, Links, Shell
@@ -115,6 +117,7 @@ class PeerDriver:
     def use_relays(self, relayed: RelayPaths) -> None:
         """Reaches nodes over relays, too, from now on."""
         self.links.relayed = self._pathfinder.relayed = relayed
+        relayed.changed.append(lambda state: self._relay_moved())
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -191,11 +194,19 @@ class PeerDriver:
             self.peer.path_changed(self.now(), node, path.kind)
             self.kick()
 
+    def _relay_moved(self) -> None:
+        """This node is at another relay: others who are there, too, are reached over it, whatever they said before."""
+        home = self.links.relayed.home() if self.links.relayed else None
+        for link in self.links.ready():
+            self._pathfinder.try_relay(link.connection, home)
+
     def _tell(self, event: Any) -> None:
         if isinstance(event, LinkReady) and (link := self.links.get(event.node)):
             link.ready.set()
             if link.connection.outbound and self._nursery:
                 self._nursery.start_soon(self._pathfinder.keep, link)
+        elif isinstance(event, RecordChanged) and event.kind == NODE and (link := self.links.get(event.author)):
+            self._pathfinder.try_relay(link.connection, self.peer.relay_of(event.author))
         elif isinstance(event, AdvertLeftOut):
             log.warning("the mesh does not learn of %r: %s", event.name, event.reason)
         self._reaching.on_event(event)

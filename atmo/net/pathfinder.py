@@ -138,10 +138,16 @@ class Pathfinder:
         offer = from_wire_untrusted(PathOffer, value)
         if len(offer.session) != SESSION_BYTES or len(offer.secret) != KEY_BYTES:
             raise WireError("a key of the wrong length")
-        steering = self._probing.begin(connection, Key(offer.session, offer.secret), offer.addresses)
-        if offer.relay is not None and self.relayed is not None:
-            try:
-                steering.add_via(trio.current_time(), self.relayed.path(connection.node_id, offer.relay).address)
-            except RemoteError as error:
-                log.debug("no relayed path to %s: %s", connection.node_id.short, error)
+        self._probing.begin(connection, Key(offer.session, offer.secret), offer.addresses)
+        self.try_relay(connection, offer.relay)
         return offer
+
+    def try_relay(self, connection: Connection, url: str | None) -> None:
+        """The other end may be reached over a relay, from now on."""
+        if url is None or self.relayed is None or connection.steering is None:
+            return
+        try:
+            connection.steering.add_via(trio.current_time(), self.relayed.path(connection.node_id, url).address)
+        except RemoteError as error:
+            log.debug("no relayed path to %s: %s", connection.node_id.short, error)
+        connection.touch()

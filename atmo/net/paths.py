@@ -50,6 +50,11 @@ class VirtualPath:
         return f"<VirtualPath {self.host}>"
 
     @property
+    def kind(self) -> str:
+        """Such as `forward`."""
+        return kind_of(self.address)
+
+    @property
     def host(self) -> str:
         """The host of its pseudo address."""
         return str(self.address[0])

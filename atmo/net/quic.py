@@ -40,6 +40,7 @@ from atmo.net.quic_core import QuicCore, SocketAddress
 from atmo.net.stream import QuicStream, StreamReset
 from atmo.net.udp import DatagramSocket, open_udp, to_address
 from atmo.net.wakeups import Wakeups
+from atmo.reach.config import RELAY
 from atmo.reach.probe import MARK
 from atmo.wire.address import Address
 
@@ -282,10 +283,9 @@ class Endpoint:
         if self._outlet.paths.close(path):
             for connection in list(self._connections):
                 steering = connection.steering
-                if steering and steering.lost(trio.current_time(), path.address):
-                    continue  # it has others
-                if connection.opened_from == path.host:
-                    connection.close(reason)
+                works = steering is not None and steering.lost(trio.current_time(), path.address)
+                if connection.opened_from == path.host and not works and not (steering and path.kind == RELAY):
+                    connection.close(reason)  # who lost its relay finds the other end at another one
 
     # The pump
 

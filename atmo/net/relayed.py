@@ -1,18 +1,25 @@
-"""Paths over relays: datagrams by node id become virtual paths of the endpoint, one for each node and relay."""
+"""Paths over relays: datagrams by node id become virtual paths of the endpoint, one for each node and relay.
+
+A node holds a connection to its home relay, where others find it; to reach a node whose home is another relay it
+connects to that one for as long as it is used (`atmo.relay.client`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from functools import lru_cache, partial
 
 import trio
 
-from atmo.errors import RemoteError
-from atmo.identity import NodeId
+from atmo.errors import RemoteError, WireError
+from atmo.identity import NodeId, Signer
 from atmo.net.paths import VirtualPath
 from atmo.net.quic import Endpoint
 from atmo.reach.config import RELAY
+from atmo.relay.address import RelayAddress
+from atmo.relay.client import RelayClient, RelayClientConfig, RelayState
+from atmo.relay.link import Connect, connect_tcp
 
 _OWN_MOST, _OTHERS_MOST = 96, 96
 """Paths that this node opened, and that others did, of the endpoint's 256 virtual ones; forwarded ones need room, too.
@@ -29,44 +36,69 @@ class _RelayPath:
     used_at: float = 0.0
 
 
-class Carries(Protocol):
-    """What carries datagrams by node id: `relay.client.RelayClient` with its addresses as text."""
-
-    def send(self, node: NodeId, data: bytes, url: str) -> None:
-        """Sends a datagram to a node over the relay at a URL; never blocks, drops what it cannot take."""
-
-    def home(self) -> str | None:
-        """Returns the URL of the relay at which this node is found now."""
+Key = tuple[NodeId, RelayAddress]
 
 
 class RelayPaths:
-    """The relayed paths of an endpoint.
+    """The relays of a node, and the paths over them.
 
     Args:
-        endpoint: Whose connections run over them.
-        carries: Carries the datagrams.
+        endpoint: Whose connections run over the paths.
+        signer: This node's key.
+        relays: Its own; the first that answers becomes its home. Without any it still reaches nodes at theirs.
+        config: Of the client.
+        connect: Opens TCP connections.
+
+    Attributes:
+        changed: Told when the home relay changes, one after the other.
     """
 
-    def __init__(self, endpoint: Endpoint, carries: Carries) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        signer: Signer,
+        relays: Sequence[RelayAddress] = (),
+        config: RelayClientConfig = RelayClientConfig(),
+        connect: Connect = connect_tcp,
+    ) -> None:
+        self.changed: list[Callable[[RelayState], None]] = []
         self._endpoint = endpoint
-        self._carries = carries
-        self._paths: dict[tuple[NodeId, str], _RelayPath] = {}
+        self._paths: dict[Key, _RelayPath] = {}
+        self._client = RelayClient(
+            signer,
+            relays,
+            self._deliver_untrusted,
+            absent=self._absent,
+            changed=self._state_changed,
+            config=config,
+            connect=connect,
+        )
+
+    async def run(self) -> None:
+        """Holds the connections until cancelled."""
+        await self._client.run()
+
+    @property
+    def state(self) -> RelayState:
+        """Where this node can be found."""
+        return self._client.state
 
     def home(self) -> str | None:
-        """Returns the URL of the relay at which this node is found now."""
-        return self._carries.home()
+        """Returns the URL at which this node can be found, with the id that the relay has proved; None for nowhere."""
+        state = self._client.state
+        return None if state.home is None or state.relay is None else f"{state.home.url}#{state.relay}"
 
     def path(self, node: NodeId, url: str) -> VirtualPath:
-        """Returns the path to a node over a relay, for this node's own use.
+        """Returns the path to a node over the relay at which it says it is found.
 
         Raises:
-            RemoteError: There are too many that are in use.
+            RemoteError: That is no URL of a relay, or there are too many paths in use.
         """
-        entry = self._open((node, url), own=True)
+        entry = self._open((node, _address_untrusted(url)), own=True)
         entry.own = True
         return entry.path
 
-    def _open(self, key: tuple[NodeId, str], *, own: bool) -> _RelayPath:
+    def _open(self, key: Key, *, own: bool) -> _RelayPath:
         entry = self._paths.get(key)
         if entry is None:
             alike = {each: entry.used_at for each, entry in self._paths.items() if entry.own == own}
@@ -79,28 +111,34 @@ class RelayPaths:
         entry.used_at = trio.current_time()
         return entry
 
-    def deliver_untrusted(self, node: NodeId, data: bytes, url: str) -> None:
+    def _deliver_untrusted(self, node: NodeId, data: bytes, relay: RelayAddress) -> None:
         """Takes a datagram that a relay says is of a node; QUIC and the tags of probes say whether it is."""
         try:
-            entry = self._open((node, url), own=False)
+            entry = self._open((node, relay), own=False)
         except RemoteError:
             return  # whoever uses a path keeps it
         entry.path.deliver_untrusted(data)
 
-    def absent(self, node: NodeId, url: str, reason: str) -> None:
-        """A node is not at a relay, or the relay cannot be reached: what runs over that alone ends."""
-        if (node, url) in self._paths:
-            self._close((node, url), reason)
+    def _state_changed(self, state: RelayState) -> None:
+        for changed in self.changed:
+            changed(state)
 
-    def close_all(self, reason: str) -> None:
-        """Ends all of them."""
-        for key in list(self._paths):
-            self._close(key, reason)
+    def _absent(self, node: NodeId, relay: RelayAddress) -> None:
+        if (node, relay) in self._paths:
+            self._close((node, relay), f"it is not at the relay {relay.url}")
 
-    def _send(self, key: tuple[NodeId, str], data: bytes) -> None:
+    def _send(self, key: Key, data: bytes) -> None:
         if entry := self._paths.get(key):
             entry.used_at = trio.current_time()
-        self._carries.send(key[0], data, key[1])
+        self._client.send(key[0], data, key[1])
 
-    def _close(self, key: tuple[NodeId, str], reason: str) -> None:
+    def _close(self, key: Key, reason: str) -> None:
         self._paths.pop(key).path.close(reason)
+
+
+@lru_cache(maxsize=256)
+def _address_untrusted(url: str) -> RelayAddress:
+    try:
+        return RelayAddress.parse_untrusted(url)
+    except WireError as error:
+        raise RemoteError(str(error)) from error

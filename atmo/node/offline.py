@@ -125,6 +125,7 @@ def build_host(
         nursery=nursery,
         load=load,
         wall=wall,
+        relays=settings.relays,
     )
 
 

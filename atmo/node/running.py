@@ -250,6 +250,7 @@ class _Running:
             "listen": self.info.listen,
             **services.status(),
             **asdict(self.gateway.company()),
+            "relay": host.relay(),
             "capabilities": [capability.id for capability in self.pool.capabilities()],
             "requests_running": self.pool.in_flight,
             "uptime_s": round(time.monotonic() - self._started, 1),

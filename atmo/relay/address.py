@@ -10,6 +10,8 @@ from atmo.errors import WireError
 from atmo.identity import NodeId
 
 URL_CHARS = 512
+RELAYS_MOST = 16
+"""Of one node."""
 
 _PLAIN = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")

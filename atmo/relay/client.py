@@ -11,7 +11,7 @@ from typing import NoReturn
 import trio
 
 from atmo.identity import NodeId, Signer
-from atmo.relay.address import RelayAddress
+from atmo.relay.address import RELAYS_MOST, RelayAddress
 from atmo.relay.link import Connect, LinkConfig, RelayLink, RelayLost, connect_tcp
 from atmo.relay.protocol import CLOSE_REPLACED, Absent, Datagrams, Draining, Told, framed
 
@@ -46,7 +46,6 @@ class RelayClientConfig:
     other_retry_s: float = 30.0
 
 
-RELAYS_MOST = 16
 _FAILED_MOST = 64
 
 

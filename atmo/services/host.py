@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -18,12 +19,17 @@ from atmo.net.driver import PeerDriver
 from atmo.net.interfaces import reachable_addresses
 from atmo.net.offline import OfflinePort
 from atmo.net.quic import Connection, Endpoint, open_endpoint
+from atmo.net.relayed import RelayPaths
 from atmo.peer import Peer, PeerConfig
 from atmo.peer.rules import apply_successions_untrusted
+from atmo.relay.address import RelayAddress
+from atmo.relay.client import RelayState
 from atmo.storage.meshstate import MeshCredentials, MeshState
 from atmo.trust.mesh import MeshTrust
 from atmo.version import __version__
 from atmo.wire.address import Address
+
+log = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
 _CATALOG_S = 2.0  # a neighbour without models tells none
@@ -41,6 +47,7 @@ class MeshHost:
         nursery: Where the shell of the peer runs; with an endpoint only.
         load: Tells how many requests this machine is running.
         wall: Reads the wall clock, in Unix seconds.
+        relays: At which others shall find this node.
     """
 
     def __init__(
@@ -54,8 +61,11 @@ class MeshHost:
         nursery: trio.Nursery | None = None,
         load: Callable[[], int] = lambda: 0,
         wall: Callable[[], float] = time.time,
+        relays: Sequence[RelayAddress] = (),
     ) -> None:
         self.wall = wall
+        self._relays = relays
+        self._relayed: RelayPaths | None = None
         self._signer = signer
         self._name = name
         self._state = state
@@ -125,10 +135,30 @@ class MeshHost:
         peer.load_bans(driver.now(), bans)
         hardware = await trio.to_thread.run_sync(this_hardware)
         peer.publish_node(driver.now(), self._name, self.addresses(), __version__, hardware)
+        self._relayed = RelayPaths(self._endpoint, self._signer, self._relays)
+        self._relayed.changed.append(lambda state: self._moved(driver, state))
+        driver.use_relays(self._relayed)
+        self._nursery.start_soon(self._relayed.run)
         self.port = driver
         for callback in self.on_attach:
             callback(driver)
         await self._nursery.start(driver.run)
+
+    def _moved(self, driver: PeerDriver, state: RelayState) -> None:
+        """There is another home relay, or none: the mesh is told where to find this node."""
+        if state.home is None:
+            log.warning("no relay: %s", state.reason)
+        else:
+            log.info("found at the relay %s", state.home.url)
+        driver.peer.publish_relay(driver.now(), self._relayed.home() if self._relayed else None)
+        driver.kick()
+
+    def relay(self) -> str | None:
+        """Returns at which relay this node is found, or why at none; None where it has none."""
+        if self._relayed is None or not self._relays:
+            return None
+        state = self._relayed.state
+        return state.home.url if state.home else f"none: {state.reason}"
 
     async def _keep(self, batch: list[Store]) -> None:
         await trio.to_thread.run_sync(self._state.apply, batch)

@@ -20,7 +20,9 @@ from atmo.config import (
 )
 from atmo.config.files import FILE_NAMES, MAX_FILE_BYTES
 from atmo.errors import UserError
+from atmo.relay.address import RelayAddress
 
+RELAY = RelayAddress.parse_untrusted("wss://relay.example.org/")
 Write = Callable[..., Path]
 
 
@@ -93,6 +95,7 @@ def test_every_key(write: Write, tmp_path: Path) -> None:
                 {"name": "lab", "url": "http://lab:8000/v1", "key_file": "lab.key"},
             ],
             "projects": [{"name": "notes", "path": "notes", "description": "My notes"}],
+            "relays": ["wss://relay.example.org/", "ws://192.168.1.10:11452"],
         }
     )
     assert load_settings(home, {}) == Settings(
@@ -105,6 +108,7 @@ def test_every_key(write: Write, tmp_path: Path) -> None:
             ServerSettings("lab", "http://lab:8000/v1", key_file=str(tmp_path / "lab.key")),
         ),
         projects=(ProjectSettings("notes", tmp_path / "notes", "My notes"),),
+        relays=(RELAY, RelayAddress.parse_untrusted("ws://192.168.1.10:11452")),
         log_level="debug",
     )
 
@@ -117,11 +121,15 @@ def test_environment_over_file_and_flags_over_both(write: Write) -> None:
         "ATMO_NAME": "",
         "ATMO_OLLAMA_URL": "off",
         "ATMO_LOG_LEVEL": "error",
+        "ATMO_RELAYS": "wss://relay.example.org  wss://relay.example.org/ ",
     }
     settings = load_settings(home, environ, {"http": ":3", "listen": None, "name": None})
     assert (settings.name, settings.http.port, settings.listen.port) == ("file", 3, 2)
     assert settings.ollama_url is None
     assert settings.log_level == "error"
+    assert settings.relays == (RELAY,)
+    assert load_settings(home, environ, {"relays": []}).relays == (RELAY,), "no flag was given"
+    assert load_settings(home, environ, {"relays": ["ws://a:1"]}).relays == (RelayAddress.parse_untrusted("ws://a:1"),)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +205,9 @@ def test_projects_of_flags_replace_those_of_the_same_name(write: Write, tmp_path
         ({"projects": [{"name": "a", "path": "gone"}]}, "gone does not exist", "folder"),
         ({"projects": [{"name": "a", "path": "config.json"}]}, "config.json is not a folder", ""),
         ({"projects": [{"name": "a", "path": "."}] * 2}, "projects: the name 'a' is there twice", ""),
+        ({"relays": {}}, "relays: is a mapping where a list of URLs", ""),
+        ({"relays": ["https://x"]}, "relays: 'https://x' is not a URL such as", "atmo relay"),
+        ({"relays": [f"ws://r{number}:1" for number in range(17)]}, "relays: has 17 relays", ""),
         ([1], "is not a mapping of keys to values", "kitchen"),
     ],
 )
@@ -241,6 +252,7 @@ def test_errors_name_the_variable_and_the_flag(tmp_path: Path) -> None:
     assert error_of(tmp_path, {"ATMO_HTTP": "x"}).message.startswith("ATMO_HTTP: 'x' has no port")
     assert error_of(tmp_path, {"ATMO_OLLAMA_URL": "x"}).message.startswith("ATMO_OLLAMA_URL: 'x' is not")
     assert error_of(tmp_path, {}, listen="a:b").message.startswith("--listen: 'a:b': the port 'b'")
+    assert error_of(tmp_path, {}, relays=["x"]).message.startswith("--relay: 'x' is ")
     assert error_of(tmp_path, {}, projects=["x"]).message == "--project: 'x' is not NAME=DIR."
     assert error_of(tmp_path, {}, projects=["x=/gone/away"]).message.startswith("--project: /gone/away does not")
     twice = error_of(tmp_path, {}, projects=[f"x={tmp_path}", f"x={tmp_path}"])

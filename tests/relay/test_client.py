@@ -8,8 +8,8 @@ import trio.testing
 from trio.testing import MockClock
 
 from atmo.errors import WireError
-from atmo.relay.address import RelayAddress
-from atmo.relay.client import RELAYS_MOST, RelayClient, RelayClientConfig
+from atmo.relay.address import RELAYS_MOST, RelayAddress
+from atmo.relay.client import RelayClient, RelayClientConfig
 from atmo.relay.door import DoorConfig
 from atmo.relay.link import LinkConfig
 from atmo.relay.protocol import datagrams_message, framed
