@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 PATHS: Final = "atmo/paths/1"
 
-ADDRESSES_MOST: Final = 12
+ADDRESSES_MOST: Final = 8
+SEEN_MOST: Final = 4
 _ASK_S = 10.0
 PUNCH_S: Final = (1.0, 3.0, 10.0, 30.0, 120.0)
 """After so many seconds on an indirect path both ends punch, and then again each time after the last of them. Source:
@@ -45,7 +46,8 @@ class PathOffer:
     Attributes:
         session: 8 bytes; probes to the sender carry them.
         secret: 32 bytes; the key of those probes.
-        addresses: Where the sender may be reached.
+        addresses: Where the sender listens.
+        seen: From where others saw it, if that is somewhere else: what a NAT made of it.
         punch: Both send now.
         relay: URL of the relay at which the sender is found.
     """
@@ -55,6 +57,7 @@ class PathOffer:
     addresses: Annotated[tuple[Address, ...], Most(ADDRESSES_MOST)]
     punch: bool = False
     relay: Annotated[str, Most(512)] | None = None
+    seen: Annotated[tuple[Address, ...], Most(SEEN_MOST)] = ()
 
 
 class Lives(Protocol):
@@ -130,15 +133,17 @@ class Pathfinder:
 
     def _offer(self, connection: Connection, *, punch: bool) -> PathOffer:
         key = self._probing.offer(connection)
-        seen = [address for address, _ in self._probing.seen.most_common()]
-        addresses = tuple(dict.fromkeys([*self._addresses(), *seen]))[:ADDRESSES_MOST]
-        return PathOffer(key.session, key.secret, addresses, punch, self.relayed.home() if self.relayed else None)
+        addresses = self._addresses()[:ADDRESSES_MOST]
+        seen = [address for address, _ in self._probing.seen.most_common() if address not in addresses]
+        relay = self.relayed.home() if self.relayed else None
+        return PathOffer(key.session, key.secret, addresses, punch, relay, tuple(seen[:SEEN_MOST]))
 
     def _take_untrusted(self, connection: Connection, value: Any) -> PathOffer:
         offer = from_wire_untrusted(PathOffer, value)
         if len(offer.session) != SESSION_BYTES or len(offer.secret) != KEY_BYTES:
             raise WireError("a key of the wrong length")
-        self._probing.begin(connection, Key(offer.session, offer.secret), offer.addresses)
+        key = Key(offer.session, offer.secret)
+        self._probing.begin(connection, key, offer.addresses, offer.seen)
         self.try_relay(connection, offer.relay)
         return offer
 

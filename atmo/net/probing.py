@@ -14,7 +14,7 @@ from atmo.net.outlet import Outlet
 from atmo.net.quic_config import EndpointStats
 from atmo.net.quic_core import SocketAddress
 from atmo.net.steering import Steering
-from atmo.reach.config import PathsConfig
+from atmo.reach.config import DIRECT, PUNCHED, PathsConfig
 from atmo.reach.paths import Path
 from atmo.reach.probe import KEY_BYTES, PROBE, SESSION_BYTES, Key, open_probe_untrusted
 from atmo.wire.address import Address
@@ -59,8 +59,12 @@ class Probing:
             self._connections[key.session] = connection
         return key
 
-    def begin(self, connection: Connection, theirs: Key, candidates: Iterable[Address]) -> Steering:
-        """The other end told its key and where it may be reached; told again, there are just more such addresses."""
+    def begin(
+        self, connection: Connection, theirs: Key, listens: Iterable[Address], seen: Iterable[Address] = ()
+    ) -> Steering:
+        """The other end told its key, where it listens and from where others saw it; told again, there are just more
+        such addresses.
+        """
         now = trio.current_time()
         steering = connection.steering
         if steering is None:
@@ -74,7 +78,8 @@ class Probing:
                 seen=self._seen,
                 config=self._config,
             )
-        steering.add(now, candidates)
+        steering.add(now, listens, DIRECT)
+        steering.add(now, seen, PUNCHED)
         self._touch(connection)
         return steering
 

@@ -18,7 +18,7 @@ from atmo.net.outlet import Outlet
 from atmo.net.paths import is_virtual, kind_of
 from atmo.net.quic_core import SocketAddress
 from atmo.net.udp import to_address
-from atmo.reach.config import DIRECT, LAN, PUNCHED, PathsConfig, Place, Via
+from atmo.reach.config import LAN, PUNCHED, PathsConfig, Place, Via
 from atmo.reach.paths import Observed, Path, Paths, SendProbe, SendReply, Switched
 from atmo.reach.probe import PROBE, REPLY, Key, seal_probe
 from atmo.wire.address import Address
@@ -117,8 +117,8 @@ class Steering:
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
-    def add(self, now: float, candidates: Iterable[Address]) -> None:
-        """The other end may be reached at these addresses."""
+    def add(self, now: float, candidates: Iterable[Address], kind: str) -> None:
+        """The other end may be reached at these addresses; private ones are of the kind `lan`."""
         for address in candidates:
             if not self._outlet.may_probe(address):
                 continue
@@ -126,7 +126,7 @@ class Steering:
                 place = self._place(self._outlet.target(address))
             except RemoteError:
                 continue  # of a family, or a scope, that this socket does not have
-            self.paths.add(Now(now, 0.0), place, LAN if is_local(address) else DIRECT)
+            self.paths.add(Now(now, 0.0), place, LAN if is_local(address) else kind)
         self._perform()
 
     def add_via(self, now: float, address: SocketAddress) -> None:
