@@ -23,8 +23,7 @@ KINDS = ("none", "full", "address", "port", "symmetric", "double", "blocked")
 """`none`: a public address. `full`, `address`, `port`: a NAT that keeps one mapping for a socket and lets in anyone, or
 those addresses, or those addresses and ports, to which something went out (RFC 4787's endpoint-independent mapping
 with the three kinds of filtering). `symmetric`: another random port for each destination. `double`: a `port` NAT behind
-another. `blocked`: a `port` NAT that lets no UDP out once its node
-has joined."""
+another. `blocked`: a `port` NAT that lets no UDP out."""
 
 CONE = {"port": "", "double": "", "blocked": "", "symmetric": " fully-random"}
 
@@ -67,7 +66,6 @@ class Lab:
         self._prefix = prefix
         self._namespaces: list[str] = []
         self._public = 0
-        self._blocked: list[str] = []
         self._wire = self._namespace("wire")
         run("ip", "-n", self._wire, "link", "add", "br0", "type", "bridge")
         run("ip", "-n", self._wire, "link", "set", "br0", "up")
@@ -124,8 +122,7 @@ class Lab:
             "address": f"iifname wan udp dport {PORT} ip saddr @spoken dnat to {inside}",
         }.get(kind, "")
         note = "oifname wan meta l4proto udp update @spoken { ip daddr }" if kind == "address" else ""
-        if kind == "blocked":
-            self._blocked.append(router)
+        blocked = "oifname wan meta l4proto udp drop" if kind == "blocked" else ""
         rules = f"""
             table ip lab {{
                 set spoken {{
@@ -146,6 +143,7 @@ class Lab:
                     type filter hook forward priority 0
                     policy drop
                     {note}
+                    {blocked}
                     ct state established,related accept
                     iifname lan accept
                     ct status dnat accept
@@ -157,12 +155,6 @@ class Lab:
             }}
         """
         run("ip", "netns", "exec", router, "nft", "-f", "-", stdin=rules)
-
-    def block(self) -> None:
-        """From now on routers of the kind `blocked` let no UDP out: a node has to have joined before."""
-        rule = "insert rule ip lab through oifname wan meta l4proto udp drop"
-        for router in self._blocked:
-            run("ip", "netns", "exec", router, "nft", rule)
 
     def close(self) -> None:
         """Ends what runs in the lab, and removes it."""

@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 import trio
 
 from atmo.engine import Store
-from atmo.errors import RemoteError, UserError, WireError
+from atmo.errors import RemoteError, UserError, WireError, leaf_error
 from atmo.gossip.records import Hardware
 from atmo.identity import NodeId, Signer
 from atmo.net.driver import PeerDriver
 from atmo.net.interfaces import reachable_addresses
 from atmo.net.offline import OfflinePort
-from atmo.net.quic import Connection, Endpoint, open_endpoint
+from atmo.net.quic import Connection, Endpoint, VirtualPath, open_endpoint
 from atmo.net.relayed import RelayPaths
 from atmo.peer import Peer, PeerConfig
 from atmo.peer.rules import apply_successions_untrusted
@@ -91,15 +91,32 @@ class MeshHost:
             async with open_endpoint(self._signer, "::" if ":" in address.host else "0.0.0.0", 0) as endpoint:
                 yield await endpoint.dial(address, node, _CONNECT_S)
             return
-        connection = await self._endpoint.dial(address, node, _CONNECT_S)
-        try:
+        async with _dialled(self._endpoint, address, node) as connection:
             yield connection
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 0.5):
-                await connection.aclose("done")
+
+    @asynccontextmanager
+    async def connect_relayed(self, url: str, node: NodeId) -> AsyncIterator[Connection]:
+        """Connects to a stranger at a relay, likewise."""
+        if self._endpoint is not None and self._relayed is not None:
+            async with _dialled(self._endpoint, self._relayed.path(node, url), node) as connection:
+                yield connection
+            return
+        try:
+            async with open_endpoint(self._signer, "0.0.0.0", 0) as endpoint, trio.open_nursery() as nursery:
+                relayed = RelayPaths(endpoint, self._signer)
+                nursery.start_soon(relayed.run)
+                async with _dialled(endpoint, relayed.path(node, url), node) as connection:
+                    yield connection
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise leaf_error(group) from None  # the block's own: a relay that is not there raises nothing
 
     async def resume(self) -> None:
-        """Starts the peer of the mesh that this home belongs to, if any."""
+        """Starts the relays, and the peer of the mesh that this home belongs to, if any."""
+        if self._endpoint is not None and self._nursery is not None:
+            self._relayed = RelayPaths(self._endpoint, self._signer, self._relays)
+            self._relayed.changed.append(self._moved)
+            self._nursery.start_soon(self._relayed.run)
         credentials = await trio.to_thread.run_sync(self._state.credentials)
         if credentials:
             await self.attach(credentials)
@@ -135,23 +152,27 @@ class MeshHost:
         peer.load_bans(driver.now(), bans)
         hardware = await trio.to_thread.run_sync(this_hardware)
         peer.publish_node(driver.now(), self._name, self.addresses(), __version__, hardware)
-        self._relayed = RelayPaths(self._endpoint, self._signer, self._relays)
-        self._relayed.changed.append(lambda state: self._moved(driver, state))
-        driver.use_relays(self._relayed)
-        self._nursery.start_soon(self._relayed.run)
+        peer.publish_relay(driver.now(), self.home_relay())
+        if self._relayed is not None:
+            driver.use_relays(self._relayed)
         self.port = driver
         for callback in self.on_attach:
             callback(driver)
         await self._nursery.start(driver.run)
 
-    def _moved(self, driver: PeerDriver, state: RelayState) -> None:
+    def _moved(self, state: RelayState) -> None:
         """There is another home relay, or none: the mesh is told where to find this node."""
         if state.home is None:
             log.warning("no relay: %s", state.reason)
         else:
             log.info("found at the relay %s", state.home.url)
-        driver.peer.publish_relay(driver.now(), self._relayed.home() if self._relayed else None)
-        driver.kick()
+        if isinstance(self.port, PeerDriver):
+            self.port.peer.publish_relay(self.port.now(), self.home_relay())
+            self.port.kick()
+
+    def home_relay(self) -> str | None:
+        """Returns the URL of the relay at which this node is found, with the relay's id."""
+        return self._relayed.home() if self._relayed is not None else None
 
     def relay(self) -> str | None:
         """Returns at which relay this node is found, or why at none; None where it has none."""
@@ -197,6 +218,16 @@ class MeshHost:
         driver.observers.remove(look)
         if not driver.peer.neighbours():
             raise RemoteError("no other node of the mesh answers: check that one runs and that UDP reaches it")
+
+
+@asynccontextmanager
+async def _dialled(endpoint: Endpoint, where: Address | VirtualPath, node: NodeId) -> AsyncIterator[Connection]:
+    connection = await endpoint.dial(where, node, _CONNECT_S)
+    try:
+        yield connection
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 0.5):
+            await connection.aclose("done")
 
 
 def this_hardware() -> Hardware:

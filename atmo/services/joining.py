@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Protocol
 
 from atmo.engine import Store
@@ -119,6 +120,9 @@ class Dialler(Protocol):
     def connect(self, address: Address, node: NodeId) -> AbstractAsyncContextManager[Connection]:
         """Opens a connection to a node that may be a stranger; closes it with the block."""
 
+    def connect_relayed(self, url: str, node: NodeId) -> AbstractAsyncContextManager[Connection]:
+        """Opens one to a node that is found at a relay."""
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:
@@ -176,7 +180,8 @@ class Joiner:
         refusals: list[str] = []
         admins = [(code.inviter, code.addresses), *((other.node, other.addresses) for other in code.others)]
         for node, addresses in admins:
-            answer = await self._redeem_at(code, node, addresses, failures)
+            relay = code.relay if node == code.inviter else None
+            answer = await self._redeem_at(code, node, addresses, relay, failures)
             if isinstance(answer, JoinGrant):
                 return answer
             if answer is not None:
@@ -192,14 +197,19 @@ class Joiner:
         raise RemoteError(f"{whom} ({'; '.join(failures)}): check that they run and that UDP reaches them")
 
     async def _redeem_at(
-        self, code: JoinCode, node: NodeId, addresses: Sequence[Address], failures: list[str]
+        self, code: JoinCode, node: NodeId, addresses: Sequence[Address], relay: str | None, failures: list[str]
     ) -> JoinGrant | JoinRefusal | None:
-        for address in addresses:
+        ways: dict[str, Callable[[], AbstractAsyncContextManager[Connection]]] = {
+            str(address): partial(self._dialler.connect, address, node) for address in addresses
+        }
+        if relay is not None:
+            ways[relay.partition("#")[0]] = partial(self._dialler.connect_relayed, relay, node)
+        for where, connect in ways.items():
             try:
-                async with self._dialler.connect(address, node) as connection:
+                async with connect() as connection:
                     return await self._ask(connection, code)
             except RemoteError as error:
-                failures.append(f"{address}: {error}")
+                failures.append(f"{where}: {error}")
         return None
 
     async def _ask(self, connection: Connection, code: JoinCode) -> JoinGrant | JoinRefusal:

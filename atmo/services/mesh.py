@@ -45,6 +45,9 @@ class Network(Dialler, Protocol):
     def addresses(self) -> tuple[Address, ...]:
         """Returns where other machines reach this one; empty when it is not known."""
 
+    def home_relay(self) -> str | None:
+        """Returns the URL of the relay at which this one is found."""
+
     async def attach(self, credentials: MeshCredentials) -> None:
         """Starts the peer of the mesh just founded or joined."""
 
@@ -162,6 +165,7 @@ class MeshService:
             addresses[: limits.ADDRESSES],
             expires_at,
             self._other_admins(port, role) if told else (),
+            self._network.home_relay(),
         )
         return {"code": code.text(), "role": role, "expires_at": expires_at}
 

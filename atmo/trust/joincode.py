@@ -40,6 +40,7 @@ class JoinCode:
         addresses: Where the inviter can be reached.
         expires_s: Unix seconds after which it is refused.
         others: Further admins who redeem it, should the inviter not answer.
+        relay: URL of the relay at which the inviter is found, too; see `atmo.relay.address`.
     """
 
     mesh: Annotated[bytes, Most(32)]
@@ -48,6 +49,7 @@ class JoinCode:
     addresses: Annotated[tuple[Address, ...], Most(limits.ADDRESSES)]
     expires_s: int
     others: Annotated[tuple[Contact, ...], Most(OTHERS_MOST)] = ()
+    relay: Annotated[str, Most(512)] | None = None
 
     def text(self) -> str:
         """Returns the code as a person copies it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import trio
 from atmo.identity import Signer
 from atmo.net.driver import PeerDriver
 from atmo.net.quic import open_endpoint
+from atmo.relay.address import RelayAddress
 from atmo.services.host import MeshHost
 from atmo.services.joining import PROTOCOL
 from atmo.services.mesh import MeshService
@@ -51,6 +52,7 @@ async def machine(
     online: bool = True,
     listen: Address | None = None,
     wall: Callable[[], float] = time.time,
+    relays: Sequence[RelayAddress] = (),
 ) -> AsyncIterator[Machine]:
     signer = Signer(name.encode().ljust(32, b"."))
     home = tmp_path / name
@@ -83,7 +85,16 @@ async def machine(
         port = listen.port if listen else 0
         async with open_endpoint(signer, "127.0.0.1", port) as endpoint, trio.open_nursery() as nursery:
             online_machine = build(
-                MeshHost(signer, name, state, endpoint.local_address, endpoint=endpoint, nursery=nursery, wall=wall)
+                MeshHost(
+                    signer,
+                    name,
+                    state,
+                    endpoint.local_address,
+                    endpoint=endpoint,
+                    nursery=nursery,
+                    wall=wall,
+                    relays=relays,
+                )
             )
             await online_machine.host.resume()
             yield online_machine
