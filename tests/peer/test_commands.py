@@ -7,7 +7,7 @@ import pytest
 from atmo.engine import Contact, Dial, Hangup, Send, Store
 from atmo.errors import WireError
 from atmo.gossip.messages import Gossip, Hello, Neighbour, Ping, Prune
-from atmo.gossip.records import NODE, REVOCATION_LIFETIME_S, NodeRecord
+from atmo.gossip.records import NODE, REVOCATION_LIFETIME_S, Hardware, NodeRecord
 from atmo.gossip.sync import store_key
 from atmo.identity import NodeId
 from atmo.peer import LinkReady, LinkView, PeerConfig, Unreachable
@@ -375,3 +375,50 @@ def test_whoever_was_just_heard_of_is_dialled_where_it_said() -> None:
     there = Address("198.51.100.4", 4)
     anna.tells(lambda peer, now: peer.reach(now, EVE.node_id, (there,)))
     assert anna.of(Dial) == [Dial(EVE.node_id, (there,))]
+
+
+def test_a_node_says_at_which_relay_it_is_found() -> None:
+    _, anna, bert = pair()
+    assert bert.peer.relay_of(anna.id) is None
+    assert bert.peer.relay_of(NodeId(b"\x02" * 32)) is None
+    anna.tells(lambda peer, now: peer.publish_relay(now, "wss://relay.example.org/"))
+    assert bert.peer.relay_of(anna.id) == "wss://relay.example.org/"
+    assert anna.peer.addresses() == (ADDRESS,)
+    sequence = anna.peer.sync.record(anna.id, NODE)
+    anna.tells(lambda peer, now: peer.publish_relay(now, "wss://relay.example.org/"))
+    assert anna.peer.sync.record(anna.id, NODE) == sequence, "nothing new"
+    anna.tells(lambda peer, now: peer.publish_node(now, "anna", [ADDRESS], "2", Hardware()))
+    assert bert.peer.relay_of(anna.id) == "wss://relay.example.org/", "it says who it is anew, and is still there"
+    anna.tells(lambda peer, now: peer.publish_relay(now, None))
+    assert bert.peer.relay_of(anna.id) is None
+
+
+def test_who_has_not_said_who_it_is_says_of_no_relay() -> None:
+    table = Table()
+    anna = table.add(ANNA)
+    anna.tells(lambda peer, now: peer.publish_relay(now, "wss://relay.example.org/"))
+    assert anna.peer.relay_of(anna.id) is None
+
+
+def test_a_forwarded_link_that_finds_a_better_path_is_as_good_as_any() -> None:
+    table = Table()
+    anna, bert = table.add(ANNA, "anna"), table.add(BERT, "bert")
+    table.link(anna, bert, FORWARD)
+    assert anna.peer.neighbours() == []
+    for side, other in ((anna, bert), (bert, anna)):
+        side.peer.path_changed(table.now, other.id, "punched")
+    table.advance(20)
+    assert anna.peer.neighbours() == [bert.id]
+    assert [view.path for view in anna.peer.links(table.now)] == ["punched"]
+    anna.tells(lambda peer, now: peer.path_changed(now, bert.id, "lan"))
+    anna.tells(lambda peer, now: peer.path_changed(now, bert.id, "lan"))
+    anna.tells(lambda peer, now: peer.path_changed(now, EVE.node_id, "lan"))
+    assert [view.path for view in anna.peer.links(table.now)] == ["lan"]
+
+
+def test_a_path_may_change_before_the_hello() -> None:
+    table = Table()
+    anna = table.add(ANNA, "anna")
+    table.stranger(anna, EVE.node_id)
+    anna.tells(lambda peer, now: peer.path_changed(now, EVE.node_id, "punched"))
+    assert anna.peer.neighbours() == []
