@@ -28,10 +28,10 @@ from random import Random
 from blake3 import blake3
 
 from atmo.clock import Now
-from atmo.engine import Effect, Misbehaved, Outbox, Send
+from atmo.engine import Effect, Emit, Misbehaved, Outbox, Send
 from atmo.gossip.allowance import Allowance, Allowances
 from atmo.gossip.messages import ANNOUNCED_MOST, HOPS_MOST, Announcement, Gossip, Graft, IHave, Prune
-from atmo.gossip.plumtree_config import PlumtreeConfig, PlumtreeStats
+from atmo.gossip.plumtree_config import PlumtreeConfig, PlumtreeStats, TreeAges
 from atmo.gossip.plumtree_missing import Missing, MissingRecords
 from atmo.gossip.plumtree_root import Root
 from atmo.gossip.plumtree_store import Store
@@ -311,6 +311,9 @@ class Plumtree:
             for node, link in self._links.items():
                 if link.queue:
                     self._flush(node, link)
+        if now.mono >= self._root.refresh_at:
+            self._root.refreshed(now)
+            self.out.put(Emit(TreeAges()))
         self._ask_again(now)
 
     def _ask_again(self, now: Now) -> None:
@@ -329,7 +332,7 @@ class Plumtree:
                 self._graft(node, tuple(names[first : first + ANNOUNCED_MOST]))
 
     def next_timer(self) -> float:
-        return min(self._announce_at, self._missing.next_due())
+        return min(self._announce_at, self._missing.next_due(), self._root.refresh_at)
 
     def drain(self) -> list[Effect]:
         return self.out.drain()

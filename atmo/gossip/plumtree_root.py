@@ -24,10 +24,14 @@ class Root:
         self._author = b""
         self._heard = -math.inf
         self._next = math.inf
+        self._is_own = False
 
     def begins(self, now: Now, envelope: bytes) -> bool:
         """Notes an own record; says whether it makes the tree anew."""
-        if not self._is_of_root(now, envelope) or now.mono < self._next:
+        if not self._is_of_root(now, envelope):
+            return False
+        self._is_own = True
+        if now.mono < self._next:
             return False
         self._next = now.mono + self._config.renew_s
         return True
@@ -39,10 +43,20 @@ class Root:
         self._next = now.mono + self._config.renew_s
         return True
 
+    @property
+    def refresh_at(self) -> float:
+        """When this node, being the root, is to say something: the tree ages, and others forget who the root is."""
+        return self._heard + self._config.root_refresh_s if self._is_own else math.inf
+
+    def refreshed(self, now: Now) -> None:
+        """It was asked to."""
+        self._heard = now.mono
+
     def _is_of_root(self, now: Now, envelope: bytes) -> bool:
         author, config = signer_of(envelope), self._config
         if author < self._author or now.mono > self._heard + config.root_s:
             self._author, self._next = author, now.mono + config.root_settled_s
+            self._is_own = False
         elif author != self._author:
             return False
         self._heard = now.mono

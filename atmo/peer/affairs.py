@@ -9,6 +9,7 @@ from atmo.engine import Emit
 from atmo.gossip import records as kinds
 from atmo.gossip.detector import LinkSilent, LinkSuspect, LinkTrusted
 from atmo.gossip.hyparview_config import NeighbourDown, NeighbourUp
+from atmo.gossip.plumtree_config import TreeAges
 from atmo.gossip.records import RevocationBody
 from atmo.gossip.sync import RecordChanged, Signed
 from atmo.identity import NodeId, Signer
@@ -46,6 +47,7 @@ class Affairs(Core):
             Signed: self._spread,
             AbsencesChanged: self._tell_absences,
             Refute: lambda now, event: self._adverts.refresh_node(now),
+            TreeAges: lambda now, event: self._adverts.refresh_node(now),
             RecordChanged: self._record_changed,
             NodeGone: self._node_gone,
             NodeBack: self._node_back,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from atmo.engine import Misbehaved, Send
+from atmo.engine import Emit, Misbehaved, Send
 from atmo.gossip.messages import ANNOUNCED_MOST, HOPS_MOST, Announcement, Gossip, Graft, IHave, Prune
 from atmo.gossip.plumtree import Plumtree, name_of
-from atmo.gossip.plumtree_config import PlumtreeConfig
+from atmo.gossip.plumtree_config import PlumtreeConfig, TreeAges
 from atmo.identity import NodeId
 from tests.gossip.kit import at, of
 from tests.gossip.network import node_id
@@ -57,7 +57,7 @@ def test_an_own_record_goes_to_all_and_is_announced_to_the_lazy() -> None:
     ((when, node, message),) = run(engine, 1)
     assert (node, message) == (C, have(b"one", b"two"))
     assert when <= 0.1
-    assert engine.next_timer() == math.inf
+    assert engine.next_timer() == CONFIG.root_refresh_s
     assert engine.knows(b"one")
 
 
@@ -254,6 +254,25 @@ def test_a_root_that_is_silent_for_long_is_replaced() -> None:
     for when, renewals in ((50, 0), (101, 1), (130, 1)):
         engine.delivered(at(when), A, Gossip(OTHER + str(when).encode(), renew=True))
         assert engine.stats.renewals == renewals
+
+
+def test_the_root_says_something_when_it_has_not_for_long() -> None:
+    def told(end: float) -> list[Any]:
+        effects = []
+        while engine.next_timer() <= end:
+            engine.handle_timer(at(engine.next_timer()))
+            effects += [effect.event for effect in of(engine.drain(), Emit)]
+        return effects
+
+    engine = tree(A, root_refresh_s=600.0)
+    engine.publish(at(0), OTHER)
+    assert told(599) == []
+    assert told(601) == [TreeAges()]
+    assert told(1_190) == [], "not again at once"
+    engine.publish(at(1_195), OTHER + b"again")
+    assert told(1_790) == []
+    engine.delivered(at(1_791), A, Gossip(ROOT))
+    assert told(4_000) == [], "another one is the root now"
 
 
 def test_a_graft_is_answered_with_what_is_kept() -> None:
