@@ -154,9 +154,8 @@ class Core:
 
     def _move(self, now: Now, effect: Effect) -> None:
         match effect:
-            case Send() | Misbehaved():
-                if isinstance(effect, Misbehaved):
-                    self._strike(now, effect.peer)
+            case Misbehaved(peer):
+                self._strike(now, peer)
                 self._out.put(effect)
             case Emit(event):
                 self._act(now, event)

@@ -177,10 +177,9 @@ class Peer(Commands):
 
     def handle_timer(self, now: Now) -> None:
         """Does what is due in all engines; what one told may make another due at once."""
-        own = len(self._engines)
-        for _ in range(_ROUNDS):
-            if self.next_timer() > now.mono:
-                break
+        own, rounds = len(self._engines), 0
+        while rounds < _ROUNDS and self.next_timer() <= now.mono:
+            rounds += 1
             due = tuple(number for number, at in enumerate(self._dues) if at <= now.mono)
             for number in due:
                 if number < own:
