@@ -123,6 +123,28 @@ def test_a_dead_node_that_comes_back_is_not_timed() -> None:
     assert (detection.pending(), detection.out_s) == (0, [])
 
 
+@pytest.mark.parametrize(
+    ("loss", "messages", "links", "deaths", "holds"),
+    [
+        (0.05, 3_000_000, 2, 0, True),
+        (0.05, 3_000_000, 3, 0, False),
+        (0.05, 3_000_000, 0, 1, False),
+        (0.01, 30_000_000, 1, 0, False),
+        (0.0, 10, 0, 0, True),
+    ],
+)
+def test_loss_explains_a_few_links_and_no_death(
+    loss: float, messages: int, links: int, deaths: int, holds: bool
+) -> None:
+    made = stage(4)
+    detection = Detection(made)
+    made.loss.set_rate(loss)
+    made.world.stats.messages = messages
+    detection.false_links, detection.false_deaths = links, deaths
+    detection.judge(10.0)
+    assert made.report.checks["nobody_is_missed"] is holds
+
+
 def test_live_nodes_taken_for_dead_are_counted() -> None:
     made = stage(5, settle_s=60.0)
     detection, world = Detection(made), made.world
