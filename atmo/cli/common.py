@@ -9,7 +9,8 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from atmo.errors import RemoteError, UserError, leaf_error
 from atmo.shell.text import printable, prose, table, wrapped_table
 
 EXIT_ERROR = 1
+EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -121,6 +123,16 @@ def _run(command: Callable[[], object]) -> int:
             raise
         return EXIT_ERROR
     return 0
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Ends the command with exit code 2 where what was asked for makes no sense."""
+    try:
+        yield
+    except UserError as error:
+        print_error(error)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
 def print_error(error: UserError) -> None:

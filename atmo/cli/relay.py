@@ -7,14 +7,12 @@ import resource
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atmo.cli.common import JsonOption, parse_duration, print_error, print_json, say
+from atmo.cli.common import JsonOption, bad_input, parse_duration, print_json, say
 from atmo.cli.node import set_up_logging
 from atmo.errors import UserError
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from atmo.identity import Signer
     from atmo.relay.server import Relay
 
-EXIT_BAD_INPUT = 2
 
 MIN_RATE = 65_536
 """Bytes a second: one message of the largest size each second."""
@@ -80,7 +77,7 @@ def relay(
     from atmo.relay.server import Relay, RelayConfig, bind
     from atmo.relay.session import SessionConfig
 
-    with _bad_input():
+    with bad_input():
         _check_level(log_level)
         config = RelayConfig(
             door=DoorConfig(max_clients=max_clients, max_clients_per_host=max_clients_per_host),
@@ -109,15 +106,6 @@ def parse_rate(text: str) -> int:
     if rate < MIN_RATE:
         raise UserError(f"--rate {text!r} is not a number of bytes a second such as 500k or 4M, at least 64k.")
     return rate
-
-
-@contextmanager
-def _bad_input() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        print_error(error)
-        raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
 def _check_level(level: str) -> None:

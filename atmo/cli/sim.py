@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atmo.cli.common import EXIT_ERROR, JsonOption, new_group, print_error, print_json, print_table, say
+from atmo.cli.common import EXIT_ERROR, JsonOption, bad_input, new_group, print_error, print_json, print_table, say
 from atmo.errors import UserError
 from atmo.shell.text import prose
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from atmo.sim.scenario import Scenario, Tick
     from atmo.sim.trace import TraceReader
 
-EXIT_BAD_INPUT = 2
 
 NodesOption = Annotated[str | None, typer.Option("--nodes", metavar="N", help="How many machines.")]
 SeedOption = Annotated[str | None, typer.Option("--seed", metavar="S", help="Of everything random, a whole number.")]
@@ -88,7 +87,7 @@ def run(
     """
     from atmo.sim.runner import make_scenario, replay_command, run_scenario
 
-    with _bad_input():
+    with bad_input():
         if plot is not None:
             from atmo.sim.plot import check_plot
 
@@ -132,7 +131,7 @@ def replay(
     from atmo.sim.runner import replay_command
     from atmo.sim.trace import TraceReader
 
-    with _bad_input():
+    with bad_input():
         if not show and (node is not None or since != 0.0 or until != math.inf):
             raise UserError("--node, --since and --until go with --show.")
         if not since <= until:
@@ -167,16 +166,6 @@ def _show_entries(reader: TraceReader, node: str | None, since: float, until: fl
                 print(json.dumps(asdict(entry)) if as_json else entry)
     if not there:
         raise UserError(f"Nothing in this trace happened to {node}.")
-
-
-@contextmanager
-def _bad_input() -> Iterator[None]:
-    """Ends the command with exit code 2 where what was asked for makes no sense."""
-    try:
-        yield
-    except UserError as error:
-        print_error(error)
-        raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
 def _whole(option: str, text: str | None) -> int | None:

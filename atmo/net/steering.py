@@ -102,7 +102,7 @@ class Steering:
         for address in came:
             place = self._place(address)
             self.paths.heard(Now(now, 0.0), place, self._kind(place))
-        self._perform()
+            self._perform()  # at once: a place that the next one pushes out has no target any more
 
     def probed(self, now: float, address: SocketAddress, nonce: bytes) -> None:
         """A probe of the other end came."""
@@ -127,7 +127,7 @@ class Steering:
             except RemoteError:
                 continue  # of a family, or a scope, that this socket does not have
             self.paths.add(Now(now, 0.0), place, LAN if is_local(address) else kind)
-        self._perform()
+            self._perform()
 
     def add_via(self, now: float, address: SocketAddress) -> None:
         """The other end may be reached over a virtual path."""

@@ -172,3 +172,16 @@ async def test_addresses_that_the_socket_cannot_reach_are_left_out_and_strays_ar
         assert len(steering._places) <= 65
         assert len(steering.paths.all()) <= 24
         assert isinstance(steering.paths.active, Path)
+
+
+async def test_a_burst_of_packets_from_ever_new_addresses_breaks_nothing() -> None:
+    async with both() as world:
+        near, _ = await world.connect()
+        steering = near.steering
+        assert steering is not None
+        for batch in range(40):
+            for port in range(1, 65):
+                steering.came(("198.51.100.1", 64 * batch + port))
+            steering.heard(1_000.0 * (1 + batch))
+        assert len(steering.paths.all()) <= 24
+        assert steering.kind == "forward"
