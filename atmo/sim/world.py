@@ -15,10 +15,12 @@ from blake3 import blake3
 from atmo.clock import Now
 from atmo.engine import CancelFetch, Dial, Emit, FetchChunk, Hangup, Message, Misbehaved, Send, Store
 from atmo.gossip.records import NODE, Hardware
+from atmo.gossip.sync import STORE_PREFIX
 from atmo.identity import NodeId, Signer
 from atmo.peer import LinkAge, LinkReady, Peer, PeerConfig
 from atmo.peer.events import Unreachable
 from atmo.peer.messages import decode_message_untrusted, encode_message
+from atmo.peer.strikes import BAN_PREFIX
 from atmo.sim import trace as kinds
 from atmo.sim.bandwidth import Lines
 from atmo.sim.chunks import Chunks
@@ -155,10 +157,11 @@ class World:
         peer = node.peer = Peer(self._config, node.signer, trust, node.epoch, seed, self._memory.crypto)
         self.links.start(node)
         self.note(kinds.START, node, node, "")
-        records = [*node.disk.values()]
+        records = [value for key, value in node.disk.items() if key.startswith(STORE_PREFIX)]
         for other in knows:
             records += other.running.node_records()[:KNOWS_MOST]
         peer.load_records(now, records)
+        peer.load_bans(now, [row for row in node.disk.items() if row[0].startswith(BAN_PREFIX)])
         peer.publish_node(now, node.name, [node.address], __version__, Hardware())
         self._perform(node)
         if node.malice is not None:
