@@ -76,7 +76,7 @@ class PeerDriver:
         self.links = Links(endpoint, peer, self.stats, Shell(self.now, self.kick, load, self._dispatch))
         self._reaching = Reaching(endpoint, peer, self.links, self.now, self.kick)
         self.forwarder = self._reaching.forwarder
-        self._pathfinder = Pathfinder(endpoint.probing, peer.addresses)
+        self.pathfinder = Pathfinder(endpoint, peer.addresses)
         endpoint.probing.moved = self._moved
         self._handlers: dict[str, tuple[Handler, bool]] = {FORWARD: (self.forwarder.serve, True)}
         self._fetches: dict[tuple[str, NodeId, int], trio.CancelScope] = {}
@@ -116,7 +116,7 @@ class PeerDriver:
 
     def use_relays(self, relayed: RelayPaths) -> None:
         """Reaches nodes over relays, too, from now on."""
-        self.links.relayed = self._pathfinder.relayed = relayed
+        self.links.relayed = self.pathfinder.relayed = relayed
         relayed.changed.append(lambda state: self._relay_moved())
 
     # --- running --------------------------------------------------------------------------------------------------
@@ -125,14 +125,14 @@ class PeerDriver:
         """Runs until cancelled; then says goodbye to the neighbours within a fraction of a second."""
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = self.links.nursery = self._reaching.nursery = nursery
+                self._nursery = self.links.nursery = self._reaching.nursery = self.pathfinder.nursery = nursery
                 nursery.start_soon(self.links.accept_forever)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._keep_stores)
                 self.kick()
                 task_status.started()
         finally:
-            self._nursery = self.links.nursery = self._reaching.nursery = None
+            self._nursery = self.links.nursery = self._reaching.nursery = self.pathfinder.nursery = None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _LEAVE_S):
                 await self.flush()
 
@@ -198,15 +198,15 @@ class PeerDriver:
         """This node is at another relay: others who are there, too, are reached over it, whatever they said before."""
         home = self.links.relayed.home() if self.links.relayed else None
         for link in self.links.ready():
-            self._pathfinder.try_relay(link.connection, home)
+            self.pathfinder.try_relay(link.connection, home)
 
     def _tell(self, event: Any) -> None:
         if isinstance(event, LinkReady) and (link := self.links.get(event.node)):
             link.ready.set()
             if link.connection.outbound and self._nursery:
-                self._nursery.start_soon(self._pathfinder.keep, link)
+                self._nursery.start_soon(self.pathfinder.keep, link)
         elif isinstance(event, RecordChanged) and event.kind == NODE and (link := self.links.get(event.author)):
-            self._pathfinder.try_relay(link.connection, self.peer.relay_of(event.author))
+            self.pathfinder.try_relay(link.connection, self.peer.relay_of(event.author))
         elif isinstance(event, AdvertLeftOut):
             log.warning("the mesh does not learn of %r: %s", event.name, event.reason)
         self._reaching.on_event(event)
@@ -225,7 +225,7 @@ class PeerDriver:
 
     def _dispatch(self, link: Link, protocol: str) -> Handler | None:
         if protocol == PATHS:
-            return self._guarded(link, lambda stream: self._pathfinder.serve(link.connection, stream), holds=False)
+            return self._guarded(link, lambda stream: self.pathfinder.serve(link.connection, stream), holds=False)
         if protocol not in self._handlers:
             return None
         handler, members_only = self._handlers[protocol]

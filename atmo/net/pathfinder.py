@@ -3,12 +3,14 @@
 Whoever dialled asks once the link is ready. Header and answer have one form: the key under which an end takes probes,
 and the addresses at which it may be reached, those included at which others saw it. Both ends probe at once. Where
 that opens no direct path, both send at the same moment ("punch"): whoever asked waits for half a round trip after the
-second request, so that what each sends leaves before what the other sent arrives, and opens its NAT for it.
+second request, so that what each sends leaves before what the other sent arrives, and opens its NAT for it. Where that
+does not help, as one end's NAT gives every destination another port, ports are guessed (`net.spraying`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
@@ -18,10 +20,11 @@ import trio
 from atmo.errors import RemoteError, WireError
 from atmo.net.connection import Connection
 from atmo.net.ports import RequestStream
-from atmo.net.probing import Probing
+from atmo.net.quic import Endpoint
 from atmo.net.relayed import RelayPaths
 from atmo.net.requests import open_request
-from atmo.reach.config import FORWARD, RELAY
+from atmo.net.spraying import INDIRECT, Spraying
+from atmo.reach.prediction import MAPPINGS, PORT, SCAN, UNKNOWN, WIDEN, role
 from atmo.reach.probe import KEY_BYTES, SESSION_BYTES, Key
 from atmo.wire import codec
 from atmo.wire.address import Address
@@ -34,7 +37,7 @@ PATHS: Final = "atmo/paths/1"
 ADDRESSES_MOST: Final = 8
 SEEN_MOST: Final = 4
 _ASK_S = 10.0
-PUNCH_S: Final = (1.0, 3.0, 10.0, 30.0, 120.0)
+PUNCH_S: Final = (0.5, 3.0, 10.0, 30.0, 120.0)
 """After so many seconds on an indirect path both ends punch, and then again each time after the last of them. Source:
 guess."""
 
@@ -50,6 +53,8 @@ class PathOffer:
         seen: From where others saw it, if that is somewhere else: what a NAT made of it.
         punch: Both send now.
         relay: URL of the relay at which the sender is found.
+        mapping: How the sender's NAT gives ports (`atmo.reach.prediction`).
+        spray: What the sender does beside punching, `widen` or `scan`; the receiver does the other.
     """
 
     session: Annotated[bytes, Most(SESSION_BYTES)]
@@ -58,6 +63,8 @@ class PathOffer:
     punch: bool = False
     relay: Annotated[str, Most(512)] | None = None
     seen: Annotated[tuple[Address, ...], Most(SEEN_MOST)] = ()
+    mapping: Annotated[str, Most(16)] = UNKNOWN
+    spray: Annotated[str, Most(16)] = ""
 
 
 class Lives(Protocol):
@@ -76,47 +83,90 @@ class Pathfinder:
     """Has the connections of links find their paths.
 
     Args:
-        probing: Of the endpoint.
+        endpoint: Whose connections they are.
         addresses: Returns where this node listens.
+
+    Attributes:
+        relayed: The paths over relays, where the node has them.
+        mapping: Returns how this node's NAT gives ports, as far as servers told.
+        nursery: Where guessing of ports goes on.
+        tried, opened: Links that needed punching, and those that it gave a direct path, by the mappings of both ends,
+            such as `endpoint-port`: those that this end dialled.
     """
 
-    def __init__(self, probing: Probing, addresses: Callable[[], tuple[Address, ...]]) -> None:
-        self._probing = probing
-        self._addresses = addresses
+    def __init__(self, endpoint: Endpoint, addresses: Callable[[], tuple[Address, ...]]) -> None:
         self.relayed: RelayPaths | None = None
+        self.mapping: Callable[[], str] = lambda: UNKNOWN
+        self.nursery: trio.Nursery | None = None
+        self.tried: Counter[str] = Counter()
+        self.opened: Counter[str] = Counter()
+        self.spraying = Spraying(endpoint)
+        self._probing = endpoint.probing
+        self._addresses = addresses
+
+    # --- the end that dialled -------------------------------------------------------------------------------------
 
     async def keep(self, link: Lives) -> None:
         """Asks the other end of a link that this one dialled, then punches for as long as the path is indirect."""
         connection = link.connection
-        try:
-            await self._ask(connection, punch=False)
-            number = 0
-            while not link.ending:
-                with trio.move_on_after(PUNCH_S[min(number, len(PUNCH_S) - 1)]):
-                    await connection.closed.wait()
-                if connection.path not in (RELAY, FORWARD):
-                    number = 0
-                elif not link.ending:
-                    number += 1
-                    await self._ask(connection, punch=True)
-        except RemoteError as error:
-            log.debug("no paths to %s: %s", connection.node_id.short, error)
+        number, kinds, theirs = 0, "", None
+        while not link.ending:
+            try:
+                if number == 0 or connection.path in INDIRECT or connection.steering is None:
+                    theirs = await self._ask(connection, number, theirs)
+                    kinds = kinds or f"{self._mapping()}-{theirs.mapping}"
+            except WireError as error:
+                log.debug("no paths to %s, it answered %s with %s", connection.node_id.short, PATHS, error)
+                return
+            except RemoteError as error:
+                log.debug("no paths to %s for now: %s", connection.node_id.short, error)
+            await self._wait(connection, PUNCH_S[min(number, len(PUNCH_S) - 1)])
+            number = self._count(connection, number, kinds)
 
-    async def _ask(self, connection: Connection, *, punch: bool) -> None:
-        header: dict[str, Any] = to_wire(self._offer(connection, punch=punch))
+    async def _wait(self, connection: Connection, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await connection.closed.wait()
+
+    def _count(self, connection: Connection, number: int, kinds: str) -> int:
+        """Returns how many punches come before the next one on a path that is indirect, and counts."""
+        if connection.path in INDIRECT or connection.steering is None:
+            self.tried[kinds] += number == 1
+            return number + 1
+        self.opened[kinds] += number > 1
+        return 1
+
+    async def _ask(self, connection: Connection, number: int, before: PathOffer | None) -> PathOffer:
+        """Asks, and punches unless it is the first time.
+
+        Args:
+            connection: To whom.
+            number: How often it was tried before.
+            before: What the other end said then.
+
+        Raises:
+            RemoteError: No answer.
+            WireError: The answer is none that an honest node gives.
+        """
+        spray = self._role(before, number) if before and number else ""
+        header: dict[str, Any] = to_wire(self._offer(connection, punch=number > 0, spray=spray))
         async with open_request(connection, PATHS, header, _ASK_S) as stream:
             await stream.finish()
             body = await stream.receive()
-        try:
-            if body is None:
-                raise WireError("no answer")
-            self._take_untrusted(connection, codec.decode_untrusted(body))
-        except WireError as error:
-            raise RemoteError(f"{connection.node_id.short} answered {PATHS} with {error}") from error
-        if punch and connection.steering is not None:
+        if body is None:
+            raise WireError("nothing")
+        theirs = self._take_untrusted(connection, codec.decode_untrusted(body))
+        if number and connection.steering is not None:
             await trio.sleep((connection.rtt_s or 0.0) / 2)
-            connection.steering.punch(trio.current_time())
-            connection.touch()
+            self._punch(connection, spray, theirs)
+        return theirs
+
+    def _role(self, theirs: PathOffer, number: int) -> str:
+        mine = self._mapping()
+        if number == 1 and UNKNOWN in (mine, theirs.mapping):
+            return ""  # plain punching first, which may do
+        return role(mine, theirs.mapping, number)
+
+    # --- the other end --------------------------------------------------------------------------------------------
 
     async def serve(self, connection: Connection, stream: RequestStream) -> None:
         """Answers `atmo/paths/1` on a link.
@@ -128,20 +178,50 @@ class Pathfinder:
         await stream.send(codec.encode(to_wire(self._offer(connection, punch=offer.punch))))
         if offer.punch and connection.steering is not None:
             await trio.sleep(connection.rtt_s or 0.0)
-            connection.steering.punch(trio.current_time())
-            connection.touch()
+            self._punch(connection, {WIDEN: SCAN, SCAN: WIDEN}.get(offer.spray, ""), offer)
 
-    def _offer(self, connection: Connection, *, punch: bool) -> PathOffer:
+    # --- both -----------------------------------------------------------------------------------------------------
+
+    def _punch(self, connection: Connection, spray: str, theirs: PathOffer) -> None:
+        if connection.steering is None or connection.closed.is_set():
+            return
+        connection.steering.punch(trio.current_time())
+        connection.touch()
+        if self.nursery is None or connection.path not in INDIRECT:
+            return
+        if spray == WIDEN:
+            self.nursery.start_soon(self.spraying.widen, connection, theirs.seen)
+        elif spray == SCAN:
+            self.nursery.start_soon(self.spraying.scan, connection, theirs.seen)
+
+    def _mapping(self) -> str:
+        """How this node's NAT gives ports: as servers told, else as far as what others saw tells."""
+        told = self.mapping()
+        if told != UNKNOWN:
+            return told
+        hosts = Counter(address.host for address in self._probing.seen)
+        return PORT if any(count > 1 for count in hosts.values()) else UNKNOWN
+
+    def _offer(self, connection: Connection, *, punch: bool, spray: str = "") -> PathOffer:
         key = self._probing.offer(connection)
         addresses = self._addresses()[:ADDRESSES_MOST]
-        seen = [address for address, _ in self._probing.seen.most_common() if address not in addresses]
+        seen = [address for address in self._seen() if address not in addresses]
         relay = self.relayed.home() if self.relayed else None
-        return PathOffer(key.session, key.secret, addresses, punch, relay, tuple(seen[:SEEN_MOST]))
+        return PathOffer(
+            key.session, key.secret, addresses, punch, relay, tuple(seen[:SEEN_MOST]), self._mapping(), spray
+        )
+
+    def _seen(self) -> list[Address]:
+        """Returns from where others saw this node: where most did first, of equals the newest."""
+        newest = reversed(list(self._probing.seen.items()))
+        return [address for address, _ in sorted(newest, key=lambda each: -each[1])]
 
     def _take_untrusted(self, connection: Connection, value: Any) -> PathOffer:
         offer = from_wire_untrusted(PathOffer, value)
         if len(offer.session) != SESSION_BYTES or len(offer.secret) != KEY_BYTES:
             raise WireError("a key of the wrong length")
+        if offer.mapping not in MAPPINGS or offer.spray not in ("", WIDEN, SCAN):
+            raise WireError("a kind of NAT, or a role, that there is not")
         key = Key(offer.session, offer.secret)
         self._probing.begin(connection, key, offer.addresses, offer.seen)
         self.try_relay(connection, offer.relay)

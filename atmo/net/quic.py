@@ -78,7 +78,7 @@ async def open_endpoint(
         UserError: The address cannot be listened on.
     """
     sock = await open_socket(host, port, config.socket_buffer_bytes)
-    endpoint = Endpoint(sock, signer, config)
+    endpoint = Endpoint(sock, signer, config, open_socket)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(endpoint.receive_forever)
@@ -102,14 +102,16 @@ class Endpoint:
         stats: Counters since it opened.
         on_other: Called with each datagram that is not QUIC by its first byte (STUN, hole punching), after it was
             counted; it must not block.
+        open_socket: Opens further sockets of the same kind.
     """
 
-    def __init__(self, sock: DatagramSocket, signer: Signer, config: QuicConfig) -> None:
+    def __init__(self, sock: DatagramSocket, signer: Signer, config: QuicConfig, open_socket: OpenSocket) -> None:
         self.node_id = signer.node_id
         self.config = config
         self.stats = EndpointStats()
         self.local_address: Address = to_address(sock.getsockname())
         self.on_other: OtherDatagram | None = None
+        self.open_socket = open_socket
         self._socket = sock
         self._credentials = make_credentials(signer)
         self._admission = Admission(config, self.stats)
@@ -174,7 +176,15 @@ class Endpoint:
 
     def send_other(self, data: bytes, address: Address) -> None:
         """Sends a datagram that is not QUIC (bit 0x40 of its first byte unset) from the same socket."""
-        self._outlet.send(data, self._outlet.target(address))
+        self._outlet.send(data, self.target(address))
+
+    def target(self, address: Address) -> SocketAddress:
+        """Returns an address as sockets of this endpoint's kind take it.
+
+        Raises:
+            RemoteError: They cannot reach it.
+        """
+        return self._outlet.target(address)
 
     def close_all(self, reason: str) -> None:
         """Closes every connection, each with one datagram, and forgets them; never blocks."""

@@ -20,7 +20,7 @@ from atmo.net.quic_core import SocketAddress
 from atmo.net.udp import to_address
 from atmo.reach.config import LAN, PUNCHED, PathsConfig, Place, Via
 from atmo.reach.paths import Observed, Path, Paths, SendProbe, SendReply, Switched
-from atmo.reach.probe import PROBE, REPLY, Key, seal_probe
+from atmo.reach.probe import NONCE_BYTES, PROBE, REPLY, Key, seal_probe
 from atmo.wire.address import Address
 
 _PLACES_MOST = 64
@@ -79,6 +79,14 @@ class Steering:
     def address(self) -> SocketAddress:
         """Where what is sent goes now."""
         return self._routes[0]
+
+    def path_at(self, address: SocketAddress) -> Path | None:
+        """Returns what is known of the path to an address."""
+        return self.paths.find(self._places[address]) if address in self._places else None
+
+    def knocking(self) -> bytes:
+        """Returns a probe whose reply proves nothing, to be sent from elsewhere, or to where the other end may be."""
+        return seal_probe(self._theirs, PROBE, os.urandom(NONCE_BYTES))
 
     # --- datagrams ------------------------------------------------------------------------------------------------
 
@@ -139,6 +147,18 @@ class Steering:
         """Tries everything that does not work, as the other end does at this moment."""
         self.paths.punch(Now(now, 0.0))
         self._perform()
+
+    def knock(self, address: Address) -> bool:
+        """Sends one probe to where the other end may be, without waiting for a reply: if it is there it probes back.
+        Says whether this may be sent there at all.
+        """
+        if not self._outlet.may_probe(address):
+            return False
+        try:
+            self._outlet.send(self.knocking(), self._outlet.target(address))
+        except RemoteError:
+            return False
+        return True
 
     def lost(self, now: float, address: SocketAddress) -> bool:
         """A virtual path is gone; says whether another one works."""

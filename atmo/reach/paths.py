@@ -127,6 +127,10 @@ class Paths:
         """Returns all paths, the active one first, then the best first."""
         return sorted(self._paths.values(), key=lambda path: (path is not self.active, not path.works, path.rank))
 
+    def find(self, place: Place) -> Path | None:
+        """Returns the path to a place, if it is known."""
+        return self._paths.get(place)
+
     def routes(self) -> tuple[Place, ...]:
         """Returns where to send a datagram now: more than one place while the active path is in doubt."""
         if self._doubted_at == math.inf:

@@ -26,8 +26,8 @@ class Ends:
 
     def __init__(self, world: Both, near: Connection, far: Connection) -> None:
         self.world, self.near, self.far = world, near, far
-        self.one = Pathfinder(world.one.probing, lambda: (world.one.local_address,))
-        self.two = Pathfinder(world.two.probing, lambda: (world.two.local_address,))
+        self.one = Pathfinder(world.one, lambda: (world.one.local_address,))
+        self.two = Pathfinder(world.two, lambda: (world.two.local_address,))
         self.bad: list[str] = []
         self.ending = False
 
