@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from atmo.gossip import messages as gossip
+from atmo.gossip.entry import entry_of
+from atmo.gossip.listings import pages
 from atmo.gossip.messages import Goodbye, Hello, Ping, Pong
 from atmo.gossip.records import DOMAIN as RECORD_DOMAIN
 from atmo.gossip.records import Record
@@ -93,6 +96,9 @@ def vectors() -> dict[str, Any]:
 def examples(mesh: bytes, certificate: bytes, record: bytes, provider: bytes) -> dict[str, Any]:
     """Returns one message between neighbours of each kind."""
     member, founder, name = MEMBER.node_id, FOUNDER.node_id, blake3(record).digest(16)
+    models = entry_of(member, Record("models", "0", 1_800_000_000, 7, 1_800_000_000, 300, b"", False), b"")
+    (page,) = pages((f"{models.name[0]:02x}",), [models], 1_000)
+    listing = replace(page, after=models.name[:1] + bytes(8), more=True)
     contact = Contact(member, (Address("192.0.2.1", 11_450), Address("2001:db8::1", 11_450)))
     return {
         "hello": Hello(mesh, certificate, None, "0.1.0", 3),
@@ -112,11 +118,11 @@ def examples(mesh: bytes, certificate: bytes, record: bytes, provider: bytes) ->
         "ihave": gossip.IHave((gossip.Announcement(name, 3),)),
         "graft": gossip.Graft((name,)),
         "prune": gossip.Prune(),
-        "digest": gossip.Digest((gossip.Range("a1", 7, bytes(range(16))),)),
-        "listing": gossip.Listing(
-            "a1", (gossip.SummaryEntry(member, "models", "0", 1_800_000_000, 7),), bytes(range(8)), True
+        "digest": gossip.Digest(
+            bytes(range(8)), (gossip.Range("a1", 7, bytes(range(6))),), (gossip.Branch("b", bytes(range(128))),)
         ),
-        "want": gossip.Want((gossip.SlotName(member, "models", "0"),), ("b",)),
+        "listing": listing,
+        "want": gossip.Want(models.name, ("b",)),
         "records": gossip.Records((record,)),
         "find-node": index.FindNode(1, bytes(32), contact),
         "find-providers": index.FindProviders(2, bytes(32)),

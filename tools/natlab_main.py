@@ -3,7 +3,10 @@
 tools/natlab                                all pairs of all kinds
 tools/natlab --kinds port,symmetric         some of them
 tools/natlab --pairs port:port --tries 20   one pair, many times
+tools/natlab --pairs blocked:blocked --delay-ms 50
+tools/natlab --scenario download --tries 12
 tools/natlab --json
+NATLAB_LOGS=DIR tools/natlab ...            keeps what the processes said; NATLAB_LOG_LEVEL=debug for more of it
 """
 
 from __future__ import annotations
@@ -13,133 +16,31 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
+import signal
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from natlab_net import KINDS, Host, Lab, open_lab
+from natlab_lab.leftovers import remove_leftovers, why_not
+from natlab_lab.matrix import FAULTS, SUMMARY_HEAD, Conditions, Result, play, summary, summary_line
+from natlab_lab.rules import KINDS
+from natlab_lab.scenarios import SCENARIOS
 
-RELAY_PORT = 11_452
-START_S, JOIN_S, REACH_S, PUNCH_S = 60.0, 30.0, 25.0, 12.0
-INDIRECT = ("", "relay", "forward")
-
-
-class Machine:
-    """A node in a host of the lab."""
-
-    def __init__(self, host: Host, folder: Path, relay: str) -> None:
-        self.host, self._home = host, folder / host.name
-        self._log = (folder / f"{host.name}.log").open("w")
-        flags = ["--name", host.name, "--log-level", "info", *(["--relay", relay] if relay else [])]
-        self._process = subprocess.Popen(self._command("node", *flags), stdout=self._log, stderr=self._log)
-
-    def _command(self, *arguments: str) -> list[str]:
-        return self.host.command(sys.executable, "-m", "atmo", "--home", str(self._home), *arguments)
-
-    def ask(self, *arguments: str) -> Any:
-        """Runs a command of `atmo` with `--json` against this node; returns what it printed."""
-        done = subprocess.run(
-            self._command(*arguments, "--json"), capture_output=True, text=True, check=False, timeout=60
-        )
-        if done.returncode:
-            raise RuntimeError(f"{self.host.name}: atmo {' '.join(arguments)}: {done.stderr.strip()}")
-        return json.loads(done.stdout)
-
-    def wait_until_ready(self) -> None:
-        wait(lambda: (self._home / "run" / "node.json").exists(), START_S, f"{self.host.name} is ready")
-
-    def path_to(self, name: str) -> str:
-        """Returns the kind of path to another node, empty for none."""
-        rows = self.ask("mesh", "nodes")
-        return next((row["path"] for row in rows if row["name"] == name), "") or ""
-
-    def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
-
-
-def wait(condition: Callable[[], object], seconds: float, what: str) -> float:
-    """Waits for something; returns how long it took.
-
-    Raises:
-        RuntimeError: It did not come.
-    """
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > seconds:
-            raise RuntimeError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.1)
-    return time.monotonic() - began
-
-
-def start_hub(lab: Lab, folder: Path) -> tuple[Machine, str, subprocess.Popen[bytes]]:
-    """Starts a public node that founds the mesh, and a relay beside it."""
-    host = lab.host("hub", "none")
-    log = (folder / "relay.log").open("w")
-    command = host.command(sys.executable, "-m", "atmo", "relay", "--listen", f"{host.address}:{RELAY_PORT}")
-    relay = subprocess.Popen(command, stdout=log, stderr=log)
-    url = f"ws://{host.address}:{RELAY_PORT}/"
-    hub = Machine(host, folder, url)
-    hub.wait_until_ready()
-    hub.ask("mesh", "create", "lab")
-    wait(lambda: str(hub.ask("status").get("relay")).startswith(url), START_S, "the hub is at the relay")
-    return hub, url, relay
-
-
-def play(kinds: tuple[str, str]) -> dict[str, Any]:
-    """Plays one pair in a lab of its own."""
-    result: dict[str, Any] = dict(zip("ab", kinds, strict=True)) | {"connected": False, "path": "", "direct_s": None}
-    with tempfile.TemporaryDirectory(prefix="natlab-") as name, open_lab() as lab:
-        folder = Path(name)
-        hub, url, relay = start_hub(lab, folder)
-        ends = [Machine(lab.host(who, kind), folder, url) for who, kind in zip(("anna", "bert"), kinds, strict=True)]
-        try:
-            for end in ends:
-                end.wait_until_ready()
-                code = hub.ask("mesh", "invite")["code"]
-                end.ask("mesh", "join", code)
-            one = ends[0]
-            wait(lambda: any(row["name"] == "bert" for row in one.ask("mesh", "nodes")), JOIN_S, "anna knows bert")
-            began = time.monotonic()
-            one.ask("mesh", "topology")  # asks everyone, and so opens a connection to bert
-            result["first_byte_s"] = round(time.monotonic() - began, 2)
-            wait(lambda: one.path_to("bert"), REACH_S, "anna reaches bert")
-            result["connected"] = True
-            try:
-                wait(lambda: one.path_to("bert") not in INDIRECT, PUNCH_S, "a direct path")
-                result["direct_s"] = round(time.monotonic() - began, 2)
-            except RuntimeError:
-                pass  # by relay then
-            result["path"] = one.path_to("bert")
-        except RuntimeError as error:
-            result["error"] = str(error)
-            if keep := os.environ.get("NATLAB_LOGS"):
-                shutil.copytree(folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "store"))
-        finally:
-            for machine in (*ends, hub):
-                machine.stop()
-            relay.terminate()
-            relay.wait()
-    return result
+TOOLS = {"ip": "iproute2", "nft": "nftables", "sysctl": "procps", "conntrack": "conntrack"}
 
 
 def missing() -> str:
     """Returns why the lab cannot be made here, nothing where it can."""
     if os.geteuid():
         return "it needs root, to make network namespaces"
-    lacking = [name for name in ("ip", "nft", "sysctl") if shutil.which(name) is None]
-    return f"{', '.join(lacking)} is missing: apt-get install iproute2 nftables procps" if lacking else ""
+    lacking = {name: package for name, package in TOOLS.items() if shutil.which(name) is None}
+    if lacking:
+        return f"{', '.join(lacking)} is missing: apt-get install {' '.join(lacking.values())}"
+    return why_not()
 
 
 def chosen(arguments: argparse.Namespace) -> list[tuple[str, str]]:
@@ -158,34 +59,89 @@ def chosen(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     return [(str(one), str(two)) for one, two in pairs]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Plays the pairs and prints the matrix."""
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="tools/natlab", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {','.join(KINDS)}; all pairs of them are played")
     parser.add_argument("--pairs", help="such as port:symmetric,port:port, instead")
-    parser.add_argument("--tries", type=int, default=1, help="how often each pair is played")
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), help="something else than pairs")
+    parser.add_argument("--tries", type=int, default=1, help="how often each pair or scenario is played")
+    parser.add_argument("--fresh", action="store_true", help="start both nodes anew for each try of a pair")
+    parser.add_argument("--both", action="store_true", help="both nodes of a pair dial in the same moment")
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="round trip between two public addresses")
+    parser.add_argument("--loss", type=float, default=0.0, help="share of packets that the public wire loses")
+    parser.add_argument("--size-mb", type=int, default=100, help="of the model that scenarios pull")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     try:
-        pairs = chosen(options)
+        return options, chosen(options)
     except ValueError as error:
         parser.error(str(error))
+
+
+def play_pairs(pairs: Sequence[tuple[str, str]], conditions: Conditions, as_json: bool) -> bool:
+    """Plays the pairs and prints the matrix; says whether all connected."""
+
+    def told(result: Result) -> None:
+        print(line_of(result), file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    results: list[Result] = []
+    by_pair: list[dict[str, Any]] = []
+    for pair in pairs:
+        try:
+            own = play(pair, conditions, told)
+        except FAULTS as error:
+            own = [{"a": pair[0], "b": pair[1], "connected": False, "path": "", "first_byte_s": None, "direct_s": None}]
+            own[0]["error"] = str(error)
+            told(own[0])
+        results += own
+        by_pair.append({"a": pair[0], "b": pair[1], **summary(own)})
+    whole = summary(results)
+    if as_json:
+        print(json.dumps({"pairs": results, "by_pair": by_pair, "summary": whole}, indent=2))
+    else:
+        print("\n" + SUMMARY_HEAD + "    median / 95th percentile")
+        for row in by_pair:
+            print(summary_line(f"{row['a']:>10} - {row['b']}", row))
+        print(summary_line("all", whole))
+    return bool(whole["connected"] == whole["tries"])
+
+
+def line_of(result: Result) -> str:
+    """Returns one try for people."""
+    direct = f"direct after {result['direct_s']:.2f} s" if result["direct_s"] is not None else "not direct"
+    first = f"first byte after {result['first_byte_s']:.3f} s, " if result["first_byte_s"] is not None else ""
+    told = result.get("error") or f"{result['path'] or 'no path'}, {first}{direct}"
+    return f"{result['a']:>9} - {result['b']:<9}  {told}"
+
+
+def end(number: int, _frame: FrameType | None) -> None:
+    """Turns SIGTERM into an exception, so that the lab is removed."""
+    raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plays what is asked for; returns 0 where all went well, 1 where not, 2 where the lab cannot be made here."""
+    options, pairs = parse(arguments)
     if why := missing():
         print(f"tools/natlab: {why}", file=sys.stderr)
         return 2
-    results = []
-    for pair in pairs:
-        for _ in range(options.tries):
-            results.append(play(pair))
-            last = results[-1]
-            direct = f"direct after {last['direct_s']} s" if last["direct_s"] is not None else "not direct"
-            told = last.get("error") or f"{last['path']}, {direct}"
-            print(f"{pair[0]:>9} - {pair[1]:<9}  {told}", file=sys.stderr if options.json else sys.stdout, flush=True)
-    if options.json:
-        print(json.dumps({"pairs": results}, indent=2))
-    return 0 if all(result["connected"] for result in results) else 1
+    signal.signal(signal.SIGTERM, end)
+    for name in remove_leftovers():
+        print(f"removed {name}, left behind by a run that was killed", file=sys.stderr)
+    if shutil.which("turnserver") is None:
+        print("turnserver is missing, so the lab has no STUN server: apt-get install coturn", file=sys.stderr)
+    conditions = Conditions(options.tries, options.fresh, options.both, options.delay_ms, options.loss, options.size_mb)
+    try:
+        if options.scenario:
+            told = SCENARIOS[options.scenario](conditions, sys.stderr if options.json else sys.stdout)
+            print(json.dumps(told, indent=2) if options.json else "\n" + told["told"])
+            return 0 if told["good"] else 1
+        return 0 if play_pairs(pairs, conditions, options.json) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

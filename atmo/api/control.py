@@ -68,7 +68,11 @@ class _ControlRoute(APIRoute):
 
 
 def control_router(
-    token: str, mesh: MeshService, models: ModelService, status: Callable[[], Mapping[str, Any]]
+    token: str,
+    mesh: MeshService,
+    models: ModelService,
+    status: Callable[[], Mapping[str, Any]],
+    examine: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> APIRouter:
     """Builds the routes below `/atmo/v1/`.
 
@@ -77,6 +81,7 @@ def control_router(
         mesh: The mesh service.
         models: The model service.
         status: Returns what `atmo status` shows.
+        examine: Returns what `atmo mesh doctor` shows.
     """
     assert token
     expected = b"Bearer " + token.encode()
@@ -96,6 +101,11 @@ def control_router(
     async def get_status(request: Request) -> Response:
         await authorise(request)
         return JSONResponse(dict(status()))
+
+    @router.post("/mesh/doctor")
+    async def doctor(request: Request) -> Response:
+        await authorise(request)
+        return JSONResponse(dict(await examine()))
 
     return router
 

@@ -113,7 +113,7 @@ def _told(execution: Execution) -> list[tuple[bytes, bytes]]:
     return [
         (b"x-atmosphere-node", _header(offer.node_name)),
         (b"x-atmosphere-node-id", _header(str(offer.node))),
-        (b"x-atmosphere-path", _header(offer.path)),
+        (b"x-atmosphere-path", _header(execution.path)),
         (b"x-atmosphere-model", _header(offer.capability.model)),
         (b"x-atmosphere-rule", _header(execution.decision.rule)),
         (b"x-atmosphere-reason", _header(execution.reason)),

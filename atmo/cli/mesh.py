@@ -1,16 +1,19 @@
-"""`atmo mesh`: create, invite, join, nodes, revoke, hand-over."""
+"""`atmo mesh`: create, invite, join, discover, nodes, revoke, hand-over."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from atmo.cli.client import open_access
 from atmo.cli.common import (
+    EXIT_ERROR,
     HomeOption,
     JsonOption,
     home_of,
@@ -21,7 +24,7 @@ from atmo.cli.common import (
     say,
 )
 from atmo.shell.text import printable
-from atmo.shell.views import NODE_HEADERS, node_rows
+from atmo.shell.views import NODE_HEADERS, SHORT_ID_CHARS, node_rows, path_notes
 
 MAX_CODE_CHARS = 16_384
 """What is read of a code from a pipe: several times what the longest one has."""
@@ -136,10 +139,93 @@ def nodes(context: typer.Context, home: HomeOption = None, as_json: JsonOption =
         return
     if members:
         print_table(NODE_HEADERS, node_rows(members))
+        for line in path_notes(members):
+            say(line)
     if not any(member.get("roles") for member in members):
         say("This machine is in no mesh. Create one with `atmo mesh create NAME`, or join with `atmo mesh join CODE`.")
     elif not online:
         say("This machine's node is not running: this is what it last knew.")
+
+
+@app.command()
+def discover(
+    context: typer.Context,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0.5, max=60.0, help="For how long to listen.")] = 3.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the meshes and nodes that say on this LAN that they are there.
+
+    Nobody proves what is said on a LAN: a mesh counts when its code was used. Ends with exit code 1 where nobody but
+    this machine is heard of.
+
+    \b
+    Examples:
+      atmo mesh discover
+      atmo mesh discover --seconds 10 --json
+    """
+    import trio
+
+    from atmo.services.lan import look_around
+
+    logging.getLogger("zeroconf").setLevel(logging.ERROR)
+    own, mesh = _who(home_of(context, home))
+    found = trio.run(look_around, seconds, own, mesh)
+    others = [
+        node
+        for nodes in (*(entry["nodes"] for entry in found["meshes"]), found["nodes_without_mesh"])
+        for node in nodes
+        if not node["self"]
+    ]
+    if as_json:
+        print_json(found)
+    else:
+        _show_lan(found)
+        _say_next(found, bool(mesh), bool(others))
+    if not others:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _who(home: Path) -> tuple[str, str | None]:
+    """Returns this node's id and its mesh's; a home that is not there yet is not made for it."""
+    if not home.exists():
+        return "", None
+    with open_access(home) as access:
+        status = access.status()
+    return status["node_id"], (status["mesh"] or {}).get("id")
+
+
+def _show_lan(found: dict[str, Any]) -> None:
+    rows = [
+        (entry["name"], entry["id"][:SHORT_ID_CHARS], "yes" if entry["yours"] else "no", *_lan_node(node))
+        for entry in found["meshes"]
+        for node in entry["nodes"]
+    ]
+    rows += [("-", "-", "no", *_lan_node(node)) for node in found["nodes_without_mesh"]]
+    if rows:
+        print_table(("MESH", "MESH ID", "YOURS", "NODE", "NODE ID", "ADDRESSES"), rows)
+
+
+def _lan_node(node: dict[str, Any]) -> tuple[str, str, str]:
+    name = node["name"] + ("*" if node["self"] else "")
+    return name, node["id"][:SHORT_ID_CHARS], " ".join(node["addresses"]) or "-"
+
+
+def _say_next(found: dict[str, Any], member: bool, others: bool) -> None:
+    if not others:
+        say(
+            "No other node is heard of on this LAN. Is one running, without --no-lan, and listening on more than"
+            " 127.0.0.1? Nodes do not hear each other over a router or another VLAN, through a firewall that blocks"
+            " multicast (UDP port 5353), or in a Wi-Fi with client isolation. A code works there, too:"
+            " `atmo mesh invite` on a machine of the mesh, `atmo mesh join CODE` on the other."
+        )
+    elif not member and found["meshes"]:
+        say(
+            "This machine is in no mesh. To join one of these, run `atmo mesh invite` on one of its admins, and here"
+            " `atmo mesh join CODE`."
+        )
+    elif not member:
+        say("None of these is in a mesh. Create one with `atmo mesh create NAME`.")
 
 
 @app.command()

@@ -32,7 +32,7 @@ STOP_S = 1.9
 Its store survives that as it survives a power cut.
 """
 
-_QUIET_LOGGERS = ("atmo.api.http", "httpx", "httpcore", "hypercorn", "quic", "asyncio")
+_QUIET_LOGGERS = ("atmo.api.http", "httpx", "httpcore", "hypercorn", "quic", "asyncio", "zeroconf")
 
 
 def node(
@@ -42,7 +42,7 @@ def node(
         str | None, typer.Option(metavar="HOST:PORT", help="Where the endpoint listens. [default: 127.0.0.1:11451]")
     ] = None,
     listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where the mesh listens. [default: 0.0.0.0:11450]")
+        str | None, typer.Option(metavar="HOST:PORT", help="Where the mesh listens. [default: [::]:11450, IPv4 too]")
     ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What people call this machine. [default: its host name]")
@@ -53,6 +53,21 @@ def node(
     relay: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="Be found at this relay (see `atmo relay`); repeatable.")
     ] = None,
+    stun: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Ask this STUN server where it sees this machine; repeatable."),
+    ] = None,
+    lan: Annotated[
+        bool | None,
+        typer.Option("--lan/--no-lan", help="Say on the LAN that this node is there, and find others. [default: lan]"),
+    ] = None,
+    port_mapping: Annotated[
+        bool | None,
+        typer.Option(
+            "--port-mapping/--no-port-mapping",
+            help="Ask the router to let other nodes in. [default: port-mapping]",
+        ),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info]")
     ] = None,
@@ -62,7 +77,8 @@ def node(
     \b
     When it is ready it prints one line with the endpoint. Settings that last
     belong into config.json (or .yaml, .toml) in the home; ATMO_HTTP, ATMO_LISTEN,
-    ATMO_NAME, ATMO_OLLAMA_URL, ATMO_RELAYS go over them, and these options over both.
+    ATMO_NAME, ATMO_OLLAMA_URL, ATMO_RELAYS, ATMO_STUN, ATMO_LAN and
+    ATMO_PORT_MAPPING go over them, and these options over both.
 
     \b
     Examples:
@@ -74,8 +90,8 @@ def node(
     from atmo.config.settings import load_settings
 
     folder = home_of(context, home)
-    flags = {"http": http, "listen": listen, "name": name, "projects": project, "relays": relay, "log_level": log_level}
-    settings = load_settings(folder, flags=flags)
+    flags = {"http": http, "listen": listen, "name": name, "projects": project, "relays": relay, "stun": stun}
+    settings = load_settings(folder, flags={**flags, "lan": lan, "port_mapping": port_mapping, "log_level": log_level})
     running = live_node(folder)
     if running is not None:
         raise UserError(

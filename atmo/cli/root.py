@@ -18,6 +18,7 @@ from atmo.cli.common import (
     silence_stdout,
     tolerate_any_text,
 )
+from atmo.cli.doctor import doctor
 from atmo.cli.node import node
 from atmo.cli.relay import relay
 from atmo.cli.status import status
@@ -90,6 +91,7 @@ def shell(context: typer.Context, home: HomeOption = None) -> None:
 
 
 mesh.app.command()(topology)
+mesh.app.command()(doctor)
 app.add_typer(mesh.app, name="mesh")
 app.add_typer(model.app, name="model")
 app.add_typer(sim.app, name="sim")

@@ -9,8 +9,8 @@ from typing import Any
 import typer
 
 from atmo.cli.client import open_access, start_command
-from atmo.cli.common import HomeOption, JsonOption, home_of, print_json, say
-from atmo.shell.views import status_lines
+from atmo.cli.common import HomeOption, JsonOption, home_of, print_json, print_table, say
+from atmo.shell.views import PEER_HEADERS, path_notes, peer_rows, status_lines
 
 
 def status(context: typer.Context, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -28,6 +28,11 @@ def status(context: typer.Context, home: HomeOption = None, as_json: JsonOption 
         return
     for line in status_lines(found):
         print(line)
+    if peers := found.get("peers"):
+        print()
+        print_table(PEER_HEADERS, peer_rows(peers))
+        for line in path_notes(peers):
+            print(line)
     if not found["running"]:
         say(f"Start the node with `{start_command(folder)}`.")
 

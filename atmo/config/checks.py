@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from atmo.config.values import HostPort, ProjectSettings, ServerSettings, parse_host_port
 from atmo.errors import UserError, WireError
+from atmo.reach.nat import SERVERS_MOST
 from atmo.relay.address import RELAYS_MOST, RelayAddress
 
 DEFAULT_OLLAMA_URL = "http://127.0.0.1:11434"
@@ -97,6 +98,18 @@ def choice(options: tuple[str, ...]) -> Callable[[Any, str, Path], str]:
         return text
 
     return parse
+
+
+def switch(value: Any, where: str, _base: Path) -> bool:
+    """Checks a switch: true or false, in the environment also as 1, 0, on, off, yes or no."""
+    if isinstance(value, bool):
+        return value
+    text = _text(value, where).strip().lower()
+    if text in ("1", "true", "on", "yes"):
+        return True
+    if text in ("0", "false", "off", "no"):
+        return False
+    raise UserError(f"{where}: {value!r} is neither true nor false.")
 
 
 def host_port(default_host: str) -> Callable[[Any, str, Path], HostPort]:
@@ -182,6 +195,25 @@ def relay_list(value: Any, where: str, _base: Path) -> tuple[RelayAddress, ...]:
         except WireError as error:
             raise UserError(f"{where}: {error}.", "Run one with `atmo relay`, which prints its URL.") from error
     return tuple(dict.fromkeys(relays))
+
+
+def stun_list(value: Any, where: str, _base: Path) -> tuple[HostPort, ...]:
+    """Checks STUN servers, each `HOST:PORT`: a list, or a text with spaces between."""
+    texts = value.split() if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: is {_kind(value)} where a list of HOST:PORT belongs.")
+    if len(texts) > SERVERS_MOST:
+        raise UserError(f"{where}: has {len(texts)} STUN servers; at most {SERVERS_MOST} are allowed.")
+    servers = []
+    for text in texts:
+        try:
+            server = parse_host_port(text, "")
+        except UserError as error:
+            raise UserError(f"{where}: {error.message}", "Write it as stun.example.org:3478.") from error
+        if not server.host or not server.port:
+            raise UserError(f"{where}: {text!r} is no server.", "Write it as stun.example.org:3478.")
+        servers.append(server)
+    return tuple(dict.fromkeys(servers))
 
 
 def server_list(value: Any, where: str, base: Path) -> tuple[ServerSettings, ...]:

@@ -22,7 +22,7 @@ from atmo.relay.address import RelayAddress
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_HTTP = HostPort("127.0.0.1", 11451)
-DEFAULT_LISTEN = HostPort("0.0.0.0", 11450)
+DEFAULT_LISTEN = HostPort("::", 11450)
 
 __all__ = [
     "HostPort",
@@ -47,6 +47,9 @@ class Settings:
         servers: OpenAI-compatible servers.
         projects: Folders of documents.
         relays: Relays at which others find this node, the first that answers.
+        stun: STUN servers that tell this node where they see it.
+        lan: Whether the node says on its LAN that it is there, and looks for others.
+        port_mapping: Whether the node asks the router to let others in.
         log_level: `debug`, `info`, `warning` or `error`.
     """
 
@@ -57,6 +60,9 @@ class Settings:
     servers: tuple[ServerSettings, ...] = ()
     projects: tuple[ProjectSettings, ...] = ()
     relays: tuple[RelayAddress, ...] = ()
+    stun: tuple[HostPort, ...] = ()
+    lan: bool = True
+    port_mapping: bool = True
     log_level: str = "info"
 
 
@@ -78,7 +84,8 @@ def load_settings(
     Args:
         home: The node's folder; it need not exist.
         environ: The environment, `os.environ` when None. `ATMO_HTTP`, `ATMO_LISTEN`, `ATMO_NAME`,
-            `ATMO_OLLAMA_URL` (a URL or `false`), `ATMO_LOG_LEVEL` and `ATMO_RELAYS` (URLs with spaces between) count.
+            `ATMO_OLLAMA_URL` (a URL or `false`), `ATMO_LOG_LEVEL`, `ATMO_RELAYS` (URLs with spaces between),
+            `ATMO_STUN` (`HOST:PORT` with spaces between), `ATMO_LAN` and `ATMO_PORT_MAPPING` (`0` or `1`) count.
         flags: Values of command-line flags by key; None means not given. `projects` is a list of `NAME=DIR` that is
             added to the configured ones and replaces one of the same name.
 
@@ -94,7 +101,7 @@ def load_settings(
         for key, value in raw.items():
             field, parse = _KEYS[key]
             values[field] = parse(value, f"{path}: {key}", home)
-    for key in ("name", "http", "listen", "ollama", "log_level", "relays"):
+    for key in ("name", "http", "listen", "ollama", "log_level", "relays", "stun", "lan", "port_mapping"):
         field, parse = _KEYS[key]
         variable = "ATMO_OLLAMA_URL" if key == "ollama" else f"ATMO_{key.upper()}"
         if text := environ.get(variable, ""):
@@ -127,6 +134,9 @@ _KEYS: dict[str, tuple[str, Callable[[Any, str, Path], Any]]] = {
     "servers": ("servers", checks.server_list),
     "projects": ("projects", checks.project_list),
     "relays": ("relays", checks.relay_list),
+    "stun": ("stun", checks.stun_list),
+    "lan": ("lan", checks.switch),
+    "port_mapping": ("port_mapping", checks.switch),
     "log_level": ("log_level", checks.choice(LOG_LEVELS)),
 }
 """Key of the file -> field of `Settings` and the function that checks it."""

@@ -54,7 +54,9 @@ def parse_host_port(text: str, default_host: str = "127.0.0.1") -> HostPort:
             return HostPort(str(ipaddress.IPv6Address(match["v6"])), int(port))
         except ValueError as error:
             raise UserError(f"{text!r}: {match['v6']!r} is not an IPv6 address.") from error
-    host = match["name"] or default_host
+    if not match["name"]:
+        return HostPort(default_host, int(port))
+    host = match["name"]
     if not _HOST_NAME.match(host) or (re.fullmatch(r"[0-9.]+", host) and not _is_ipv4(host)):
         raise UserError(f"{text!r}: {host!r} is neither an IP address nor a host name.")
     return HostPort(host, int(port))

@@ -43,10 +43,15 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Hangup:
-    """Close the link to `node`; the shell answers with `link_down`."""
+    """Close the link to `node`; the shell answers with `link_down`.
+
+    Attributes:
+        lingers: It is only silent: what is under way on it may still end well, if it is heard again.
+    """
 
     node: NodeId
     reason: str
+    lingers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

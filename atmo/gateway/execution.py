@@ -122,15 +122,23 @@ class Execution:
         offer: Who runs it: the chosen one, or the fallback that took over.
         tried: Who failed before.
         request_id: In logs here and on the node that runs it.
+        path: The kind of path to that node when it began to answer.
     """
 
     def __init__(
-        self, decision: Decision, attempt: Attempt, first: list[Part], tried: tuple[Tried, ...], request_id: str
+        self,
+        decision: Decision,
+        attempt: Attempt,
+        first: list[Part],
+        tried: tuple[Tried, ...],
+        request_id: str,
+        path: str,
     ) -> None:
         self.decision = decision
         self.offer = attempt.offer
         self.tried = tried
         self.request_id = request_id
+        self.path = path
         self._attempt = attempt
         self._first = first
 

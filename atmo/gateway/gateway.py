@@ -186,6 +186,12 @@ class Gateway:
         self._known.remember(offers, trio.current_time())
         return offers
 
+    def _path(self, offer: Offer) -> str:
+        """Returns the kind of path to a node; the link may have been made for the request."""
+        mesh = None if offer.local else self._mesh()
+        report = mesh.path(offer.node) if mesh else None
+        return report.path if report else offer.path
+
     def models(self) -> list[dict[str, Any]]:
         """Returns the objects of `/v1/models`: every model of the mesh."""
         return list_models(self.offers(), self._stored())
@@ -273,7 +279,7 @@ class Gateway:
                         tried.append(Tried(offer, error))
                     else:
                         began = True
-                        yield Execution(decision, attempt, first, tuple(tried), request_id)
+                        yield Execution(decision, attempt, first, tuple(tried), request_id, self._path(offer))
                         return
             except RemoteError as error:  # told only when the stream to the node was closed
                 told = told_as(error, offer)

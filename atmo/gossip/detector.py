@@ -360,7 +360,7 @@ class Detector:
             suspicion.over = True
             self.stats.silent += 1
             self.out.put(Emit(LinkSilent(node, suspicion.vouched)))
-            self.out.put(Hangup(node, f"nothing heard for {now.mono - link.heard:.1f} s"))
+            self.out.put(Hangup(node, f"nothing heard for {now.mono - link.heard:.1f} s", lingers=True))
 
     def _is_doubtful(self, now: Now, node: NodeId, suspicion: _Suspicion) -> bool:
         due = now.mono >= self._verdict_at(self.links[node], suspicion)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from blake3 import blake3
+
+from atmo.gossip.messages import NAME_BYTES
 from atmo.gossip.records import DOMAIN, NODE, RECORD_ITEMS, Record, check_record_untrusted
 from atmo.identity import NodeId
 from atmo.trust.records import REVOCATION, SUCCESSION
@@ -24,12 +27,14 @@ class Entry:
         record: Decoded.
         envelope: As signed.
         expires_s: Unix seconds by the author's clock at which its lifetime has passed.
+        name: Of the slot, as anti-entropy calls it.
     """
 
     slot: Slot
     record: Record
     envelope: bytes
     expires_s: int
+    name: bytes
 
 
 _SIGNER = slice(10, 42)
@@ -41,7 +46,8 @@ OpenRecord = Callable[[bytes, bytes], Entry]
 
 def entry_of(author: NodeId, record: Record, envelope: bytes) -> Entry:
     """Returns the entry of a record whose signature needs no check."""
-    return Entry((author, record.kind, record.key), record, envelope, record.issued_s + record.lifetime_s)
+    slot = (author, record.kind, record.key)
+    return Entry(slot, record, envelope, record.issued_s + record.lifetime_s, name_of(slot))
 
 
 def open_record_untrusted(envelope: bytes, mesh: bytes) -> Entry:
@@ -61,9 +67,14 @@ def signer_of(envelope: bytes) -> bytes:
     return envelope[_SIGNER]
 
 
-def sort_key(slot: Slot) -> bytes:
-    """Returns the bytes that order slots in messages; no two slots share one, as kinds and keys are plain names."""
+def slot_bytes(slot: Slot) -> bytes:
+    """Returns a slot as bytes; no two slots share them, as kinds and keys are plain names."""
     return b"%b%b\0%b" % (slot[0], slot[1].encode(), slot[2].encode())
+
+
+def name_of(slot: Slot) -> bytes:
+    """Returns the short name of a slot: the first byte of its author's id and 8 bytes of a hash of the slot."""
+    return slot[0][:1] + blake3(slot_bytes(slot)).digest(NAME_BYTES - 1)
 
 
 def rank(record: Record) -> int:

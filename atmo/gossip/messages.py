@@ -10,9 +10,6 @@ from atmo.wire import limits
 from atmo.wire.address import Contact
 from atmo.wire.schema import Most
 
-SUMMARY_ENTRIES = 400
-"""Entries in one listing: they stay under the message limit with the longest keys."""
-
 WALK_MOST = 8
 """Hops of a random walk. HyParView's are 6 (DSN 2007, section 5.1)."""
 
@@ -30,6 +27,20 @@ PREFIX_MOST = 4
 
 RANGES_MOST = 256
 """Ranges in one message."""
+
+BRANCHES_MOST = 64
+"""Ranges in one message of which all sixteen parts are told. This version tells 16 at most."""
+
+SALT_BYTES = 8
+FINGERPRINT_BYTES = 6
+PART_BYTES = 2 + FINGERPRINT_BYTES
+"""Of one part of a branch: a count and a fingerprint."""
+
+NAME_BYTES = 9
+"""Of the name of a slot."""
+
+LISTED_BYTES = 50 * 1024
+"""Of entries, or of names, in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +80,6 @@ class Pong:
 
     nonce: int
     load: Annotated[int, Most(1_000_000)] = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SummaryEntry:
-    """The newest record the sender holds in one slot."""
-
-    author: NodeId
-    kind: Annotated[str, Most(32)]
-    key: Annotated[str, Most(limits.NAME_CHARS)]
-    epoch: int
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +230,25 @@ class Range:
     Attributes:
         prefix: Hexadecimal digits of the authors' ids; empty for the whole table.
         count: Slots.
-        fingerprint: 16 bytes over the slots and their versions; see `gossip.fingerprints`.
+        fingerprint: 6 bytes over the slots and their versions; see `gossip.fingerprints`.
     """
 
     prefix: Annotated[str, Most(PREFIX_MOST)]
     count: Annotated[int, Most(2**32)]
-    fingerprint: Annotated[bytes, Most(16)]
+    fingerprint: Annotated[bytes, Most(FINGERPRINT_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The sixteen parts of a range.
+
+    Attributes:
+        prefix: Of the range.
+        parts: Of each part its count (2 bytes, 65,535 for as many or more) and its fingerprint, in order.
+    """
+
+    prefix: Annotated[str, Most(PREFIX_MOST)]
+    parts: Annotated[bytes, Most(16 * PART_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,43 +256,44 @@ class Digest:
     """What the sender holds in some ranges; where the receiver holds something else, it answers in more detail.
 
     Attributes:
-        ranges: Disjoint.
+        salt: Chosen anew for each message; the fingerprints in it are made with it.
+        ranges, branches: Disjoint.
     """
 
-    ranges: Annotated[tuple[Range, ...], Most(RANGES_MOST)]
+    salt: Annotated[bytes, Most(SALT_BYTES)]
+    ranges: Annotated[tuple[Range, ...], Most(RANGES_MOST)] = ()
+    branches: Annotated[tuple[Branch, ...], Most(BRANCHES_MOST)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The vector of one small range: every slot that the sender holds there, with its version.
+    """The vector of some small ranges: every slot that the sender holds there, with its version.
+
+    Without ranges it only says what the receiver lacks.
 
     Attributes:
-        prefix: Of the range.
-        entries: In the order of the slots.
-        more: Another page of the same range follows.
-        after: The sort key of the last slot of the page before, empty in the first one.
+        prefixes: Of the ranges; disjoint.
+        entries: Name, epoch and sequence of each slot, packed, in ascending order; see `gossip.listings`.
+        after: The name of the last slot of the page before, empty in the first one.
+        more: Another page of the same ranges follows.
     """
 
-    prefix: Annotated[str, Most(PREFIX_MOST)]
-    entries: Annotated[tuple[SummaryEntry, ...], Most(SUMMARY_ENTRIES)]
-    after: Annotated[bytes, Most(256)] = b""
+    prefixes: Annotated[tuple[Annotated[str, Most(PREFIX_MOST)], ...], Most(RANGES_MOST)]
+    entries: Annotated[bytes, Most(LISTED_BYTES)]
+    after: Annotated[bytes, Most(NAME_BYTES)] = b""
     more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class SlotName:
-    """One slot."""
-
-    author: NodeId
-    kind: Annotated[str, Most(32)]
-    key: Annotated[str, Most(limits.NAME_CHARS)]
-
-
-@dataclass(frozen=True, slots=True)
 class Want:
-    """Asks for records: of single slots, and of all slots in ranges of which the sender has nothing."""
+    """Asks for records: of single slots, and of all slots in ranges of which the sender has nothing.
 
-    slots: Annotated[tuple[SlotName, ...], Most(SUMMARY_ENTRIES)] = ()
+    Attributes:
+        names: Of slots, one after the other.
+        prefixes: Of ranges.
+    """
+
+    names: Annotated[bytes, Most(LISTED_BYTES)] = b""
     prefixes: Annotated[tuple[Annotated[str, Most(PREFIX_MOST)], ...], Most(RANGES_MOST)] = ()
 
 
@@ -324,8 +338,8 @@ ITEMS: Final = {
     "shuffle-answer": 512,
     "ihave": 1_536,
     "graft": 320,
-    "digest": 2_048,
-    "listing": 6_144,
-    "want": 3_584,
+    "digest": 3_072,
+    "listing": 384,
+    "want": 384,
 }
-"""Elements over all arrays and maps of messages with lists: full listings have 4,412, full records 68."""
+"""Elements over all arrays and maps of messages with lists: full digests have 2,120, full records 68."""

@@ -20,6 +20,11 @@ class ReconcileConfig:
             the sixteen parts and one of them listed.
         push_bytes: Records that a neighbour's listing lacks are sent at once up to this; more are listed, so that it
             can take from each neighbour something else.
+        much_slots: While so many records are coming that one neighbour was asked for at once, comparisons in which
+            about as much differs wait with the others, as they would list what is on its way. Source: guess.
+        much_s: So long they are waited for. Source: the slowest round trips twice, and a margin.
+        put_off_s, put_off_every_s: A neighbour waits so long for the others' records at most, and then not again before
+            the longer time has passed, whatever the others promise. Source: two such times; guess.
         want_s: A record that was asked for and nothing of it or others came for so long is asked of another neighbour.
         want_most_s: The same whatever else came.
         shun_s: Who did not send what it listed is not asked for it again for so long.
@@ -36,6 +41,10 @@ class ReconcileConfig:
     skew_s: float = 60.0
     leaf_slots: int = 24
     push_bytes: int = 2 * 1024
+    much_slots: int = 16
+    much_s: float = 1.5
+    put_off_s: float = 3.0
+    put_off_every_s: float = 15.0
     want_s: float = 5.0
     want_most_s: float = 30.0
     shun_s: float = 60.0
@@ -56,6 +65,7 @@ class ReconcileStats:
         wanted: Records asked for one by one.
         ranges_wanted: Ranges asked for.
         sent: Records sent.
+        put_off: Comparisons that waited for records from another neighbour.
         refused: Messages not answered, or not wholly, as the neighbour has had enough.
         news: Records that came by comparisons and were news.
     """
@@ -66,5 +76,6 @@ class ReconcileStats:
     wanted: int = 0
     ranges_wanted: int = 0
     sent: int = 0
+    put_off: int = 0
     refused: int = 0
     news: int = 0

@@ -25,6 +25,9 @@ from atmo.reach.config import DIRECT, LAN
 from atmo.reach.probe import Key
 from atmo.wire.address import Address
 
+_KEEP_ALIVE_STEP_S = 0.5
+"""Keep-alives of all connections are sent at multiples of this: one wake-up for many. Source: guess."""
+
 
 class Connection:
     """An authenticated connection to another node.
@@ -32,6 +35,7 @@ class Connection:
     Attributes:
         node_id: The other end, proven by its certificate.
         outbound: True when we dialled.
+        began_at: When it was dialled, or its first packet came, in monotonic seconds.
         closed: Set as soon as either end closed it or it died.
         close_reason: Why; empty while it is open.
     """
@@ -55,6 +59,7 @@ class Connection:
         self.waiting_senders: set[QuicStream] = set()
         self.half_open = True
         self.opened_from = opened_from
+        self.began_at = now
         self.keep_alive_at = math.inf
         self.handshake_until = math.inf if core.outbound else now + config.handshake_s
         self.timer_at = math.inf
@@ -163,9 +168,10 @@ class Connection:
     def heard(self, now: float) -> None:
         """Something arrived: the other end is alive."""
         if not self.closed.is_set():
-            self.keep_alive_at = now + self.config.keep_alive_s
+            self.keep_alive_at = self._next_keep_alive(now)
             if self.steering:
                 self.steering.heard(now)
+                self._watch_sizes(now)
 
     def take_events(self) -> list[events.QuicEvent]:
         """Hands events to the streams; returns those about connection ids, which are the endpoint's."""
@@ -211,11 +217,20 @@ class Connection:
         if now >= self.handshake_until:
             self.handshake_until = math.inf
         if now >= self.keep_alive_at:
-            self.keep_alive_at = now + self.config.keep_alive_s
+            self.keep_alive_at = self._next_keep_alive(now)
             self.core.ping()
         if self.steering and not self.closed.is_set():
             self.steering.handle_timer(now)
         self.core.handle_timer(now)
+        self._watch_sizes(now)
+
+    def _next_keep_alive(self, now: float) -> float:
+        at = math.ceil((now + self.config.keep_alive_s) / _KEEP_ALIVE_STEP_S) * _KEEP_ALIVE_STEP_S
+        return at + _KEEP_ALIVE_STEP_S / 2 if self.outbound else at  # two ends on one machine do not ping at once
+
+    def _watch_sizes(self, now: float) -> None:
+        if self.steering and self.core.loses_large and not self.closed.is_set():
+            self.steering.suspect(now)
 
     def _stream(self, stream_id: int) -> QuicStream:
         stream = self._streams.get(stream_id)

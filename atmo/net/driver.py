@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import trio
@@ -24,17 +24,20 @@ from atmo.gossip.records import NODE
 from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
 from atmo.net.forwarding import FORWARD
-from atmo.net.links import GOSSIP, DriverStats, Link, Links, Shell
+from atmo.net.link import DriverStats, Link, Shell
+from atmo.net.links import GOSSIP, Links
 from atmo.net.log_pace import LogPace
+from atmo.net.path_report import PathReport
 from atmo.net.pathfinder import PATHS, Pathfinder
-from atmo.net.ports import Handler, RequestStream
+from atmo.net.ports import BulkPort, Handler, RequestStream
 from atmo.net.quic import Connection, Endpoint
 from atmo.net.reaching import Reaching
 from atmo.net.relayed import RelayPaths
 from atmo.net.requests import Refused, open_request
-from atmo.peer import AdvertLeftOut, LinkReady, Peer
+from atmo.peer import AdvertLeftOut, LinkReady, Peer, Revoked
 from atmo.peer.messages import encode_message
 from atmo.reach.paths import Path
+from atmo.wire.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class PeerDriver:
     ) -> None:
         self.endpoint = endpoint
         self.peer = peer
+        self.bulk: BulkPort | None = None
         self.stats = DriverStats()
         self.observers: list[Callable[[Any], None]] = []
         self.fetch: Callable[[FetchChunk], Awaitable[None]] | None = None
@@ -113,6 +117,17 @@ class PeerDriver:
             for effect in effects:
                 self._perform(effect)
         self._wake.set()
+
+    def path(self, node: NodeId) -> PathReport | None:
+        """Returns by which path a node is reached, None where there is no link."""
+        link = self.links.get(node)
+        return self.pathfinder.report(link.connection) if link is not None and link.ready.is_set() else None
+
+    def addresses_changed(self) -> None:
+        """This machine has other addresses, or is seen from others: the other ends of links learn it at once."""
+        if self._nursery is not None:
+            for link in self.links.alive():
+                self._nursery.start_soon(self.pathfinder.tell, link.connection)
 
     def use_relays(self, relayed: RelayPaths) -> None:
         """Reaches nodes over relays, too, from now on."""
@@ -165,9 +180,8 @@ class PeerDriver:
                 self.links.send(to, encode_message(message))
             case Dial() if self._nursery:
                 self._nursery.start_soon(self.links.dial, effect)
-            case Hangup(node, reason):
-                if link := self.links.get(node):
-                    link.end(reason)
+            case Hangup(node, reason, lingers):
+                self.links.hang_up(node, reason, lingers=lingers)
             case Misbehaved(peer, reason):
                 self.stats.misbehaved += 1
                 if self._log_pace.admits(trio.current_time(), peer):
@@ -188,7 +202,9 @@ class PeerDriver:
     def _moved(self, connection: Connection, path: Path, reason: str) -> None:
         """A connection takes another path."""
         node = connection.node_id
-        log.info("what goes to %s goes by %s (%s) now: %s", self.peer.name(node), path.place, path.kind, reason)
+        where = f"{path.kind} {path.place}" if isinstance(path.place, Address) else path.kind
+        log.info("what goes to %s goes by %s now: %s", self.peer.name(node), where, reason)
+        self.pathfinder.moved(connection)
         link = self.links.get(node)
         if link is not None and link.connection is connection:
             self.peer.path_changed(self.now(), node, path.kind)
@@ -197,7 +213,7 @@ class PeerDriver:
     def _relay_moved(self) -> None:
         """This node is at another relay: others who are there, too, are reached over it, whatever they said before."""
         home = self.links.relayed.home() if self.links.relayed else None
-        for link in self.links.ready():
+        for link in self.links.alive():
             self.pathfinder.try_relay(link.connection, home)
 
     def _tell(self, event: Any) -> None:
@@ -207,6 +223,8 @@ class PeerDriver:
                 self._nursery.start_soon(self.pathfinder.keep, link)
         elif isinstance(event, RecordChanged) and event.kind == NODE and (link := self.links.get(event.author)):
             self.pathfinder.try_relay(link.connection, self.peer.relay_of(event.author))
+        elif isinstance(event, Revoked):
+            self.links.hang_up(event.node, "it was revoked", lingers=False)
         elif isinstance(event, AdvertLeftOut):
             log.warning("the mesh does not learn of %r: %s", event.name, event.reason)
         self._reaching.on_event(event)
@@ -254,11 +272,26 @@ class PeerDriver:
         Raises:
             Refused: It opened too many.
         """
-        admitted = self.peer.admits_stream(self.now(), node)
-        self.kick()
-        if not admitted:
-            self.stats.refused_requests += 1
+        if not self.admits(node):
             raise Refused(f"{node.short} opened too many requests")
+
+    def admits(self, node: NodeId) -> bool:
+        """Charges a request of a node; returns whether it is within its budget."""
+        if self.peer.admits_stream(self.now(), node):
+            return True
+        self.stats.refused_requests += 1
+        self.kick()
+        return False
+
+    def member_link(self, node: NodeId) -> Link | None:
+        """Returns the link to a node that proved its membership and is a member still."""
+        link = self.links.get(node)
+        up = link is not None and link.ready.is_set() and not link.ending
+        return link if up and self.peer.trust.is_member(self._wall(), node) else None
+
+    def holding(self, link: Link) -> AbstractContextManager[None]:
+        """Keeps a link open for the block."""
+        return self._reaching.holding(link)
 
     async def leave(self) -> None:
         """Says goodbye to all neighbours and gives the words a moment to go out."""

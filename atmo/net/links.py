@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import trio
 
-from atmo.clock import Now
 from atmo.engine import Dial
 from atmo.errors import RemoteError, WireError
 from atmo.identity import NodeId
+from atmo.net.link import DriverStats, Link, Shell
 from atmo.net.ports import Handler, RequestStream
 from atmo.net.quic import Connection, Endpoint, VirtualPath
 from atmo.net.relayed import RelayPaths
@@ -30,94 +29,21 @@ log = logging.getLogger(__name__)
 GOSSIP = "atmo/gossip/1"
 _DIAL_S = 5.0
 _STAGGER_S = 0.25  # Source: RFC 8305 section 8, Connection Attempt Delay
+_RELAY_S = 0.03
+"""A relay is tried so long after the first address: what answers at once is taken without it. Source: guess, the round
+trip of a city; a better path is found right after, too."""
 _QUEUE = 512
 _LEAVE_S = 0.3
 _REST = 3.0
 """For each second that one neighbour's gossip takes, so many are left to everybody else; what it sends meanwhile waits
 at its end. Source: guess."""
+_GRACE_S = 2.0
+"""A link that another one replaced stays for so long, for requests that its other end sends before it knows."""
+_LINGER_S = 600.0
+"""And for so long at most while requests are under way on it. Source: the longest of them; a connection over which
+nothing comes is closed after `QuicConfig.idle_timeout_s`."""
+_LINGERING_MOST = 2  # links to one node beside the one in the table
 _DEBT_S = 0.005  # shorter rests are not worth a timer
-
-
-@dataclass(slots=True)
-class DriverStats:
-    """Counters since start.
-
-    Attributes:
-        messages_dropped: For links whose queue is full.
-        malformed: Messages that do not decode.
-        bad_requests: Requests that broke a rule.
-        refused_requests: Requests of nodes that opened too many.
-        misbehaved: Faults of other nodes, the malformed messages and bad requests among them.
-    """
-
-    messages_in: int = 0
-    messages_out: int = 0
-    messages_dropped: int = 0
-    malformed: int = 0
-    bad_requests: int = 0
-    refused_requests: int = 0
-    misbehaved: int = 0
-
-
-_LAST_WORDS_S = 0.1  # one packet
-
-
-@dataclass(eq=False)
-class Link:
-    """One connection as the link to its node.
-
-    Attributes:
-        since: Monotonic seconds at which it came up.
-        ready: Set once the other end proved its membership.
-        gone: Set when it is out of the table.
-        scope: Its end ends the link.
-        reason: Why it ends, where it is known here.
-        ended: It was asked to end.
-    """
-
-    connection: Connection
-    send: trio.MemorySendChannel[bytes]
-    queue: trio.MemoryReceiveChannel[bytes]
-    since: float
-    ready: trio.Event = field(default_factory=trio.Event)
-    gone: trio.Event = field(default_factory=trio.Event)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    reason: str = ""
-    gossiping: bool = False
-    ended: bool = False
-
-    @property
-    def path(self) -> str:
-        """The kind of path, for people; see `Connection.path`."""
-        return self.connection.path
-
-    @property
-    def ending(self) -> bool:
-        """True from the moment it is being closed."""
-        return self.ended or self.scope.cancel_called or self.connection.closed.is_set()
-
-    def end(self, reason: str) -> None:
-        """Ends it with a reason for the other end, after a moment for what was said to it last."""
-        self.reason = self.reason or reason
-        self.ended = True
-        self.scope.deadline = min(self.scope.deadline, trio.current_time() + _LAST_WORDS_S)
-
-
-@dataclass(frozen=True, slots=True)
-class Shell:
-    """What links need of the driver.
-
-    Attributes:
-        now: Reads the clocks.
-        kick: Performs the peer's effects.
-        load: Tells how many requests this machine is running.
-        dispatch: Says who answers a protocol on a link, None for nobody.
-    """
-
-    now: Callable[[], Now]
-    kick: Callable[[], None]
-    load: Callable[[], int]
-    dispatch: Callable[[Link, str], Handler | None]
 
 
 class Links:
@@ -128,16 +54,23 @@ class Links:
         peer: Told of links and messages.
         stats: Counts.
         shell: The driver.
+
+    Attributes:
+        nursery: Where links run.
+        relayed: Gives paths over relays.
+        nearby: Tells where on this LAN a node is said to listen: tried last in each dial, as anyone may say so.
     """
 
     def __init__(self, endpoint: Endpoint, peer: Peer, stats: DriverStats, shell: Shell) -> None:
         self.nursery: trio.Nursery | None = None
         self.relayed: RelayPaths | None = None
+        self.nearby: Callable[[NodeId], tuple[Address, ...]] = lambda node: ()
         self._endpoint = endpoint
         self._peer = peer
         self._stats = stats
         self._shell = shell
         self._links: dict[NodeId, Link] = {}
+        self._lingering: dict[NodeId, list[Link]] = {}
 
     # --- queries --------------------------------------------------------------------------------------------------
 
@@ -149,12 +82,48 @@ class Links:
         """Returns the links whose other ends proved their membership."""
         return [link for link in self._links.values() if link.ready.is_set()]
 
+    def alive(self) -> list[Link]:
+        """Returns those, and the ones that linger for requests under way."""
+        return [*self.ready(), *(link for links in self._lingering.values() for link in links)]
+
     # --- commands -------------------------------------------------------------------------------------------------
 
     async def accept_forever(self) -> None:
         """Makes links of the connections that come from outside."""
         while True:
             self.adopt(await self._endpoint.accept())
+
+    def hang_up(self, node: NodeId, reason: str, *, lingers: bool) -> None:
+        """Ends the link to a node, or only takes it out of the table for as long as requests are under way on it."""
+        link = self._links.get(node)
+        if lingers and link is not None and link.held:
+            self._retire(link, reason)
+            return
+        for each in (*([link] if link else ()), *(() if lingers else self._lingering.get(node, ()))):
+            each.end(reason)
+
+    def _retire(self, link: Link, reason: str) -> None:
+        assert self.nursery is not None
+        node = link.connection.node_id
+        link.reason, link.retired = link.reason or reason, True
+        link.send.close()
+        lingering = self._lingering.setdefault(node, [])
+        lingering.append(link)
+        if len(lingering) > _LINGERING_MOST:
+            lingering[0].end(reason)
+        del self._links[node]
+        link.gone.set()
+        self.nursery.start_soon(self._linger, link)
+        self._peer.link_down(self._shell.now(), node, reason)
+        self._shell.kick()
+
+    async def _linger(self, link: Link) -> None:
+        with trio.move_on_after(_GRACE_S):
+            await link.connection.closed.wait()
+        with trio.move_on_after(_LINGER_S):
+            while link.held and not link.ending:
+                await link.unheld.wait()
+        link.end(link.reason)
 
     def send(self, to: NodeId, body: bytes) -> None:
         """Queues a message; dropped where there is no link, or too much waits for it."""
@@ -196,10 +165,11 @@ class Links:
                 await connection.aclose("another address answered first")
 
         async with trio.open_nursery() as nursery:
-            for number, address in enumerate(effect.addresses):
+            places = dict.fromkeys((*effect.addresses, *self.nearby(effect.node)))
+            for number, address in enumerate(places):
                 nursery.start_soon(attempt, address, number * _STAGGER_S, nursery.cancel_scope)
             if path := self._relayed_path(effect.node):
-                nursery.start_soon(attempt, path, _STAGGER_S, nursery.cancel_scope)
+                nursery.start_soon(attempt, path, _RELAY_S if places else 0.0, nursery.cancel_scope)
         return winner
 
     def _relayed_path(self, node: NodeId) -> VirtualPath | None:
@@ -221,9 +191,7 @@ class Links:
             self.nursery.start_soon(connection.aclose, "there is a link already")
             return
         if old:
-            old.reason = "replaced by a newer link"
-            old.scope.cancel()
-            self._peer.link_down(self._shell.now(), node, old.reason)
+            self._retire(old, "replaced by a newer link")
         send, queue = trio.open_memory_channel[bytes](_QUEUE)
         link = Link(connection, send, queue, trio.current_time())
         self._links[node] = link
@@ -257,11 +225,18 @@ class Links:
             reason = link.reason or link.connection.close_reason or "shutting down"
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _LEAVE_S):
                 await link.connection.aclose(reason)
+            self._forget(link)
             if self._links.get(node) is link:
                 del self._links[node]
                 self._peer.link_down(self._shell.now(), node, reason)
                 self._shell.kick()
             link.gone.set()
+
+    def _forget(self, link: Link) -> None:
+        node = link.connection.node_id
+        left = [each for each in self._lingering.pop(node, ()) if each is not link]
+        if left:
+            self._lingering[node] = left
 
     def _dispatch(self, link: Link, protocol: str) -> Handler | None:
         if protocol == GOSSIP:
@@ -296,11 +271,24 @@ class Links:
                     debt_s = 0.0
                 else:
                     await trio.lowlevel.checkpoint()
-            link.reason = link.reason or "it ended its gossip"
+            self._gossip_ended(link)
         except RemoteError as error:
             link.reason = link.reason or str(error)
+            link.scope.cancel()
             raise
-        finally:
+        except BaseException:
+            link.scope.cancel()
+            raise
+
+    def _gossip_ended(self, link: Link) -> None:
+        """The other end took the link out of its table: so does this one."""
+        reason = link.reason or "it ended its gossip"
+        if link.retired:
+            return
+        if link.held and self._links.get(link.connection.node_id) is link:
+            self._retire(link, reason)
+        else:
+            link.reason = reason
             link.scope.cancel()
 
     def _take(self, link: Link, body: bytes) -> None:

@@ -13,7 +13,8 @@ from atmo.clock import Now
 from atmo.engine import Store
 from atmo.errors import RemoteError
 from atmo.identity import NodeId
-from atmo.net.ports import Handler, RequestStream
+from atmo.net.path_report import PathReport
+from atmo.net.ports import BulkPort, Handler, RequestStream
 from atmo.peer import Peer
 
 
@@ -22,6 +23,7 @@ class OfflinePort:
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
+        self.bulk: BulkPort | None = None
         self.stores: list[Store] = []
 
     def now(self) -> Now:
@@ -31,6 +33,9 @@ class OfflinePort:
     def kick(self) -> None:
         """Keeps what the peer wants kept; everything else needs a network."""
         self.stores += [effect for effect in self.peer.drain() if isinstance(effect, Store)]
+
+    def path(self, node: NodeId) -> PathReport | None:
+        """Returns None: there are no links."""
 
     async def flush(self) -> None:
         """Does nothing yet: whoever opened the home keeps `stores` before the command ends."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 
-from atmo.net.paths import VirtualPath, VirtualPaths, is_virtual
+from atmo.net.paths import VirtualPath, VirtualPaths, is_virtual, kind_of
 from atmo.net.quic_config import EndpointStats, QuicConfig
 from atmo.net.quic_core import SocketAddress
 from atmo.net.udp import DatagramSocket, is_loopback, socket_address, to_address
+from atmo.reach.config import FORWARD, RELAY
 from atmo.wire.address import Address
 
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_FORWARD_BYTES = 1_472
+"""What a forwarded path takes as a datagram: PROTOCOL.md, section 13."""
 
 
 class Outlet:
@@ -22,21 +26,22 @@ class Outlet:
         self._stats = stats
         self.paths = VirtualPaths()
 
-    def send(self, data: bytes, address: SocketAddress) -> None:
-        """Sends a datagram; never blocks."""
+    def send(self, data: bytes, address: SocketAddress) -> bool:
+        """Sends a datagram; never blocks. Returns False where it is longer than this machine can send there."""
         if is_virtual(address):
             if path := self.paths.find(address):
                 self._stats.virtual_out += 1
                 path.send(data)
-            return
+            return True
         try:
             self._socket.sendto(data, address)
-        except OSError:
+        except OSError as error:
             # A full buffer, no route, too long for the path: to QUIC each is a lost packet.
             self._stats.send_errors += 1
-            return
+            return error.errno != errno.EMSGSIZE
         self._stats.datagrams_out += 1
         self._stats.bytes_out += len(data)
+        return True
 
     def target(self, where: Address | VirtualPath) -> SocketAddress:
         """Returns what `send` takes for an address or a path.
@@ -58,3 +63,15 @@ class Outlet:
         """Returns how large datagrams to `where` may be."""
         loopback = isinstance(where, Address) and is_loopback(where)
         return self._config.loopback_datagram_bytes if loopback else self._config.datagram_bytes
+
+    def sizes(self, address: SocketAddress) -> tuple[int, int]:
+        """Returns how large datagrams may be without proof, and the largest that may be tried."""
+        config = self._config
+        if is_virtual(address):
+            base, kind = config.datagram_bytes, kind_of(address)
+            carries = {FORWARD: _FORWARD_BYTES, RELAY: config.probed_datagram_bytes}.get(kind)
+        else:
+            base, carries = self.datagram_bytes(to_address(address)), None
+        if carries is None:
+            carries = config.probed_datagram_bytes if self._socket.whole else config.datagram_bytes
+        return base, max(base, min(carries, config.probed_datagram_bytes))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.quic.congestion.base import K_INITIAL_WINDOW, K_MINIMUM_WINDOW
+from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -17,11 +20,11 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream as RawStream
 
-from atmo.net.quic_config import QuicConfig
+from atmo.net.quic_config import SMALLEST_INITIAL_BYTES, QuicConfig
 
 _TIMER_SLACK_S = 0.002
 """By so much may a timer be late: epoll counts whole milliseconds, rounded up."""
@@ -30,6 +33,8 @@ _STREAM_GAPS = 512
 in packets of 1,200 bytes, every other one lost, has 437."""
 _CRYPTO_GAPS = 64
 """The same of a handshake, whose flights are a few packets. Source: guess."""
+_INITIAL_WINDOW_BYTES = 14_720
+"""What ten packets may have together at first, or else two. Source: RFC 9002 section 7.2."""
 
 
 class _Pacer(QuicPacketPacer):
@@ -40,8 +45,36 @@ class _Pacer(QuicPacketPacer):
         self.bucket_max = max(self.bucket_max, _TIMER_SLACK_S)
 
 
+class _Reno(RenoCongestionControl):
+    """Counts the packets of more than 1,200 bytes that were lost since the last one that was acknowledged."""
+
+    def __init__(self, *, max_datagram_size: int) -> None:
+        super().__init__(max_datagram_size=max_datagram_size)
+        self.large_lost = 0
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        super().on_packet_acked(now=now, packet=packet)
+        if packet.sent_bytes > SMALLEST_INITIAL_BYTES:
+            self.large_lost = 0
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        lost = tuple(packets)
+        self.large_lost += sum(packet.sent_bytes > SMALLEST_INITIAL_BYTES for packet in lost)
+        super().on_packets_lost(now=now, packets=lost)
+
+    def resize(self, size: int) -> None:
+        """Goes on with packets of another size (RFC 9002 section 7.2)."""
+        self._max_datagram_size = size
+        self.large_lost = 0
+        least = K_MINIMUM_WINDOW * size
+        if self.ssthresh is None:  # nothing was lost so far
+            least = min(K_INITIAL_WINDOW * size, max(_INITIAL_WINDOW_BYTES, least))
+        self.congestion_window = max(self.congestion_window, least)
+
+
 class PatchedConnection(QuicConnection):
-    """aioquic's connection with client certificates, credit that grows by consumption, and bounded gaps."""
+    """aioquic's connection with client certificates, credit that grows by consumption, bounded gaps, and a size of
+    datagrams that may change."""
 
     def __init__(self, config: QuicConfig, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -49,6 +82,7 @@ class PatchedConnection(QuicConnection):
         self._data_step = config.connection_window_bytes // 4
         for limit, value in ((self._local_max_streams_bidi, config.max_streams), (self._local_max_streams_uni, 0)):
             limit.value = limit.sent = value
+        self._congestion = self._loss._cc = _Reno(max_datagram_size=self._max_datagram_size)
         self._loss._pacer = _Pacer(max_datagram_size=self._max_datagram_size)
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -96,6 +130,18 @@ class PatchedConnection(QuicConnection):
     def _write_reset_stream_frame(self, builder: QuicPacketBuilder, stream: RawStream) -> None:
         if _fits(builder, RESET_STREAM_FRAME_CAPACITY):
             super()._write_reset_stream_frame(builder, stream)
+
+    def resize(self, size: int) -> None:
+        """Sends datagrams of at most `size` bytes from now on; what was lost before is cut anew."""
+        self._max_datagram_size = self._loss._pacer._max_datagram_size = size
+        self._congestion.resize(size)
+        if self._loss._rtt_initialized:
+            self._loss._pacer.update_rate(self._congestion.congestion_window, self._loss._rtt_smoothed)
+
+    @property
+    def large_lost(self) -> int:
+        """Packets of more than 1,200 bytes that were lost since the last one that arrived."""
+        return self._congestion.large_lost
 
     def consume(self, stream_id: int, count: int) -> bool:
         """Gives back credit for `count` bytes; says whether so much has gathered that it should be announced."""

@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
+from weakref import WeakKeyDictionary
 
 import trio
 
 from atmo.errors import RemoteError, WireError
 from atmo.net.connection import Connection
+from atmo.net.path_report import PathReport, report_path
 from atmo.net.ports import RequestStream
 from atmo.net.quic import Endpoint
 from atmo.net.relayed import RelayPaths
@@ -103,29 +105,42 @@ class Pathfinder:
         self.spraying = Spraying(endpoint)
         self._probing = endpoint.probing
         self._addresses = addresses
+        self._offers: WeakKeyDictionary[Connection, PathOffer] = WeakKeyDictionary()
+        self._nudges: WeakKeyDictionary[Connection, trio.Event] = WeakKeyDictionary()
 
     # --- the end that dialled -------------------------------------------------------------------------------------
 
     async def keep(self, link: Lives) -> None:
         """Asks the other end of a link that this one dialled, then punches for as long as the path is indirect."""
         connection = link.connection
-        number, kinds, theirs = 0, "", None
+        number, kinds = 0, ""
         while not link.ending:
             try:
                 if number == 0 or connection.path in INDIRECT or connection.steering is None:
-                    theirs = await self._ask(connection, number, theirs)
+                    theirs = await self._ask(connection, number)
                     kinds = kinds or f"{self._mapping()}-{theirs.mapping}"
             except WireError as error:
                 log.debug("no paths to %s, it answered %s with %s", connection.node_id.short, PATHS, error)
                 return
             except RemoteError as error:
                 log.debug("no paths to %s for now: %s", connection.node_id.short, error)
-            await self._wait(connection, PUNCH_S[min(number, len(PUNCH_S) - 1)])
-            number = self._count(connection, number, kinds)
+            nudged = await self._wait(connection, PUNCH_S[min(number, len(PUNCH_S) - 1)])
+            number = 1 if nudged else self._count(connection, number, kinds)
 
-    async def _wait(self, connection: Connection, seconds: float) -> None:
+    async def _wait(self, connection: Connection, seconds: float) -> bool:
+        """Waits for so long, for the end of the connection, or until it has to take an indirect path, which it says."""
+        nudge = self._nudges[connection] = trio.Event()
         with trio.move_on_after(seconds):
-            await connection.closed.wait()
+            async with trio.open_nursery() as nursery:
+                for event in (connection.closed, nudge):
+                    nursery.start_soon(_then_cancel, event, nursery.cancel_scope)
+        return nudge.is_set()
+
+    def moved(self, connection: Connection) -> None:
+        """A connection takes another path: from a direct to an indirect one it tries to come back at once."""
+        nudge = self._nudges.get(connection)
+        if nudge is not None and connection.path in INDIRECT:
+            nudge.set()
 
     def _count(self, connection: Connection, number: int, kinds: str) -> int:
         """Returns how many punches come before the next one on a path that is indirect, and counts."""
@@ -135,18 +150,18 @@ class Pathfinder:
         self.opened[kinds] += number > 1
         return 1
 
-    async def _ask(self, connection: Connection, number: int, before: PathOffer | None) -> PathOffer:
+    async def _ask(self, connection: Connection, number: int) -> PathOffer:
         """Asks, and punches unless it is the first time.
 
         Args:
             connection: To whom.
             number: How often it was tried before.
-            before: What the other end said then.
 
         Raises:
             RemoteError: No answer.
             WireError: The answer is none that an honest node gives.
         """
+        before = self._offers.get(connection)
         spray = self._role(before, number) if before and number else ""
         header: dict[str, Any] = to_wire(self._offer(connection, punch=number > 0, spray=spray))
         async with open_request(connection, PATHS, header, _ASK_S) as stream:
@@ -179,6 +194,21 @@ class Pathfinder:
         if offer.punch and connection.steering is not None:
             await trio.sleep(connection.rtt_s or 0.0)
             self._punch(connection, {WIDEN: SCAN, SCAN: WIDEN}.get(offer.spray, ""), offer)
+
+    async def tell(self, connection: Connection) -> None:
+        """Tells the other end of a link of a change at this one: of its addresses, or of how others see it."""
+        try:
+            await self._ask(connection, 0)
+        except (RemoteError, WireError) as error:
+            log.debug("%s does not learn of new paths: %s", connection.node_id.short, error)
+
+    def report(self, connection: Connection) -> PathReport:
+        """Returns which path a connection takes, since when, and why no better one."""
+        return report_path(connection, self._mapping(), self._offers.get(connection))
+
+    def punches(self) -> dict[str, dict[str, int]]:
+        """Returns how often links needed punching, and it helped, by the kinds of both ends' NATs."""
+        return {kinds: {"tried": count, "opened": self.opened[kinds]} for kinds, count in self.tried.items() if count}
 
     # --- both -----------------------------------------------------------------------------------------------------
 
@@ -224,6 +254,7 @@ class Pathfinder:
             raise WireError("a kind of NAT, or a role, that there is not")
         key = Key(offer.session, offer.secret)
         self._probing.begin(connection, key, offer.addresses, offer.seen)
+        self._offers[connection] = offer
         self.try_relay(connection, offer.relay)
         return offer
 
@@ -236,3 +267,8 @@ class Pathfinder:
         except RemoteError as error:
             log.debug("no relayed path to %s: %s", connection.node_id.short, error)
         connection.touch()
+
+
+async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -6,10 +6,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+import trio
+
 from atmo.clock import Now
+from atmo.errors import RemoteError
 from atmo.identity import NodeId
 
 if TYPE_CHECKING:
+    from atmo.net.path_report import PathReport
     from atmo.peer import Peer
 
 
@@ -54,13 +58,85 @@ Handler = Callable[[RequestStream], Awaitable[None]]
 """Answers one incoming request; when it returns the stream is finished, when it raises the stream is reset."""
 
 
+Buffer = bytes | bytearray | memoryview
+Take = Callable[[Buffer], bool]
+"""Verifies and keeps a chunk; the buffer is someone else's when it has returned."""
+
+
+class NoFastPath(RemoteError):
+    """This chunk does not come over TCP; QUIC may have it."""
+
+
+class ChunkRefused(RemoteError):
+    """The holder does not send the chunk.
+
+    Attributes:
+        reason: Its word, such as `missing`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the node refuses: {reason}")
+        self.reason = reason
+
+
+class ChunkRequest(Protocol):
+    """A request for a chunk that came over TCP; answered once, by `send` or by `refuse`.
+
+    Attributes:
+        node_id: The authenticated other end.
+        name: The BLAKE3 hash of the chunk.
+    """
+
+    node_id: NodeId
+    name: bytes
+
+    def seal(self, data: bytes) -> Buffer:
+        """Encrypts the chunk; call it in the thread that read it, once."""
+
+    async def send(self, sealed: Buffer) -> None:
+        """Sends what `seal` returned.
+
+        Raises:
+            RemoteError: The connection is gone, or the other end does not read.
+        """
+
+    async def refuse(self, reason: str) -> None:
+        """Says in a word why the chunk is not sent."""
+
+
+ChunkHandler = Callable[[ChunkRequest], Awaitable[None]]
+
+
+class BulkPort(Protocol):
+    """Chunks over TCP. Implemented by `net.bulk.Bulk`."""
+
+    def handle(self, handler: ChunkHandler) -> None:
+        """Registers who answers requests; only certified members of the mesh get through to it."""
+
+    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter) -> bool:
+        """Fetches a chunk over TCP and returns what `take` says of it, which runs in a worker thread.
+
+        Raises:
+            NoFastPath: There is no TCP connection to the node, or it broke.
+            ChunkRefused: The node does not send it.
+        """
+
+
 class MeshPort(Protocol):
-    """A running peer as the services see it. Implemented by `net.driver.PeerDriver`."""
+    """A running peer as the services see it. Implemented by `net.driver.PeerDriver`.
+
+    Attributes:
+        bulk: None where there is no TCP.
+    """
 
     peer: Peer
+    bulk: BulkPort | None
 
     def now(self) -> Now:
         """Returns the clocks, read once."""
+
+    def path(self, node: NodeId) -> PathReport | None:
+        """Returns by which path a node is reached, None where there is no link."""
 
     def kick(self) -> None:
         """Performs the effects that a command on `peer` has just asked for; call it after every command."""

@@ -14,9 +14,9 @@ from atmo.net.outlet import Outlet
 from atmo.net.quic_config import EndpointStats
 from atmo.net.quic_core import SocketAddress
 from atmo.net.steering import Steering
-from atmo.reach.config import DIRECT, PUNCHED, PathsConfig
+from atmo.reach.config import DIRECT, PUNCHED, MtuConfig, PathsConfig
 from atmo.reach.paths import Path
-from atmo.reach.probe import KEY_BYTES, PROBE, SESSION_BYTES, Key, open_probe_untrusted
+from atmo.reach.probe import DOUBT, KEY_BYTES, PROBE, SESSION_BYTES, Key, open_probe_untrusted
 from atmo.wire.address import Address
 
 _SEEN_MOST = 16
@@ -30,6 +30,7 @@ class Probing:
         stats: Counts.
         touch: Told of connections whose timer may have moved.
         config: Of every connection's paths.
+        mtu: Of the sizes of datagrams on them.
 
     Attributes:
         moved: Called when a connection takes another path, with the reason.
@@ -42,6 +43,7 @@ class Probing:
         stats: EndpointStats,
         touch: Callable[[Connection], None],
         config: PathsConfig = PathsConfig(),
+        mtu: MtuConfig = MtuConfig(),
     ) -> None:
         self.moved: Callable[[Connection, Path, str], None] = lambda connection, path, reason: None
         self.seen: Counter[Address] = Counter()
@@ -49,6 +51,7 @@ class Probing:
         self._stats = stats
         self._touch = touch
         self._config = config
+        self._mtu = mtu
         self._connections: dict[bytes, Connection] = {}
 
     def offer(self, connection: Connection) -> Key:
@@ -74,14 +77,20 @@ class Probing:
                 theirs,
                 follows=not connection.outbound,
                 now=now,
-                moved=lambda path, reason: self.moved(connection, path, reason),
+                moved=lambda path, reason: self._moved(connection, path, reason),
                 seen=self._seen,
+                resized=connection.core.resize,
                 config=self._config,
+                mtu=self._mtu,
             )
         steering.add(now, listens, DIRECT)
         steering.add(now, seen, PUNCHED)
         self._touch(connection)
         return steering
+
+    def _moved(self, connection: Connection, path: Path, reason: str) -> None:
+        connection.core.hurry()
+        self.moved(connection, path, reason)
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
@@ -100,8 +109,8 @@ class Probing:
             self._stats.dropped_probes += 1
             return
         self._stats.probes_in += 1
-        if probe.kind == PROBE:
-            connection.steering.probed(now, address, probe.nonce)
+        if probe.kind in (PROBE, DOUBT):
+            connection.steering.probed(now, address, probe.nonce, doubting=probe.kind == DOUBT)
         else:
             connection.steering.replied(now, address, probe.nonce, probe.observed)
         self._touch(connection)

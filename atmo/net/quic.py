@@ -412,7 +412,7 @@ class Endpoint:
     def _transmit(self, connection: Connection, now: float) -> None:
         datagrams = connection.core.transmit(now)
         if connection.steering:
-            connection.steering.send(now, datagrams)
+            connection.steering.send(now, datagrams, awaited=connection.core.awaits_answer)
             return
         for data, address in datagrams:
             self._outlet.send(data, address)

@@ -37,8 +37,9 @@ class QuicConfig:
 
     Attributes:
         datagram_bytes: UDP payload; the smallest that every path carries. Source: RFC 9000 section 14.
-        loopback_datagram_bytes: The same towards this machine itself, whose interface carries 64 KiB; measured four
-            times as fast as 1,200 bytes.
+        probed_datagram_bytes: The largest that is tried on a path; `datagram_bytes` for none. Source: `MtuConfig`.
+        loopback_datagram_bytes: `datagram_bytes` towards this machine itself, whose interface carries 64 KiB; measured
+            four times as fast as 1,200 bytes.
         idle_timeout_s: A silent connection is dead after this. Source: RFC 9000 section 10.1 leaves it open; NATs
             forget a mapping after 30 s at the earliest that RFC 4787 section 4.3 tolerates in practice.
         keep_alive_s: A connection that heard nothing for this long sends a ping.
@@ -59,6 +60,7 @@ class QuicConfig:
     """
 
     datagram_bytes: int = 1_200
+    probed_datagram_bytes: int = 8_192
     loopback_datagram_bytes: int = 8_192
     idle_timeout_s: float = 30.0
     keep_alive_s: float = 12.0
@@ -77,7 +79,7 @@ class QuicConfig:
     socket_buffer_bytes: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for size in (self.datagram_bytes, self.loopback_datagram_bytes):
+        for size in (self.datagram_bytes, self.probed_datagram_bytes, self.loopback_datagram_bytes):
             if not SMALLEST_INITIAL_BYTES <= size <= RECEIVE_BYTES:
                 raise ValueError(
                     f"a datagram of {size} bytes is not within {SMALLEST_INITIAL_BYTES} to {RECEIVE_BYTES}"

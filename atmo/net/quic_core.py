@@ -43,6 +43,9 @@ _HANDED_ON = (events.StreamDataReceived, events.StreamReset, events.StopSendingR
 _CONNECTION_IDS = (events.ConnectionIdIssued, events.ConnectionIdRetired)
 _PROMPT_DATAGRAMS = 16
 """After so many an acknowledgement does not wait for its timer, or a fast sender idles. Source: measured."""
+_LARGE_LOST, _TIMEOUTS = 3, 2
+"""So many large packets lost with none that arrived, or so many timeouts in a row, raise the suspicion that the path
+does not carry their size. Source: RFC 8899 section 5.1.2; guess for the timeouts, as one is often just late."""
 _TLS_MESSAGE_BYTES = 16 * 1024
 """The largest unfinished TLS message kept; ours are under 1 KiB, and TLS itself would allow 16 MiB."""
 
@@ -145,6 +148,22 @@ class QuicCore:
         """Smoothed round-trip time, None before the first measurement."""
         loss = self._quic._loss
         return loss._rtt_smoothed if loss._rtt_initialized else None
+
+    @property
+    def datagram_bytes(self) -> int:
+        """The largest UDP payload that is sent."""
+        return self._quic._max_datagram_size
+
+    @property
+    def awaits_answer(self) -> bool:
+        """True while something was sent that has to be acknowledged."""
+        space = self._quic._spaces.get(tls.Epoch.ONE_RTT)
+        return space is not None and space.ack_eliciting_in_flight > 0
+
+    @property
+    def loses_large(self) -> bool:
+        """True when it looks as if large datagrams did not arrive any more, or nothing at all did."""
+        return self._quic.large_lost >= _LARGE_LOST or self._quic._loss._pto_count >= _TIMEOUTS
 
     def next_timer(self) -> float:
         """When to call `handle_timer`, `math.inf` when never."""
@@ -270,6 +289,14 @@ class QuicCore:
         stream = self._quic._streams.get(stream_id)
         if stream is not None and not stream.receiver.is_finished:
             stream.receiver.stop(code)
+
+    def resize(self, datagram_bytes: int) -> None:
+        """Sends datagrams of at most so many bytes from now on; 1,200 at least."""
+        self._quic.resize(datagram_bytes)
+
+    def hurry(self) -> None:
+        """What is sent goes another way now: what was lost on the old one need not wait any longer for its timer."""
+        self._quic._loss._pto_count = 0
 
     def ping(self) -> None:
         """Sends something that must be acknowledged."""

@@ -18,7 +18,8 @@ from atmo.errors import RemoteError
 from atmo.identity import NodeId
 from atmo.net.connection import Connection
 from atmo.net.forwarding import Forwarder
-from atmo.net.links import Link, Links
+from atmo.net.link import Link
+from atmo.net.links import Links
 from atmo.net.quic import Endpoint
 from atmo.peer.events import LinkReady, Unreachable
 from atmo.peer.route_messages import RouteEnded, RouteFound
@@ -256,13 +257,20 @@ class _Hold:
         self._link = link
         self._now = now
         self._kick = kick
+        self._told = False
 
     def __enter__(self) -> None:
-        self._peer.hold(self._now(), self._link.connection.node_id)
-        self._kick()
+        self._link.hold()
+        if self._is_the_link():
+            self._told = True
+            self._peer.hold(self._now(), self._link.connection.node_id)
+            self._kick()
 
     def __exit__(self, *_: object) -> None:
-        node = self._link.connection.node_id
-        if self._links.get(node) is self._link:
-            self._peer.release(self._now(), node)
+        self._link.release()
+        if self._told and self._is_the_link():
+            self._peer.release(self._now(), self._link.connection.node_id)
             self._kick()
+
+    def _is_the_link(self) -> bool:
+        return self._links.get(self._link.connection.node_id) is self._link

@@ -6,7 +6,7 @@ connects to that one for as long as it is used (`atmo.relay.client`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -73,6 +73,10 @@ class RelayPaths:
             config=config,
             connect=connect,
         )
+
+    def network_changed(self, hosts: Collection[str]) -> None:
+        """This machine has these addresses now."""
+        self._client.network_changed(hosts)
 
     async def run(self) -> None:
         """Holds the connections until cancelled."""

@@ -2,7 +2,7 @@
 
 The end behind it opens a few hundred sockets towards the other end (`widen`), the other end sends probes to many ports
 of its NAT (`scan`): see `atmo.reach.prediction`. What arrives at one of the sockets becomes a virtual path of the
-endpoint, of the kind `punched`, and the socket stays open for as long as the path is used.
+endpoint, of the kind `punched`, and the socket stays open for as long as the connection.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ PAUSE_TRIES, PAUSE_S = 16, 0.03
 person's."""
 
 REST_S = 8.0
-"""Between two rounds for one node, so that a liar makes us send no more than 54 KB in that time to an address."""
+"""Between two rounds for one node of which the first one failed, so that a liar makes us send no more than 54 KB to an
+address in that time."""
 
+_LAST_S = 1.0  # for the last tries to be answered
 _FOUND_MOST = 4
 _RESTING_MOST = 256
 _SOCKET_BYTES = 256 * 1024
@@ -112,9 +114,10 @@ class Spraying:
                 with trio.move_on_after(LISTEN_S):
                     await round_.found.wait()
                 self._busy.discard("widen")
-                if round_.winner is not None:
+                if round_.found.is_set():
                     self.stats.widened_direct += 1
-                    round_.end_others()
+                    self._rested.pop(("widen", connection.node_id), None)
+                    round_.end_idle()
                     await connection.closed.wait()
                 nursery.cancel_scope.cancel()
         finally:
@@ -140,6 +143,7 @@ class Spraying:
             await self._try_ports(connection, hosts[0], [each.port for each in seen if each.host == hosts[0]])
             if connection.path not in INDIRECT and not connection.closed.is_set():
                 self.stats.scanned_direct += 1
+                self._rested.pop(("scan", connection.node_id), None)
         finally:
             self._busy.discard("scan")
 
@@ -152,9 +156,8 @@ class Spraying:
             self.stats.ports_tried += 1
             if number % PAUSE_TRIES == 0:
                 await trio.sleep(PAUSE_S)
-        with trio.move_on_after(1.0):  # for the last ones to be answered
-            while connection.path in INDIRECT and not connection.closed.is_set():
-                await trio.sleep(0.05)
+        with trio.move_on_after(_LAST_S):
+            await connection.closed.wait()
 
 
 class _Round:
@@ -162,7 +165,6 @@ class _Round:
 
     def __init__(self, endpoint: Endpoint, connection: Connection, stats: SprayStats) -> None:
         self.found = trio.Event()
-        self.winner: DatagramSocket | None = None
         self._endpoint = endpoint
         self._connection = connection
         self._stats = stats
@@ -230,21 +232,21 @@ class _Round:
         return path
 
     def _judge(self, sock: DatagramSocket, path: VirtualPath) -> None:
-        """The first path that the connection takes for one that works wins; what was no probe of its is no path."""
+        """One path that works is enough; what was no probe of the other end's is no path."""
         steering = self._connection.steering
         known = steering.path_at(path.address) if steering else None
         if known is None:
             del self._paths[sock]
             path.close("nobody was there")
             self._stats.dropped += 1
-        elif known.works and self.winner is None:
-            self.winner = sock
+        elif known.works:
             self.found.set()
 
-    def end_others(self) -> None:
-        """Ends all but the winner."""
+    def end_idle(self) -> None:
+        """Ends those that nothing reached. The others, which are few, stay: which of them the other end uses is its
+        choice."""
         for sock, scope in self._scopes.items():
-            if sock is not self.winner:
+            if sock not in self._paths:
                 scope.cancel()
 
     def close(self) -> None:

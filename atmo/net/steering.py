@@ -18,9 +18,10 @@ from atmo.net.outlet import Outlet
 from atmo.net.paths import is_virtual, kind_of
 from atmo.net.quic_core import SocketAddress
 from atmo.net.udp import to_address
-from atmo.reach.config import LAN, PUNCHED, PathsConfig, Place, Via
+from atmo.reach.config import LAN, PUNCHED, MtuConfig, PathsConfig, Place, Via
+from atmo.reach.mtu import PathState, Resized, SendPadded, Sizes
 from atmo.reach.paths import Observed, Path, Paths, SendProbe, SendReply, Switched
-from atmo.reach.probe import NONCE_BYTES, PROBE, REPLY, Key, seal_probe
+from atmo.reach.probe import DOUBT, NONCE_BYTES, PROBE, REPLY, Key, seal_probe
 from atmo.wire.address import Address
 
 _PLACES_MOST = 64
@@ -42,6 +43,9 @@ class Steering:
         now: Monotonic seconds.
         moved: Told when what is sent takes another kind of path.
         seen: Told from which address the other end sees this one.
+        resized: Told how large datagrams may be, when that changes.
+        config: Of the paths.
+        mtu: Of the sizes.
     """
 
     def __init__(
@@ -54,17 +58,23 @@ class Steering:
         now: float,
         moved: Callable[[Path, str], None],
         seen: Callable[[Address], None],
+        resized: Callable[[int], None],
         config: PathsConfig = PathsConfig(),
+        mtu: MtuConfig = MtuConfig(),
     ) -> None:
         self.home = home
         self._outlet = outlet
         self._theirs = theirs
         self._moved = moved
         self._seen = seen
+        self._resized = resized
         self._places: dict[SocketAddress, Place] = {}
         self._targets: dict[Place, SocketAddress] = {}
         place = self._place(home)
-        self.paths = Paths(config, Random(os.urandom(16)), Now(now, 0.0), place, self._kind(place), follows=follows)
+        rng = Random(os.urandom(16))
+        self.paths = Paths(config, rng, Now(now, 0.0), place, self._kind(place), follows=follows)
+        self._state = self._path_state()
+        self.sizes = Sizes(mtu, rng, self._state)
         self._routes: tuple[SocketAddress, ...] = (home,)
         self._came: dict[SocketAddress, None] = {}
 
@@ -90,15 +100,23 @@ class Steering:
 
     # --- datagrams ------------------------------------------------------------------------------------------------
 
-    def send(self, now: float, datagrams: Iterable[tuple[bytes, SocketAddress]]) -> None:
-        """Sends what QUIC gives: over the active path, and over another one, too, while that is in doubt."""
+    def send(self, now: float, datagrams: Iterable[tuple[bytes, SocketAddress]], *, awaited: bool) -> None:
+        """Sends what QUIC gives: over the active path, and over another one, too, while that is in doubt.
+
+        Args:
+            now: Monotonic seconds.
+            datagrams: What to send.
+            awaited: QUIC waits for an acknowledgement.
+        """
         sent = False
         for data, _ in datagrams:
             sent = True
             for target in self._routes:
-                self._outlet.send(data, target)
+                if not self._outlet.send(data, target):
+                    self.sizes.refused(Now(now, 0.0), self._place(target), len(data))
+                    self._try_sizes(now)
         if sent:
-            self.paths.sent(Now(now, 0.0))
+            self.paths.sent(Now(now, 0.0), awaited=awaited)
 
     def came(self, address: SocketAddress) -> None:
         """A packet that names the connection came from an address; `heard` follows when all that came was read."""
@@ -111,17 +129,30 @@ class Steering:
             place = self._place(address)
             self.paths.heard(Now(now, 0.0), place, self._kind(place))
             self._perform()  # at once: a place that the next one pushes out has no target any more
+        self._follow(now)
 
-    def probed(self, now: float, address: SocketAddress, nonce: bytes) -> None:
+    def probed(self, now: float, address: SocketAddress, nonce: bytes, *, doubting: bool = False) -> None:
         """A probe of the other end came."""
         place = self._place(address)
-        self.paths.probed(Now(now, 0.0), place, self._kind(place), nonce)
+        self.paths.probed(Now(now, 0.0), place, self._kind(place), nonce, doubting=doubting)
         self._perform()
+        self._follow(now)
 
     def replied(self, now: float, address: SocketAddress, nonce: bytes, observed: Address | None) -> None:
         """A reply of the other end came."""
-        self.paths.replied(Now(now, 0.0), self._place(address), nonce, observed)
+        place = self._place(address)
+        if self.sizes.replied(Now(now, 0.0), place, nonce):
+            self.paths.heard(Now(now, 0.0), place, self._kind(place))
+        else:
+            self.paths.replied(Now(now, 0.0), place, nonce, observed)
         self._perform()
+        self._follow(now)
+        self._try_sizes(now)
+
+    def suspect(self, now: float) -> None:
+        """It looks as if large datagrams did not arrive any more."""
+        self.sizes.suspect(Now(now, 0.0))
+        self._try_sizes(now)
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
@@ -164,25 +195,31 @@ class Steering:
         """A virtual path is gone; says whether another one works."""
         self.paths.lost(Now(now, 0.0), self._place(address))
         self._perform()
+        self._follow(now)
         return self.paths.active.works
 
     # --- time -----------------------------------------------------------------------------------------------------
 
     def next_timer(self) -> float:
         """Returns when `handle_timer` is due."""
-        return self.paths.next_timer()
+        return min(self.paths.next_timer(), self.sizes.next_timer())
 
     def handle_timer(self, now: float) -> None:
         """Does what is due."""
         if now >= self.paths.next_timer():
             self.paths.handle_timer(Now(now, 0.0))
             self._perform()
+            self._follow(now)
+        if now >= self.sizes.next_timer():
+            self.sizes.handle_timer(Now(now, 0.0))
+            self._try_sizes(now)
 
     def _perform(self) -> None:
         for effect in self.paths.drain():
             match effect:
-                case SendProbe(place, nonce):
-                    self._outlet.send(seal_probe(self._theirs, PROBE, nonce), self._target(place))
+                case SendProbe(place, nonce, doubting):
+                    kind = DOUBT if doubting else PROBE
+                    self._outlet.send(seal_probe(self._theirs, kind, nonce), self._target(place))
                 case SendReply(place, nonce):
                     observed = place if isinstance(place, Address) else None
                     self._outlet.send(seal_probe(self._theirs, REPLY, nonce, observed), self._target(place))
@@ -191,6 +228,32 @@ class Steering:
                 case Observed(address):
                     self._seen(address)
         self._routes = tuple(self._target(place) for place in self.paths.routes())
+
+    def _follow(self, now: float) -> None:
+        """Has datagrams of the size that suits the path that is used."""
+        active = self.paths.active
+        state = self._state
+        steady = active.works and not self.paths.doubted
+        if (active.place, active.rtt_s is None, steady) != (state.place, state.rtt_s is None, state.steady):
+            self._state = self._path_state()
+            self.sizes.use(Now(now, 0.0), self._state)
+            self._try_sizes(now)
+
+    def _path_state(self) -> PathState:
+        active = self.paths.active
+        base, most = self._outlet.sizes(self._target(active.place))
+        return PathState(active.place, base, most, active.rtt_s, active.works and not self.paths.doubted)
+
+    def _try_sizes(self, now: float) -> None:
+        while effects := self.sizes.drain():
+            for effect in effects:
+                match effect:
+                    case SendPadded(place, nonce, size):
+                        probe = seal_probe(self._theirs, PROBE, nonce, size=size)
+                        if not self._outlet.send(probe, self._target(place)):
+                            self.sizes.refused(Now(now, 0.0), place, size)
+                    case Resized(size):
+                        self._resized(size)
 
     # --- places and addresses -------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import sys
 from typing import Protocol
 
 import trio
@@ -14,6 +15,9 @@ from atmo.net.quic_core import SocketAddress
 from atmo.wire.address import Address
 
 _MAPPED = "::ffff:"  # RFC 4291 section 2.5.5.2
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
+"""Of Linux (`linux/in.h`, `linux/in6.h`), which Python does not name: datagrams are sent as they are or not at all, and
+what others say about the path (ICMP) is left aside."""
 
 
 class DatagramSocket(Protocol):
@@ -22,6 +26,10 @@ class DatagramSocket(Protocol):
     @property
     def family(self) -> int:
         """`AF_INET` or `AF_INET6`."""
+
+    @property
+    def whole(self) -> bool:
+        """True where no datagram is sent in fragments, so that one that arrives shows what the path carries."""
 
     def getsockname(self) -> SocketAddress:
         """Returns what it is bound to."""
@@ -41,6 +49,8 @@ class DatagramSocket(Protocol):
 
 class UdpSocket(socket.socket):
     """The system's."""
+
+    whole = False
 
     async def wait_readable(self) -> None:
         """See `DatagramSocket`."""
@@ -67,11 +77,29 @@ async def open_udp(host: str, port: int, buffer_bytes: int) -> DatagramSocket:
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
+        sock.whole = _forbid_fragments(sock)
         sock.bind(address)
     except OSError as error:
         sock.close()
         raise _cannot_listen(host, port, error) from error
     return sock
+
+
+def _forbid_fragments(sock: socket.socket) -> bool:
+    """Has datagrams sent whole or not at all (RFC 9000 section 14); says whether the system can do that."""
+    if sys.platform == "linux":
+        options = [(socket.IPPROTO_IP, _IP_MTU_DISCOVER), (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER)]
+        value = _PMTUDISC_PROBE
+    else:
+        names = [(socket.IPPROTO_IP, "IP_DONTFRAG"), (socket.IPPROTO_IPV6, "IPV6_DONTFRAG")]
+        options = [(level, getattr(socket, name, -1)) for level, name in names]
+        value = 1
+    try:
+        for level, option in options[: 2 if sock.family == socket.AF_INET6 else 1]:
+            sock.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
 
 
 def socket_address(address: Address, family: int) -> SocketAddress:

@@ -16,7 +16,11 @@ from atmo.config.settings import Settings, load_settings
 from atmo.errors import UserError
 from atmo.identity import Signer
 from atmo.net.driver import PeerDriver
+from atmo.net.interfaces import any_host
 from atmo.net.quic import Endpoint, open_endpoint
+from atmo.net.tcp import TcpDoor
+from atmo.services.clock import PROTOCOL as CLOCK
+from atmo.services.clock import ClockService
 from atmo.services.host import MeshHost
 from atmo.services.joining import PROTOCOL as JOIN
 from atmo.services.mesh import MeshService
@@ -45,6 +49,7 @@ class Services:
     mesh: MeshService
     models: ModelService
     topology: TopologyService
+    clock: ClockService
     scout: Scout
     status: Callable[[], dict[str, Any]]
 
@@ -93,8 +98,8 @@ async def open_offline(home: Path, *, network: bool = False) -> AsyncIterator[Se
         settings = replace(settings, name=name.decode()) if name else settings
         member = await trio.to_thread.run_sync(opened.state.credentials) is not None
         if network and member:
-            async with open_endpoint(opened.signer, "0.0.0.0", 0) as endpoint, trio.open_nursery() as nursery:
-                host = build_host(opened, settings, endpoint, nursery)
+            async with open_endpoint(opened.signer, any_host(), 0) as endpoint, trio.open_nursery() as nursery:
+                host = build_host(opened, settings, endpoint, nursery, tcp=TcpDoor())
                 async with open_services(opened, settings, host) as services:
                     await host.wait_for_mesh(_OFFLINE_LINKS_S)
                     yield services
@@ -114,8 +119,10 @@ def build_host(
     nursery: trio.Nursery,
     load: Callable[[], int] = lambda: 0,
     wall: Callable[[], float] = time.time,
+    tcp: TcpDoor | None = None,
+    port_mapping: bool = False,
 ) -> MeshHost:
-    """Returns the place of a peer that is connected through `endpoint`."""
+    """Returns the place of a peer that is connected through `endpoint`, and over TCP where there is a `tcp`."""
     return MeshHost(
         opened.signer,
         settings.name,
@@ -126,6 +133,9 @@ def build_host(
         load=load,
         wall=wall,
         relays=settings.relays,
+        tcp=tcp,
+        stun=settings.stun,
+        port_mapping=port_mapping,
     )
 
 
@@ -137,10 +147,12 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
     mesh = MeshService(opened.signer, settings.name, opened.state, opened.database, host, host.mesh, host.wall)
 
     topology = TopologyService(opened.signer.node_id, settings.name, host.mesh)
+    clock = ClockService(host.mesh, host.wall)
 
     def attach(driver: PeerDriver) -> None:
         driver.handle(JOIN, mesh.serve_join, members_only=False)
         driver.handle(TOPOLOGY, topology.serve)
+        driver.handle(CLOCK, clock.serve)
         driver.fetch = models.fetch
         driver.observers.append(models.on_event)
         driver.observers.append(mesh.on_event)
@@ -161,7 +173,7 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         }
 
     try:
-        yield Services(mesh, models, topology, scout, status)
+        yield Services(mesh, models, topology, clock, scout, status)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
             await host.aclose()
@@ -174,12 +186,14 @@ async def _convert(source: Path, target: Path) -> Any:
 
 
 def listen_host(settings: Settings) -> str:
-    """Resolves the host of `--listen`, which may be a name.
+    """Resolves the host of `--listen`, which may be a name; `::` is all of IPv4 where there is no IPv6.
 
     Raises:
         UserError: It is no name or address of this machine.
     """
     host, port = settings.listen
+    if host == "::":
+        return any_host()
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:

@@ -31,11 +31,14 @@ from atmo.gossip.records import CAPABILITIES
 from atmo.gossip.sync import RecordChanged
 from atmo.net.driver import PeerDriver
 from atmo.net.quic import Endpoint, open_endpoint
+from atmo.net.tcp import open_tcp
 from atmo.node.backends import build_backends
 from atmo.node.loaded import LoadedModels
 from atmo.node.offline import NAME_KEY, OpenHome, Services, build_host, listen_host, open_home, open_services
 from atmo.peer import LinkLost, LinkReady, NodeBack, NodeGone
+from atmo.services.doctor import Doctor
 from atmo.services.host import MeshHost
+from atmo.services.lan import LanService, node_lan
 from atmo.services.models import ModelService
 from atmo.version import __version__
 
@@ -105,10 +108,12 @@ async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], No
         host_name = await trio.to_thread.run_sync(listen_host, settings)
         async with (
             open_endpoint(opened.signer, host_name, settings.listen.port) as endpoint,
+            open_tcp(endpoint.local_address) as tcp,
             trio.open_nursery() as nursery,
         ):
             running = _Running(opened, settings, endpoint, nursery)
-            host = build_host(opened, settings, endpoint, nursery, lambda: running.pool.in_flight)
+            load, mapping = (lambda: running.pool.in_flight), settings.port_mapping
+            host = build_host(opened, settings, endpoint, nursery, load, tcp=tcp, port_mapping=mapping)
             async with open_services(opened, settings, host) as services:
                 info = await running.start(services, host, stop)
                 stack.callback(opened.home.remove_node_info)
@@ -131,6 +136,7 @@ class _Running:
         self._started = time.monotonic()
         self._training = opened.home.run / "training"
         self.served = trio.Event()
+        self._lan: LanService | None = None
         self.embedder = Embedder()
         self.pool = BackendPool(())
 
@@ -139,6 +145,7 @@ class _Running:
         opened, settings, nursery = self._opened, self._settings, self._nursery
         models = services.models
         self._serving, self._scouting = models.server.stats, services.scout.stats
+        self._fetching = models.fetching
         loaded = LoadedModels(models)
         backends = build_backends(
             settings, opened.home, self.embedder, models.local_models, self._generate, loaded.sessions
@@ -161,6 +168,9 @@ class _Running:
         host.on_attach.append(self._attach)
         if isinstance(host.port, PeerDriver):
             self._attach(host.port)
+        if settings.lan:
+            self._lan = node_lan(opened.signer.node_id, settings.name, self._endpoint.local_address, host)
+            nursery.start_soon(self._lan.run, stop)
         self._training.mkdir(exist_ok=True)
         token = secrets.token_urlsafe(32)
         app = create_app(self._api(services, host, token))
@@ -178,17 +188,23 @@ class _Running:
 
     def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
         save = partial(self._save_trained, services.models)
+        doctor = Doctor(host, services.clock, self._lan_state)
         return ApiServices(
             str(self._opened.signer.node_id),
             self._settings.name,
             self.gateway,
             services.mesh,
             Trainer(self.embedder.embed, save, self._training),
-            control_router(token, services.mesh, services.models, partial(self._status, services, host)),
+            control_router(token, services.mesh, services.models, partial(self._status, services, host), doctor.checks),
             self._settings.http.host,
             partial(self._stats, host),
             services.topology,
         )
+
+    def _lan_state(self) -> tuple[str | None, int]:
+        if self._lan is None:
+            return None, 0
+        return self._lan.error, max(0, self._lan.stats.seen - 1)
 
     async def _serve(  # noqa: ASYNC128 - `serve` tells the status
         self, app: Any, stop: trio.Event, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
@@ -251,7 +267,12 @@ class _Running:
             **services.status(),
             **asdict(self.gateway.company()),
             "relay": host.relay(),
+            "tcp": host.tcp(),
+            "nat": host.nat.view() if host.nat is not None else None,
+            "port_mapping": host.port_mapping(),
             "capabilities": [capability.id for capability in self.pool.capabilities()],
+            "peers": services.mesh.peers(),
+            "punches": host.port.pathfinder.punches() if isinstance(host.port, PeerDriver) else {},
             "requests_running": self.pool.in_flight,
             "uptime_s": round(time.monotonic() - self._started, 1),
             "counters": {
@@ -267,14 +288,24 @@ class _Running:
             "gateway": self.gateway.stats,
             "execute": self.gateway.server.stats,
             "serving": self._serving,
+            "fetching": self._fetching,
             "scout": self._scouting,
             "quic": self._endpoint.stats,
         }
+        if self._lan is not None:
+            groups["lan"] = self._lan.stats
+        if host.nat is not None:
+            groups["stun"] = host.nat.stats
+        if host.mapper is not None:
+            groups["port_mapping"] = host.mapper.stats
+        if host.bulk is not None:
+            groups["bulk"] = host.bulk.stats
         if isinstance(host.port, PeerDriver):
             peer = host.port.peer
             groups |= {
                 "driver": host.port.stats,
                 "forwarder": host.port.forwarder.stats,
+                "spraying": host.port.pathfinder.spraying.stats,
                 "peer": peer.stats,
                 "detector": peer.detector.stats,
                 "hyparview": peer.hyparview.stats,

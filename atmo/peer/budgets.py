@@ -66,6 +66,9 @@ class BudgetsStats:
     streams: int = 0
 
 
+_PRUNE_LEAST = 32
+"""Accounts below which full buckets are left where they are. Source: guess, a node's neighbours and a few others."""
+
 _COSTS = range(len(Cost))
 _INDEX = {cost: number for number, cost in enumerate(Cost)}
 
@@ -88,6 +91,7 @@ class Budgets:
         self._rates = (config.messages, config.bytes, config.signatures, config.streams)
         self._per_s = tuple(rate.per_s for rate in self._rates)
         self._accounts: dict[NodeId, _Account] = {}
+        self._prune_at = min(_PRUNE_LEAST, config.nodes)
         self.stats = BudgetsStats()
 
     def admits_message(self, now: Now, node: NodeId, size: int) -> bool:
@@ -116,7 +120,7 @@ class Budgets:
     def _account(self, now: Now, node: NodeId) -> _Account:
         account = self._accounts.get(node)
         if account is None:
-            if len(self._accounts) >= self._config.nodes:
+            if len(self._accounts) >= self._prune_at:
                 self._prune(now)
             account = self._accounts[node] = _Account(now.mono)
         elif now.mono > account.at:
@@ -129,9 +133,12 @@ class Budgets:
         return account
 
     def _prune(self, now: Now) -> None:
-        """Makes room: full buckets go, else the one that was touched longest ago."""
+        """Makes room: full buckets go, else, with as many as are kept, the one that was touched longest ago. The next
+        time is when there are twice as many as now, so that a long list is not gone through for each newcomer.
+        """
         for node in list(self._accounts):
             if not any(self._account(now, node).spent):
                 del self._accounts[node]
         if len(self._accounts) >= self._config.nodes:
             del self._accounts[next(iter(self._accounts))]
+        self._prune_at = min(self._config.nodes, max(_PRUNE_LEAST, 2 * len(self._accounts)))

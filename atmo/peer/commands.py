@@ -113,6 +113,19 @@ class Commands(Queries, Rights):
         self._seek(now, node, addresses)
         self._settle(now)
 
+    def nearby(self, now: Now, node: NodeId, addresses: Sequence[Address]) -> None:
+        """Opens a link to a node that is said to be near and of this mesh, unless there is one.
+
+        Args:
+            now: The clocks.
+            node: Who; the dial proves that it is it, its Hello that it is a member.
+            addresses: Where it is said to listen, by nobody knows whom: what its record says is tried as well, so that
+                a lie costs time and does not make it look unreachable.
+        """
+        places = dict.fromkeys((*addresses[:CONTACT_ADDRESSES], *self._contact(node).addresses))
+        self._links.dial(now, Contact(node, tuple(places)))
+        self._settle(now)
+
     def hold(self, now: Now, node: NodeId) -> None:
         """Something runs over the link to this node, which stays until `release`."""
         self._links.hold(now, node)

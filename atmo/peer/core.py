@@ -163,9 +163,9 @@ class Core:
                 self._links.ask(now, contact, message)
             case Dial(node, addresses):
                 self._links.dial(now, Contact(node, addresses))
-            case Hangup(node, reason):
+            case Hangup(node, reason, lingers):
                 if self._links.get(node):
-                    self._links.hang_up(node, reason)
+                    self._links.hang_up(node, reason, lingers=lingers)
             case _:
                 self._out.put(effect)
 
@@ -246,7 +246,7 @@ class Core:
         record = self._directory.nodes.get(event.node)
         leaving = record is not None and record.leaving  # then it ends its links itself
         if self._links.is_ready(event.node) and event.node not in self.detector.links and not leaving:
-            self._links.hang_up(event.node, "it is believed to be gone")
+            self._links.hang_up(event.node, "it is believed to be gone", lingers=True)
         self.hyparview.gone(now, event.node)
         self._out.put(Emit(event))
 

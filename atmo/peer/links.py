@@ -220,14 +220,14 @@ class Links:
         self._waiting.pop(node, None)
         self._asks.pop(node, None)
 
-    def hang_up(self, node: NodeId, reason: str) -> None:
-        """Asks for the end of a link; nothing that still comes over it counts."""
+    def hang_up(self, node: NodeId, reason: str, *, lingers: bool = False) -> None:
+        """Asks for the end of a link; nothing that still comes over it counts. See `Hangup` for `lingers`."""
         link = self._links[node]
         if not link.closing:
             link.closing = True
             self._new.pop(node, None)
             self._asks.pop(node, None)
-            self._out.put(Hangup(node, reason))
+            self._out.put(Hangup(node, reason, lingers))
 
     # --- queries --------------------------------------------------------------------------------------------------
 

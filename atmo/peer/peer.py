@@ -280,4 +280,4 @@ class Peer(Commands):
             link = self._links.get(source)
             if verdict == Verdict.BROKEN or link is None or link.closing:
                 break  # one lie is enough: what follows is not worth checking signatures
-        self.reconciler.took(now, source, news)
+        self.reconciler.took(now, source, len(message.envelopes), news)

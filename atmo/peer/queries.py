@@ -21,6 +21,11 @@ class Queries(Affairs):
         """Returns where this node told the mesh that it listens."""
         return self.hyparview.contact.addresses
 
+    def addresses_of(self, node: NodeId) -> tuple[Address, ...]:
+        """Returns where a node says it listens."""
+        record = self._directory.nodes.get(node) or self._directory.gone.get(node)
+        return record.addresses if record else ()
+
     def relay_of(self, node: NodeId) -> str | None:
         """Returns the URL of the relay at which a node says it is found."""
         record = self._directory.nodes.get(node) or self._directory.gone.get(node)
@@ -49,6 +54,10 @@ class Queries(Affairs):
     def keeps(self, now: Now, node: NodeId, old: LinkAge, outbound: bool) -> bool:
         """Says whether the link to `node` stays although there is a new one; see `rules.keeps`."""
         return keeps(now, self.node_id, node, old, outbound, self._config.simultaneous_s)
+
+    def known(self) -> frozenset[NodeId]:
+        """Returns the members whose records are here, or were until they expired."""
+        return frozenset(self._directory.nodes) | frozenset(self._directory.gone)
 
     def member(self, node: NodeId) -> Member | None:
         """Returns a member's certificate."""

@@ -22,10 +22,11 @@ from atmo.wire.address import Address
 
 @dataclass(frozen=True, slots=True)
 class SendProbe:
-    """Send a probe to a place."""
+    """Send a probe to a place; `doubting` says that this end's path is in doubt."""
 
     place: Place
     nonce: bytes
+    doubting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Paths:
 
     Attributes:
         active: Where datagrams go.
+        active_since: Since when, in monotonic seconds.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Paths:
         self._rng = rng
         self._follows = follows
         self.active = Path(place, kind, now.mono, heard_at=now.mono, works=True, next_at=now.mono)
+        self.active_since = now.mono
         self._paths: dict[Place, Path] = {place: self.active}
         self._unanswered_since = math.inf  # what was sent on the active path and followed by nothing
         self._doubted_at = math.inf
@@ -130,6 +133,11 @@ class Paths:
     def find(self, place: Place) -> Path | None:
         """Returns the path to a place, if it is known."""
         return self._paths.get(place)
+
+    @property
+    def doubted(self) -> bool:
+        """True while the active path is in doubt."""
+        return self._doubted_at < math.inf
 
     def routes(self) -> tuple[Place, ...]:
         """Returns where to send a datagram now: more than one place while the active path is in doubt."""
@@ -206,12 +214,20 @@ class Paths:
         self._unanswered_since = self._doubted_at = math.inf
         self._elsewhere = False
 
-    def sent(self, now: Now) -> None:
-        """A datagram went out that the other end will not leave unanswered for long."""
-        self._unanswered_since = min(self._unanswered_since, now.mono)
+    def sent(self, now: Now, *, awaited: bool = True) -> None:
+        """A datagram went out.
 
-    def probed(self, now: Now, place: Place, kind: str, nonce: bytes) -> None:
-        """A probe came: it is answered, and where it came from is tried."""
+        Args:
+            awaited: The other end will not leave it unanswered for long. An acknowledgement is not answered, but where
+                what arrives comes another way it may be why: the other end may not get it.
+        """
+        if awaited or self._elsewhere:
+            self._unanswered_since = min(self._unanswered_since, now.mono)
+
+    def probed(self, now: Now, place: Place, kind: str, nonce: bytes, *, doubting: bool = False) -> None:
+        """A probe came: it is answered, and where it came from is tried. Where the other end doubts its path, and this
+        one has not heard from its own lately, that is in doubt at once: who only acknowledges would not notice.
+        """
         path = self._paths.get(place) or self._learn(now, place, kind)
         if path is None:
             return
@@ -220,6 +236,9 @@ class Paths:
         rested = now.mono >= path.probed_at + self._config.burst_s[0]  # else two ends would drive each other on
         if not path.works and rested:  # now that it let something out, it may let something in
             self._burst(now, path)
+        silent_s = now.mono - self.active.heard_at
+        if doubting and not self.doubted and self.active.works and silent_s >= self._config.hint_s:
+            self._doubt(now)
 
     def replied(self, now: Now, place: Place, nonce: bytes, observed: Address | None) -> None:
         """A reply came; one that was not waited for, or comes from elsewhere, proves nothing."""
@@ -255,7 +274,7 @@ class Paths:
                 self._switch(now, path, "it is a shorter one")
 
     def _switch(self, now: Now, path: Path, reason: str) -> None:
-        old, self.active = self.active, path
+        old, self.active, self.active_since = self.active, path, now.mono
         self._is_answered()
         old.next_at = min(old.next_at, now.mono + self._config.keep_s)
         self._out.append(Switched(old.place, path.place, reason))
@@ -334,7 +353,7 @@ class Paths:
         waits = self._config.burst_s
         path.next_at = now.mono + waits[min(path.tries, len(waits) - 1)]
         path.tries += 1
-        self._out.append(SendProbe(path.place, nonce))
+        self._out.append(SendProbe(path.place, nonce, self.doubted))
 
     def _doubt_at(self) -> float:
         patience_s = max(self._config.doubt_s, 3.0 * (self.active.rtt_s or 0.0))

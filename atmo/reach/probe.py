@@ -1,12 +1,12 @@
 """Probes: small datagrams beside QUIC on the same socket that prove that a path works, and show from where one is seen.
 
-    mark 1 | kind 1 | session 8 | nonce 8 | place 19 | tag 16        53 bytes
+    mark 1 | kind 1 | session 8 | nonce 8 | place 19 | padding | tag 16        53 bytes and the padding
 
 Each end of a connection draws a session number and a key for what it receives, and tells the other both over the
 connection; the tag is keyed BLAKE3 over all before it. So a probe names its connection without any state of addresses,
-nobody else can make one, and none says anything about who sent it. A reply is as long as its probe: nobody is flooded
-by way of replies. A copy that somebody else sends again proves nothing: only a reply to a nonce that is still waited
-for does.
+nobody else can make one, and none says anything about who sent it. Probes are padded to find how large datagrams may
+be; a reply never is, so that nobody is flooded by way of replies. A copy that somebody else sends again proves nothing:
+only a reply to a nonce that is still waited for does.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ SESSION_BYTES = 8
 NONCE_BYTES = 8
 KEY_BYTES = 32
 PROBE_BYTES = 53
+PADDED_BYTES = 16 * 1024
+"""The longest probe. Source: the longest datagram that is read whole, `RECEIVE_BYTES` of `net.quic_config`."""
 
-PROBE, REPLY = 1, 2
+PROBE, REPLY, DOUBT = 1, 2, 3
+"""The last is a probe, too, of an end whose own path is in doubt."""
 
 _BODY = struct.Struct(">BB8s8sB16sH")
 _TAG_BYTES = 16
@@ -56,7 +59,7 @@ class Probe:
 
     Attributes:
         session: Of the receiver.
-        kind: `PROBE` or `REPLY`.
+        kind: `PROBE`, `REPLY` or `DOUBT`.
         nonce: 8 bytes; a reply repeats that of its probe.
         observed: In a reply, from where the probe came as its receiver saw it; None where that is no UDP address.
     """
@@ -67,10 +70,10 @@ class Probe:
     observed: Address | None = None
 
 
-def seal_probe(key: Key, kind: int, nonce: bytes, observed: Address | None = None) -> bytes:
-    """Returns a probe or a reply as bytes."""
+def seal_probe(key: Key, kind: int, nonce: bytes, observed: Address | None = None, size: int = PROBE_BYTES) -> bytes:
+    """Returns a probe or a reply as bytes, padded to `size`."""
     family, host, port = _pack_address(observed) if observed is not None else _NOWHERE
-    body = _BODY.pack(MARK, kind, key.session, nonce, family, host, port)
+    body = _BODY.pack(MARK, kind, key.session, nonce, family, host, port).ljust(size - _TAG_BYTES, b"\0")
     return body + _tag(key.secret, body)
 
 
@@ -84,17 +87,19 @@ def open_probe_untrusted(data: bytes, secret_of: Callable[[bytes], bytes | None]
     Raises:
         WireError: It is no probe, or not of who shares the secret.
     """
-    if len(data) != PROBE_BYTES:
-        raise WireError(f"a probe has {PROBE_BYTES} bytes, this has {len(data)}")
+    if not PROBE_BYTES <= len(data) <= PADDED_BYTES:
+        raise WireError(f"a probe has {PROBE_BYTES} to {PADDED_BYTES} bytes, this has {len(data)}")
     body, tag = data[:-_TAG_BYTES], data[-_TAG_BYTES:]
-    mark, kind, session, nonce, family, host, port = _BODY.unpack(body)
+    mark, kind, session, nonce, family, host, port = _BODY.unpack_from(body)
     secret = secret_of(session)
     if mark != MARK or secret is None:
         raise WireError("a probe of no connection")
     if not hmac.compare_digest(tag, _tag(secret, body)):
         raise WireError("a probe with a wrong tag")
-    if kind not in (PROBE, REPLY):
+    if kind not in (PROBE, REPLY, DOUBT):
         raise WireError(f"a probe of kind {kind}")
+    if kind == REPLY and len(data) != PROBE_BYTES:
+        raise WireError(f"a reply has {PROBE_BYTES} bytes, this has {len(data)}")
     return Probe(session, kind, nonce, _unpack_address(family, host, port))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -139,6 +139,7 @@ class RelayClient:
         self._others: dict[RelayAddress, RelayLink] = {}
         self._failed: dict[RelayAddress, float] = {}
         self._nursery: trio.Nursery | None = None
+        self._hurry = trio.Event()
 
     @property
     def others(self) -> tuple[RelayAddress, ...]:
@@ -175,6 +176,13 @@ class RelayClient:
         self.stats.dropped += link.outbox.put(node, body, 1)
         return True
 
+    def network_changed(self, hosts: Collection[str]) -> None:
+        """This machine has these addresses now: connections that are dead by that are made anew at once."""
+        for link in (*((self._home,) if self._home else ()), *self._others.values()):
+            link.network_changed(hosts)
+        self._failed.clear()
+        self._hurry.set()
+
     async def run(self) -> NoReturn:
         """Holds the connections until cancelled, and then closes them."""
         try:
@@ -198,7 +206,9 @@ class RelayClient:
                 await link.ending.wait()
                 held_s = trio.current_time() - link.since
             failed = 0 if link.lost is None or held_s >= self._config.stable_s else failed + 1
-            await trio.sleep(self._pause_s(failed, link.lost))
+            self._hurry = trio.Event()
+            with trio.move_on_after(self._pause_s(failed, link.lost)):
+                await self._hurry.wait()
 
     async def _open_home(self, nursery: trio.Nursery, address: RelayAddress) -> RelayLink:
         """Tries one relay; a home that drains is held until there is a new one."""

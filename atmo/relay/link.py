@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -35,6 +35,7 @@ class LinkConfig:
     Attributes:
         connect_s: For TCP, TLS and the proof of both keys.
         silent_s: A relay that was not heard of for so long is gone; it pings every 20 seconds.
+        doubt_s: A relay that answers no ping for so long after this machine's network changed is gone.
         close_s: For the closing handshake.
         budget_bytes: What it may send until it has proved who it is.
         queue_bytes: Of datagrams that wait for a slow relay. Source: choice, a quarter of a second at its usual rate.
@@ -44,6 +45,7 @@ class LinkConfig:
 
     connect_s: float = 10.0
     silent_s: float = 60.0
+    doubt_s: float = 2.0
     close_s: float = 0.5
     budget_bytes: int = 32 * 1024
     queue_bytes: int = 1024 * 1024
@@ -85,6 +87,7 @@ class RelayLink:
         settled: Set when the relay is reached, or will not be.
         ending: Set when the link is over, or the relay has said that it will end.
         lost: Why it is over; None before.
+        host: This machine's address that the connection has, empty where it has none.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class RelayLink:
         self.outbox = Outbox(config.queue_bytes)
         self.relay: NodeId | None = None
         self.lost: RelayLost | None = None
+        self.host = ""
         self.settled = trio.Event()
         self.ending = trio.Event()
         self.since = self.used = trio.current_time()
@@ -109,6 +113,17 @@ class RelayLink:
         self._told = told
         self._connect = connect
         self._tls = tls
+        self._doubted = trio.Event()
+        self._cut: str | None = None
+
+    def network_changed(self, hosts: Collection[str]) -> None:
+        """This machine has these addresses now: a connection of another one is dead, any other has to show that it
+        is not.
+        """
+        if self.host and self.host not in hosts:
+            self._cut = f"was reached from {self.host}, which this machine is not any more"
+            self.scope.cancel()
+        self._doubted.set()
 
     async def run(self) -> None:
         """Holds the connection until it is lost, which `lost` then explains, or `scope` is cancelled."""
@@ -118,7 +133,7 @@ class RelayLink:
         except* (*UNREACHED, WireError, RelayLost) as group:
             self.lost = _explained(group)
         finally:
-            self.lost = self.lost or RelayLost("closed here")
+            self.lost = self.lost or RelayLost(self._cut or "closed here")
             self.settled.set()
             self.ending.set()
 
@@ -127,6 +142,8 @@ class RelayLink:
         try:
             with trio.move_on_after(self._config.connect_s) as patience:
                 stream = await self._connect(self.address)
+                if isinstance(stream, trio.SocketStream):
+                    self.host = str(stream.socket.getsockname()[0])
                 if self.address.secure:
                     stream = await self._secured(stream)
                 guarded = GuardedStream(stream, self._config.budget_bytes)
@@ -140,6 +157,7 @@ class RelayLink:
                         self.settled.set()
                         mine.start_soon(self._write, connection)
                         mine.start_soon(self._watch, guarded)
+                        mine.start_soon(self._check, connection)
                         await self._read(connection, guarded)
                     finally:
                         mine.cancel_scope.cancel()
@@ -205,6 +223,15 @@ class RelayLink:
         while True:
             message, _ = await self.outbox.next_message()
             await connection.send_message(message)
+
+    async def _check(self, connection: WebSocketConnection) -> None:
+        while True:
+            await self._doubted.wait()
+            self._doubted = trio.Event()
+            with trio.move_on_after(self._config.doubt_s) as patience:
+                await connection.ping()
+            if patience.cancelled_caught:
+                raise RelayLost("does not answer since this machine's network changed")
 
     async def _watch(self, stream: GuardedStream) -> None:
         silent_s = self._config.silent_s

@@ -18,7 +18,7 @@ from atmo.identity import NodeId
 from atmo.index.keys import manifest_key
 from atmo.net.ports import MeshPort
 from atmo.services.catalog import Key, Version, gather
-from atmo.services.fetch import Misled, NotThere, contradiction, fetch_chunk, first_manifest
+from atmo.services.fetch import Fetcher, Misled, NotThere, contradiction, first_manifest
 from atmo.services.progress import Meter, Report, beside, with_reports
 from atmo.services.scout import Scout
 from atmo.storage.chunks import ModelStorage, WrongContent
@@ -121,6 +121,7 @@ class Downloads:
 
     Attributes:
         writers: Of the threads that write chunks.
+        fetcher: Fetches chunks; its statistics are of interest.
     """
 
     def __init__(self, storage: ModelStorage, scout: Scout | None = None) -> None:
@@ -129,6 +130,7 @@ class Downloads:
         self._active: dict[Key, _Download] = {}
         self._by_transfer: dict[str, _Download] = {}
         self.writers = trio.CapacityLimiter(4)
+        self.fetcher = Fetcher(self.writers)
 
     async def pull(self, mesh: MeshPort, version: Version, report: Report | None) -> LocalModel:
         """Downloads a version, or joins the download of it that is under way.
@@ -171,8 +173,9 @@ class Downloads:
         mesh, partial = download.mesh, download.partial
         peer, source, index = mesh.peer, effect.source, effect.index
         try:
-            data = await fetch_chunk(mesh, source, partial.places[index])
-            right = await trio.to_thread.run_sync(partial.write, index, data, limiter=self.writers)
+            right = await self.fetcher.fetch(
+                mesh, source, partial.places[index], lambda data: partial.write(index, data)
+            )
         except NotThere:
             download.gone.add(source)
             peer.holder_left(mesh.now(), effect.transfer, source)

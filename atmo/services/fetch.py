@@ -1,7 +1,11 @@
-"""The downloader's side of `atmo/manifest/1` and `atmo/chunks/1`: one request each, nothing believed."""
+"""The downloader's side of `atmo/manifest/1` and `atmo/chunks/1`: one request each, nothing believed.
+
+Chunks come over TCP where the holder's port is reachable.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,10 +14,12 @@ import trio
 from atmo.errors import AtmoError, RemoteError, WireError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
-from atmo.net.ports import MeshPort, RequestStream
+from atmo.net.ports import ChunkRefused, MeshPort, NoFastPath, RequestStream, Take
 from atmo.services.serve import CHUNK_PROTOCOL, MANIFEST_PROTOCOL, MISSING
 from atmo.transfer.manifest import ChunkPlace, Manifest, manifest_id, most_bytes, open_manifest_untrusted
 from atmo.wire import codec, limits
+
+log = logging.getLogger(__name__)
 
 MANIFEST_S = 30.0
 """For a whole manifest. Source: guess."""
@@ -128,19 +134,77 @@ def contradiction(record: ModelRecord, manifest: Manifest) -> str | None:
     return "an announcement that its manifest contradicts"
 
 
-async def fetch_chunk(mesh: MeshPort, node: NodeId, place: ChunkPlace) -> bytes:
-    """Gets the bytes that `node` says are a chunk; they still have to be verified.
+@dataclass(slots=True)
+class FetchStats:
+    """Counters since start.
 
-    Raises:
-        RemoteError: The node vanished, refused or was late.
-        NotThere: It has the chunk no more.
-        Misled: It announces another size than the chunk's.
+    Attributes:
+        tcp_chunks, tcp_bytes: That came over TCP.
+        quic_chunks, quic_bytes: That came over QUIC.
     """
+
+    tcp_chunks: int = 0
+    tcp_bytes: int = 0
+    quic_chunks: int = 0
+    quic_bytes: int = 0
+
+
+class Fetcher:
+    """Fetches chunks.
+
+    Args:
+        limiter: Of the threads that take chunks.
+
+    Attributes:
+        stats: Counts.
+    """
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self.stats = FetchStats()
+        self._limiter = limiter
+
+    async def fetch(self, mesh: MeshPort, node: NodeId, place: ChunkPlace, take: Take) -> bool:
+        """Gets the bytes that `node` says are a chunk, over TCP where that works, and returns what `take` says of them.
+
+        Args:
+            mesh: The way to it.
+            node: The holder.
+            place: The chunk.
+            take: Verifies the bytes and keeps them, in a worker thread.
+
+        Raises:
+            RemoteError: The node vanished, refused or was late.
+            NotThere: It has the chunk no more.
+            Misled: It announces another size than the chunk's.
+            UserError: `take` cannot keep it.
+        """
+        if mesh.bulk is not None:
+            try:
+                right = await mesh.bulk.fetch(node, place.hash, place.size, take, self._limiter)
+            except NoFastPath as error:
+                log.debug("a chunk comes over QUIC: %s", error)
+            except ChunkRefused as error:
+                raise _refusal(error.reason) from error
+            else:
+                self.stats.tcp_chunks += 1
+                self.stats.tcp_bytes += place.size
+                return right
+        data = await _fetch_chunk(mesh, node, place)
+        self.stats.quic_chunks += 1
+        self.stats.quic_bytes += place.size
+        return await trio.to_thread.run_sync(take, data, limiter=self._limiter)
+
+
+async def _fetch_chunk(mesh: MeshPort, node: NodeId, place: ChunkPlace) -> bytes:
     async with mesh.request(node, CHUNK_PROTOCOL, {"chunk": place.hash}, CHUNK_S) as stream:
         size = await _size_untrusted(stream, limits.CHUNK_BYTES)
         if size != place.size:
             raise Misled(f"a chunk of {size} bytes instead of {place.size}")
         return await stream.receive_raw(size)
+
+
+def _refusal(reason: str) -> AtmoError:
+    return NotThere("it has this no more") if reason == MISSING else RemoteError(f"the node refuses: {reason[:100]}")
 
 
 async def _size_untrusted(stream: RequestStream, most: int) -> int:
@@ -151,10 +215,8 @@ async def _size_untrusted(stream: RequestStream, most: int) -> int:
         match codec.decode_untrusted(answer, limits.MESSAGE_BYTES):
             case {"size": int() as size} if type(size) is int and 0 <= size <= most:
                 return size
-            case {"error": str() as reason} if reason == MISSING:
-                raise NotThere("it has this no more")
             case {"error": str() as reason}:
-                raise RemoteError(f"the node refuses: {reason[:100]}")
+                raise _refusal(reason)
     except WireError as error:
         raise Misled(f"an answer that is no CBOR: {error}") from error
     raise Misled("an answer that is neither a size nor an error")

@@ -22,6 +22,7 @@ from atmo.net.ports import DurablePort, MeshPort, RequestStream
 from atmo.peer import NodeView
 from atmo.peer.rights import CodeState, RedeemedTwice, Succeeded
 from atmo.services.joining import Dialler, Joiner, JoinGrant, JoinRefusal, JoinRequest, pack_answer
+from atmo.services.members import member_row
 from atmo.storage.database import Database
 from atmo.storage.invites import Redemption
 from atmo.storage.meshstate import MeshCredentials, MeshState
@@ -107,12 +108,17 @@ class MeshService:
         port = self._mesh()
         if port is None:
             me = NodeView(self._signer.node_id, self._name, (), "self", 0.0, 0.0, "", ())
-            return [_row(me)]
+            return [member_row(me, None)]
         neighbours, trust = port.peer.neighbours(), port.peer.trust
         return [
-            _row(view, founder=trust.is_founder(view.node), neighbour=view.node in neighbours)
+            member_row(view, port.path(node), founder=trust.is_founder(node), neighbour=node in neighbours)
             for view in port.peer.nodes(port.now())
+            for node in (view.node,)
         ]
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Returns the rows of those to whom there is a link."""
+        return [row for row in self.nodes() if row["path"] and not row["self"]]
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -384,23 +390,6 @@ class MeshService:
             raise UserError(f"No member is called {text!r}.", "See `atmo mesh nodes`.")
         ids = ", ".join(view.node.short for view in found)
         raise UserError(f"{text!r} means several members: {ids}.", "Use the id.")
-
-
-def _row(view: NodeView, *, founder: bool = False, neighbour: bool = False) -> dict[str, Any]:
-    return {
-        "id": str(view.node),
-        "name": view.name,
-        "roles": list(view.roles),
-        "founder": founder,
-        "path": view.path,
-        "rtt_ms": None if view.rtt_s is None else round(view.rtt_s * 1000, 3),
-        "last_seen_s": round(view.last_seen_s, 1),
-        "self": view.path == "self",
-        "present": view.present,
-        "neighbour": neighbour,
-        "version": view.version,
-        "addresses": [str(address) for address in view.addresses],
-    }
 
 
 def _issuer(port: MeshPort, node: NodeId) -> NodeId | None:

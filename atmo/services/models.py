@@ -17,6 +17,7 @@ from atmo.index.keys import model_key
 from atmo.net.ports import MeshPort
 from atmo.services.catalog import ModelRow, Version, choose, gather, parse, record_of, rivals
 from atmo.services.downloads import Downloads, Unobtainable, check_travels, checker
+from atmo.services.fetch import FetchStats
 from atmo.services.progress import Meter, Progress, Report, with_reports
 from atmo.services.scout import Scout
 from atmo.services.serve import Server
@@ -90,6 +91,11 @@ class ModelService:
         except WireError as error:
             log.error("the mesh does not learn of this node's models: %s", error)
         mesh.kick()
+
+    @property
+    def fetching(self) -> FetchStats:
+        """What downloads fetched, and how."""
+        return self._downloads.fetcher.stats
 
     @property
     def threads(self) -> tuple[trio.CapacityLimiter, ...]:

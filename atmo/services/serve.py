@@ -1,7 +1,7 @@
-"""The holder's side: answers `atmo/manifest/1` and `atmo/chunks/1`.
+"""The holder's side: answers `atmo/manifest/1` and `atmo/chunks/1`, and requests for chunks over TCP.
 
-Both are one question in the header and one answer: a CBOR frame `{"size": n}` and then n raw bytes, or a frame
-`{"error": reason}`. Only members get here: the port sees to it.
+The former two are one question in the header and one answer: a CBOR frame `{"size": n}` and then n raw bytes, or a
+frame `{"error": reason}`. Only members get here: the port sees to it. All share the same limits.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
 from atmo.errors import RemoteError, UserError, WireError
 from atmo.identity import NodeId
-from atmo.net.ports import MeshPort, RequestStream
+from atmo.net.ports import Buffer, ChunkRequest, MeshPort, RequestStream
 from atmo.storage.chunks import CorruptChunk, MissingChunk, ModelStorage
 from atmo.wire import codec
 
@@ -41,17 +42,58 @@ class ServeStats:
     """Counters since start.
 
     Attributes:
-        chunks, bytes: Sent.
+        chunks, bytes: Sent, over TCP and QUIC.
+        tcp_chunks, tcp_bytes: Those over TCP.
         manifests: Sent.
         missing, corrupt, busy: Requests refused, and why.
     """
 
     chunks: int = 0
     bytes: int = 0
+    tcp_chunks: int = 0
+    tcp_bytes: int = 0
     manifests: int = 0
     missing: int = 0
     corrupt: int = 0
     busy: int = 0
+
+
+class _Reply(Protocol):
+    """How an answer is given."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """To whom."""
+
+    def seal(self, data: bytes) -> Buffer:
+        """Makes ready for sending; called in the thread that read the data."""
+
+    async def send(self, sealed: Buffer) -> None:
+        """Sends what `seal` returned."""
+
+    async def refuse(self, reason: str) -> None:
+        """Says why there is nothing."""
+
+
+class _StreamReply:
+    """An answer on a QUIC stream."""
+
+    def __init__(self, stream: RequestStream) -> None:
+        self.node_id = stream.node_id
+        self._stream = stream
+
+    def seal(self, data: bytes) -> Buffer:
+        """QUIC encrypts."""
+        return data
+
+    async def send(self, sealed: Buffer) -> None:
+        """See `_Reply`."""
+        await self._stream.send(codec.encode({"size": len(sealed)}))
+        await self._stream.send_raw(sealed)
+
+    async def refuse(self, reason: str) -> None:
+        """See `_Reply`."""
+        await self._stream.send(codec.encode({"error": reason}))
 
 
 class Server:
@@ -76,6 +118,8 @@ class Server:
         """Registers with the network."""
         mesh.handle(MANIFEST_PROTOCOL, self.manifest)
         mesh.handle(CHUNK_PROTOCOL, self.chunk)
+        if mesh.bulk is not None:
+            mesh.bulk.handle(self.tcp_chunk)
 
     @property
     def waiting(self) -> int:
@@ -89,7 +133,8 @@ class Server:
             WireError: The request names none.
         """
         name = _hash_untrusted(stream, "manifest")
-        await self._answer(stream, lambda: self._storage.registry.sealed(name), manifest=True)
+        if await self._answer(_StreamReply(stream), lambda: self._storage.registry.sealed(name)) is not None:
+            self.stats.manifests += 1
 
     async def chunk(self, stream: RequestStream) -> None:
         """Sends a chunk, verified as it is read.
@@ -98,46 +143,61 @@ class Server:
             WireError: The request names none.
         """
         name = _hash_untrusted(stream, "chunk")
-        await self._answer(stream, lambda: self._storage.read_chunk(name), manifest=False)
+        self._count(await self._answer(_StreamReply(stream), lambda: self._storage.read_chunk(name)))
 
-    async def _answer(self, stream: RequestStream, read: Callable[[], bytes | None], *, manifest: bool) -> None:
-        node = stream.node_id
+    async def tcp_chunk(self, request: ChunkRequest) -> None:
+        """Sends a chunk over TCP, verified as it is read."""
+        sent = await self._answer(request, lambda: self._storage.read_chunk(request.name))
+        self._count(sent)
+        if sent is not None:
+            self.stats.tcp_chunks += 1
+            self.stats.tcp_bytes += sent
+
+    def _count(self, sent: int | None) -> None:
+        if sent is not None:
+            self.stats.chunks += 1
+            self.stats.bytes += sent
+
+    async def _answer(self, reply: _Reply, read: Callable[[], bytes | None]) -> int | None:
+        """Returns how many bytes were sent, None where the request was refused."""
+        node, sent = reply.node_id, None
         if self.waiting >= WAITING_MOST or self._by_node[node] >= NODE_MOST:
             self.stats.busy += 1
-            await stream.send(codec.encode({"error": BUSY}))
-            return
+            await reply.refuse(BUSY)
+            return None
         self._by_node[node] += 1
         try:
             async with self._sending:
                 with trio.move_on_after(SEND_S) as scope:
-                    await self._send(stream, read, manifest)
+                    sent = await self._send(reply, read)
         finally:
             self._by_node[node] -= 1
             if not self._by_node[node]:
                 del self._by_node[node]
         if scope.cancelled_caught:
-            raise RemoteError(f"{stream.node_id.short} did not take an answer within {SEND_S:.0f} s")
+            raise RemoteError(f"{node.short} did not take an answer within {SEND_S:.0f} s")
+        return sent
 
-    async def _send(self, stream: RequestStream, read: Callable[[], bytes | None], manifest: bool) -> None:
+    async def _send(self, reply: _Reply, read: Callable[[], bytes | None]) -> int | None:
+        def read_and_seal() -> tuple[int, Buffer] | None:
+            data = read()
+            return (len(data), reply.seal(data)) if data is not None else None
+
         try:
-            data = await trio.to_thread.run_sync(read, limiter=self.readers)
+            found = await trio.to_thread.run_sync(read_and_seal, limiter=self.readers)
         except MissingChunk:
-            data = None
+            found = None
         except (CorruptChunk, UserError):
             self.stats.corrupt += 1
-            await stream.send(codec.encode({"error": CORRUPT}))
-            return
-        if data is None:
+            await reply.refuse(CORRUPT)
+            return None
+        if found is None:
             self.stats.missing += 1
-            await stream.send(codec.encode({"error": MISSING}))
-            return
-        await stream.send(codec.encode({"size": len(data)}))
-        await stream.send_raw(data)
-        if manifest:
-            self.stats.manifests += 1
-        else:
-            self.stats.chunks += 1
-            self.stats.bytes += len(data)
+            await reply.refuse(MISSING)
+            return None
+        size, sealed = found
+        await reply.send(sealed)
+        return size
 
 
 def _hash_untrusted(stream: RequestStream, field: str) -> bytes:

@@ -69,6 +69,10 @@ class NodeClient:
         """Returns who is connected to whom."""
         return self._json("GET", "/v1/mesh/topology", {}, None)
 
+    def doctor(self) -> dict[str, Any]:
+        """Returns what keeps the node from others."""
+        return self._control("POST", "/mesh/doctor")
+
     def create(self, name: str) -> dict[str, Any]:
         """Creates a mesh."""
         return self._control("POST", "/mesh/create", {"name": name})

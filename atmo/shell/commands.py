@@ -13,9 +13,12 @@ from atmo.shell.text import Wrapper, printable, prose, size_text, table
 from atmo.shell.views import (
     MODEL_HEADERS,
     NODE_HEADERS,
+    PEER_HEADERS,
     ROUTE_HEADERS,
     model_rows,
     node_rows,
+    path_notes,
+    peer_rows,
     route_rows,
     status_lines,
 )
@@ -101,11 +104,17 @@ class Shell:
             self._say(line)
 
     def _status(self, _rest: str) -> None:
-        for line in status_lines({"running": True, **self._connect().status()}):
+        status = self._connect().status()
+        for line in status_lines({"running": True, **status}):
             self._say(line)
+        if peers := status.get("peers"):
+            self._table(PEER_HEADERS, peer_rows(peers))
 
     def _nodes(self, _rest: str) -> None:
-        self._table(NODE_HEADERS, node_rows(self._connect().nodes()))
+        nodes = self._connect().nodes()
+        self._table(NODE_HEADERS, node_rows(nodes))
+        for line in path_notes(nodes):
+            self._say(line)
 
     def _models(self, rest: str) -> None:
         models = self._connect().models(rest or "mesh")

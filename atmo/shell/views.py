@@ -9,7 +9,8 @@ from typing import Any
 
 from atmo.shell.text import printable, size_text, time_text
 
-NODE_HEADERS = ("NAME", "ROLES", "PATH", ">RTT", ">SEEN", "ID")
+NODE_HEADERS = ("NAME", "ROLES", "PATH", ">SINCE", ">RTT", ">SEEN", "ID")
+PEER_HEADERS = ("NODE", "PATH", "ADDRESS", ">SINCE", ">RTT")
 MODEL_HEADERS = ("NAME", "VERSION", "TYPE", "FORMAT", ">SIZE", "HERE", "NODES")
 ROUTE_HEADERS = ("", "MODEL", "NODE", "PATH", ">RTT", ">LIKE", ">LOAD", "REASON")
 SHORT_ID_CHARS = 10
@@ -26,11 +27,35 @@ def node_rows(nodes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             f"{node['name']}{'*' if node.get('self') else ''}",
             ", ".join((["founder"] if node.get("founder") else []) + list(node.get("roles") or [])) or "-",
             str(node.get("path") or ("-" if node.get("present", True) else "gone")),
+            time_text(node.get("path_since_s")),
             rtt_text(node.get("rtt_ms")),
             time_text(node.get("last_seen_s")),
             str(node["id"])[:SHORT_ID_CHARS],
         ]
         for node in nodes
+    ]
+
+
+def peer_rows(peers: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Returns the cells of a table of the paths to the machines that this one is connected to."""
+    return [
+        [
+            printable(peer["name"]),
+            str(peer["path"]),
+            str(peer.get("path_address") or "-"),
+            time_text(peer.get("path_since_s")),
+            rtt_text(peer.get("rtt_ms")),
+        ]
+        for peer in peers
+    ]
+
+
+def path_notes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a line for each machine to which there is no direct path, with the reason."""
+    return [
+        f"{printable(node['name'])} by {node['path']}: {printable(node['no_better_path'])}"
+        for node in nodes
+        if node.get("no_better_path")
     ]
 
 
@@ -111,7 +136,7 @@ def rtt_text(milliseconds: float | None) -> str:
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
     """Returns the lines of `atmo status`: who, where, in which mesh, and further single values."""
-    rest = {key: value for key, value in status.items() if key not in ("running", "pid", "name", "version")}
+    rest = {key: value for key, value in status.items() if key not in ("running", "pid", "name", "version", "peers")}
     if status.get("running"):
         name = printable(status.get("name", "The node"))
         lines = [f"{name} is running: atmo {printable(status.get('version', ''))}, process {status.get('pid', '?')}"]
@@ -128,7 +153,15 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     return lines + [f"  {title.ljust(width)}  {value}" for title, value in fields if value]
 
 
-_STATUS_TITLES = {"http": "endpoint", "mesh": "mesh", "node_id": "node id", "listen": "listens on", "home": "home"}
+_STATUS_TITLES = {
+    "http": "endpoint",
+    "mesh": "mesh",
+    "node_id": "node id",
+    "listen": "listens on",
+    "nat": "nat",
+    "port_mapping": "router",
+    "home": "home",
+}
 
 
 def _status_value(key: str, value: Any) -> str:
@@ -136,6 +169,10 @@ def _status_value(key: str, value: Any) -> str:
         return f"{printable(value)}/v1"
     if key == "mesh":
         return f"{printable(value['name'])} ({str(value['id'])[:SHORT_ID_CHARS]})" if value else "none yet"
+    if key == "nat":
+        return nat_text(value) if value else ""
+    if key == "port_mapping":
+        return port_mapping_text(value) if value else ""
     if key.endswith("_bytes") and isinstance(value, int | float):
         return size_text(value)
     if key.endswith("_s") and isinstance(value, int | float):
@@ -143,6 +180,38 @@ def _status_value(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(printable(item) for item in value)
     return "" if value is None else printable(value)
+
+
+def nat_text(nat: Mapping[str, Any]) -> str:
+    """Writes what a node knows of its NAT, nothing where it knows nothing."""
+    mapping, filtering = str(nat.get("mapping")), str(nat.get("filtering"))
+    words = [_MAPPINGS.get(mapping, ""), _FILTERINGS.get(filtering, "")]
+    seen = ", ".join(printable(address) for address in nat.get("public") or ())
+    return "; ".join(word for word in [*words, f"seen at {seen}" if seen else ""] if word)
+
+
+def port_mapping_text(mapping: Mapping[str, Any]) -> str:
+    """Writes what the router lets in, or why nothing."""
+    reason = printable(mapping.get("reason") or "")
+    if not mapping.get("external"):
+        return f"maps no port: {reason}" if reason else ""
+    what = "UDP and TCP" if mapping.get("tcp") else "UDP"
+    how, where = printable(mapping.get("how") or ""), printable(mapping["external"])
+    words = f"lets in {what} at {where} ({how}, for {time_text(mapping.get('lifetime_s') or 0)})"
+    return f"{words}; others are not told: {reason}" if reason else words
+
+
+_MAPPINGS = {
+    "none": "none",
+    "endpoint": "one port for all destinations",
+    "address": "another port for each address",
+    "port": "another port for each destination",
+}
+_FILTERINGS = {
+    "endpoint": "lets in everybody",
+    "address": "lets in addresses that were sent to",
+    "port": "lets in whom was sent to",
+}
 
 
 def route_rows(candidates: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -24,7 +24,8 @@ class TransferConfig:
             many times the expected time, at least this long: earlier it would mostly cost bytes. Source: guess.
         again_first_s: The same for a source of unknown rate. Source: guess.
         stall_s: A transfer with sources in which nothing arrives for this time has failed. Source: guess.
-        lonely_s: A transfer without any source for this time has failed. Source: guess.
+        lonely_s: A transfer without any source for this time has failed. Source: guess; holders come back from a change
+            of network within seconds, from a restart within a minute.
         transfers_most, sources_most: Bounds of the engine's memory.
         progress_period_s: Least time between two `TransferProgress` of one transfer.
     """
@@ -44,7 +45,7 @@ class TransferConfig:
     again_least_s: float = 0.5
     again_first_s: float = 2.0
     stall_s: float = 300.0
-    lonely_s: float = 15.0
+    lonely_s: float = 60.0
     transfers_most: int = 16
     sources_most: int = 64
     progress_period_s: float = 0.25

@@ -172,8 +172,15 @@ class MemoryModels:
         return [self.local.pop(spec)]
 
 
+async def examine() -> Mapping[str, Any]:
+    """What `atmo mesh doctor` shows, of a node that is well but for its relay."""
+    await trio.lowlevel.checkpoint()
+    good = {"name": "UDP", "verdict": "good", "found": "goes out and comes back", "next": ""}
+    return {"checks": [good, {"name": "relay", "verdict": "bad", "found": "none: refused", "next": "Check the URL."}]}
+
+
 def memory_routes(
     token: str, mesh: MemoryMesh, models: MemoryModels, status: Callable[[], Mapping[str, Any]]
 ) -> APIRouter:
     """Returns the control routes over these services."""
-    return control_router(token, cast(MeshService, mesh), cast(ModelService, models), status)
+    return control_router(token, cast(MeshService, mesh), cast(ModelService, models), status, examine)

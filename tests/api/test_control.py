@@ -57,6 +57,7 @@ ROUTES = [
     ("POST", "/mesh/join"),
     ("POST", "/mesh/revoke"),
     ("POST", "/mesh/hand-over"),
+    ("POST", "/mesh/doctor"),
     ("GET", "/models"),
     ("GET", "/models/far"),
     ("POST", "/models/import"),
@@ -86,6 +87,11 @@ def test_every_route_is_in_the_list() -> None:
     known = {(method, path.replace("far", "{name:path}")) for method, path in ROUTES}
     found = {(method, route.path.removeprefix("/atmo/v1")) for route in router.routes for method in route.methods}  # type: ignore[attr-defined]
     assert found == known
+
+
+async def test_the_doctor(api: Api) -> None:
+    response = await api.post("/mesh/doctor")
+    assert [check["verdict"] for check in response.json()["checks"]] == ["good", "bad"]
 
 
 async def test_status(api: Api) -> None:

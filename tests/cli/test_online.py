@@ -35,8 +35,8 @@ def test_a_mesh_from_its_creation_to_a_revocation(
 
     shown = atmo("mesh", "nodes")
     header, row = shown.out.splitlines()
-    assert header.split() == ["NAME", "ROLES", "PATH", "RTT", "SEEN", "ID"]
-    assert row.split() == ["kitchen*", "admin", "local", "0.0", "ms", "now", "aaaaaaaaaa"]
+    assert header.split() == ["NAME", "ROLES", "PATH", "SINCE", "RTT", "SEEN", "ID"]
+    assert row.split() == ["kitchen*", "admin", "local", "-", "0.0", "ms", "now", "aaaaaaaaaa"]
     assert shown.err == ""
     (member,) = json.loads(atmo("mesh", "nodes", "--json").out)
     assert {"id", "name", "roles", "path", "rtt_ms", "last_seen_s"} <= member.keys()

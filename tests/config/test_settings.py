@@ -48,7 +48,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings == Settings(name=settings.name)
     assert settings.name
     assert str(settings.http) == "127.0.0.1:11451"
-    assert str(settings.listen) == "0.0.0.0:11450"
+    assert str(settings.listen) == "[::]:11450"
     assert settings.ollama_url == "http://127.0.0.1:11434"
     assert not (tmp_path / "nowhere").exists()
 
@@ -96,12 +96,13 @@ def test_every_key(write: Write, tmp_path: Path) -> None:
             ],
             "projects": [{"name": "notes", "path": "notes", "description": "My notes"}],
             "relays": ["wss://relay.example.org/", "ws://192.168.1.10:11452"],
+            "stun": ["stun.example.org:3478", "[2001:DB8::1]:3478", "stun.example.org:3478"],
         }
     )
     assert load_settings(home, {}) == Settings(
         name="küche",
         http=HostPort("::1", 0),
-        listen=HostPort("0.0.0.0", 2),
+        listen=HostPort("::", 2),
         ollama_url=None,
         servers=(
             ServerSettings("cloud", "https://api.example.org/v1", "KEY", "", 2.0, ("big-*",), ("big-secret",)),
@@ -109,6 +110,7 @@ def test_every_key(write: Write, tmp_path: Path) -> None:
         ),
         projects=(ProjectSettings("notes", tmp_path / "notes", "My notes"),),
         relays=(RELAY, RelayAddress.parse_untrusted("ws://192.168.1.10:11452")),
+        stun=(HostPort("stun.example.org", 3478), HostPort("2001:db8::1", 3478)),
         log_level="debug",
     )
 
@@ -122,6 +124,7 @@ def test_environment_over_file_and_flags_over_both(write: Write) -> None:
         "ATMO_OLLAMA_URL": "off",
         "ATMO_LOG_LEVEL": "error",
         "ATMO_RELAYS": "wss://relay.example.org  wss://relay.example.org/ ",
+        "ATMO_STUN": "a:1  192.0.2.1:3478 ",
     }
     settings = load_settings(home, environ, {"http": ":3", "listen": None, "name": None})
     assert (settings.name, settings.http.port, settings.listen.port) == ("file", 3, 2)
@@ -129,6 +132,9 @@ def test_environment_over_file_and_flags_over_both(write: Write) -> None:
     assert settings.log_level == "error"
     assert settings.relays == (RELAY,)
     assert load_settings(home, environ, {"relays": []}).relays == (RELAY,), "no flag was given"
+    assert settings.stun == (HostPort("a", 1), HostPort("192.0.2.1", 3478))
+    assert load_settings(home, environ, {"stun": []}).stun == settings.stun, "no flag was given"
+    assert load_settings(home, environ, {"stun": ["b:2"]}).stun == (HostPort("b", 2),)
     assert load_settings(home, environ, {"relays": ["ws://a:1"]}).relays == (RelayAddress.parse_untrusted("ws://a:1"),)
 
 
@@ -208,6 +214,12 @@ def test_projects_of_flags_replace_those_of_the_same_name(write: Write, tmp_path
         ({"relays": {}}, "relays: is a mapping where a list of URLs", ""),
         ({"relays": ["https://x"]}, "relays: 'https://x' is not a URL such as", "atmo relay"),
         ({"relays": [f"ws://r{number}:1" for number in range(17)]}, "relays: has 17 relays", ""),
+        ({"stun": {}}, "stun: is a mapping where a list of HOST:PORT", ""),
+        ({"stun": [1]}, "stun: is a list where a list of HOST:PORT", ""),
+        ({"stun": ["stun.example.org"]}, "stun: 'stun.example.org' has no port", "stun.example.org:3478"),
+        ({"stun": [":3478"]}, "stun: ':3478' is no server", "stun.example.org:3478"),
+        ({"stun": ["a:0"]}, "stun: 'a:0' is no server", "3478"),
+        ({"stun": [f"s{number}:1" for number in range(17)]}, "stun: has 17 STUN servers; at most 16", ""),
         ([1], "is not a mapping of keys to values", "kitchen"),
     ],
 )
@@ -253,6 +265,7 @@ def test_errors_name_the_variable_and_the_flag(tmp_path: Path) -> None:
     assert error_of(tmp_path, {"ATMO_OLLAMA_URL": "x"}).message.startswith("ATMO_OLLAMA_URL: 'x' is not")
     assert error_of(tmp_path, {}, listen="a:b").message.startswith("--listen: 'a:b': the port 'b'")
     assert error_of(tmp_path, {}, relays=["x"]).message.startswith("--relay: 'x' is ")
+    assert error_of(tmp_path, {}, stun=["x"]).message.startswith("--stun: 'x' has no port")
     assert error_of(tmp_path, {}, projects=["x"]).message == "--project: 'x' is not NAME=DIR."
     assert error_of(tmp_path, {}, projects=["x=/gone/away"]).message.startswith("--project: /gone/away does not")
     twice = error_of(tmp_path, {}, projects=[f"x={tmp_path}", f"x={tmp_path}"])
@@ -324,3 +337,16 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_home(Path("rel"), {"ATMO_HOME": "~/h"}) == tmp_path / "rel"
     with pytest.raises(UserError, match="no such user"):
         resolve_home(Path("~nobody-here/x"), {})
+
+
+@pytest.mark.parametrize("key", ["lan", "port_mapping"])
+@pytest.mark.parametrize(("text", "on"), [("0", False), ("off", False), ("No", False), ("1", True), ("true", True)])
+def test_switches_are_set_by_file_environment_or_flag(write: Write, key: str, text: str, on: bool) -> None:
+    assert getattr(load_settings(write({}), {}), key) is True
+    home, variable = write({key: False}), f"ATMO_{key.upper()}"
+    assert getattr(load_settings(home, {}), key) is False
+    assert getattr(load_settings(home, {variable: text}), key) is on
+    assert getattr(load_settings(home, {variable: text}, {key: not on}), key) is not on
+    assert getattr(load_settings(home, {variable: text}, {key: None}), key) is on
+    assert error_of(home, {variable: "maybe"}).message == f"{variable}: 'maybe' is neither true nor false."
+    assert f"{key}: is a number where a text belongs" in error_of(write({key: 1})).message

@@ -139,9 +139,9 @@ class NodeProcess:
 
 
 def environment() -> dict[str, str]:
-    """No settings of the machine's owner leak into a test, and no real Ollama is found."""
+    """No settings of the machine's owner leak into a test, no real Ollama is found, and no real router is asked."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ATMO_")}
-    return {**kept, "ATMO_OLLAMA_URL": "false", "PYTHONWARNINGS": "default"}
+    return {**kept, "ATMO_OLLAMA_URL": "false", "ATMO_PORT_MAPPING": "0", "PYTHONWARNINGS": "default"}
 
 
 def join(founder: NodeProcess, guest: NodeProcess, role: str = "edge") -> None:

@@ -21,7 +21,7 @@ from atmo.clock import Now
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway.gateway import Gateway, GatewayConfig
 from atmo.identity import NodeId, Signer
-from atmo.net.ports import Handler, MeshPort, RequestStream
+from atmo.net.ports import BulkPort, Handler, MeshPort, RequestStream
 from atmo.peer import NodeView
 from atmo.router.capability import CHAT, CLASSIFY, EMBEDDINGS, Capability
 from atmo.router.offer import Offer
@@ -261,6 +261,7 @@ class LoopPort:
     def __init__(self, net: LoopNet, node: NodeId) -> None:
         self.net = net
         self.node = node
+        self.bulk: BulkPort | None = None
         self.peer = cast(Any, LoopPeer(net, node))
         self.handlers: dict[str, Handler] = {}
 
@@ -269,6 +270,9 @@ class LoopPort:
 
     def kick(self) -> None:
         """There are no effects."""
+
+    def path(self, node: NodeId) -> None:
+        """There are no connections."""
 
     def handle(self, protocol: str, handler: Handler) -> None:
         self.handlers[protocol] = handler

@@ -34,6 +34,11 @@ def entry(
     return _BY_ENVELOPE.setdefault(envelope, made)
 
 
+def known_as(changed: Entry) -> None:
+    """From now on the envelope of this entry is read as it."""
+    _BY_ENVELOPE[changed.envelope] = changed
+
+
 class Keeper:
     """A table, its engine, and what a peer does for both."""
 
@@ -57,10 +62,10 @@ class Keeper:
         """Takes a message in as the peer does."""
         if isinstance(message, Records):
             news = self.put(*(_BY_ENVELOPE[envelope] for envelope in message.envelopes))
-            self.engine.took(now, source, news)
+            self.engine.took(now, source, len(message.envelopes), news)
         else:
             self.engine.receive(now, source, message)
 
     def fingerprint(self) -> bytes:
         """Returns the one of the whole table."""
-        return self.table.fingerprints.range("").fingerprint
+        return self.table.fingerprints.range("", b"").fingerprint

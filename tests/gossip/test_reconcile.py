@@ -10,8 +10,9 @@ import pytest
 
 from atmo.engine import Misbehaved, Send
 from atmo.gossip.entry import Entry
-from atmo.gossip.listings import pages
-from atmo.gossip.messages import Digest, Listing, Range, Records, SlotName, SummaryEntry, Want
+from atmo.gossip.fingerprints import ranges_of
+from atmo.gossip.listings import entries_untrusted, pages, split_names
+from atmo.gossip.messages import Digest, Listing, Range, Records, Want
 from atmo.gossip.reconcile_config import ReconcileConfig
 from atmo.identity import NodeId
 from tests.gossip.kit import at, of
@@ -19,7 +20,8 @@ from tests.gossip.network import node_id
 from tests.gossip.tables import Keeper, entry
 
 A, B, C = (node_id(number) for number in range(3))
-OTHER = Range("", 9, b"o" * 16)
+SALT = b"s" * 8
+OTHER = Range("", 9, b"o" * 6)
 
 
 def author(first: int, number: int = 0) -> NodeId:
@@ -56,13 +58,36 @@ def told(made: Keeper, when: float, message: Any, node: NodeId = A) -> list[Any]
     return [answer for _, answer in answers]
 
 
-def listing(*entries: Entry, prefix: str = "") -> Listing:
-    (page,) = pages(prefix, entries, 40_000)
+def digest(*ranges: Range) -> Digest:
+    return Digest(SALT, ranges)
+
+
+def other(prefix: str, count: int = 9) -> Range:
+    """A range that nobody here has."""
+    return Range(prefix, count, b"o" * 6)
+
+
+def nothing(prefix: str = "") -> Range:
+    return Keeper().table.fingerprints.range(prefix, SALT)
+
+
+def whole(made: Keeper) -> Digest:
+    """The digest of the table of a neighbour that has the same."""
+    return digest(made.table.fingerprints.range("", SALT))
+
+
+def is_whole(made: Keeper, message: Any) -> bool:
+    """Says whether a message is the digest of this table as it is now."""
+    return isinstance(message, Digest) and message.ranges == (made.table.fingerprints.range("", message.salt),)
+
+
+def listing(*entries: Entry, prefixes: tuple[str, ...] = ("",)) -> Listing:
+    (page,) = pages(prefixes, entries, 40_000)
     return page
 
 
 def names(*entries: Entry) -> Want:
-    return Want(tuple(SlotName(*each.slot) for each in entries))
+    return Want(b"".join(each.name for each in entries))
 
 
 # --- when ---------------------------------------------------------------------------------------------------------
@@ -71,8 +96,9 @@ def names(*entries: Entry) -> Want:
 def test_a_newcomer_compares_at_once_and_others_soon() -> None:
     made = keeper(entry(B))
     rows = run(made, 2)
-    assert [row[1:] for row in rows] == [(A, Digest((made.table.fingerprints.range(""),)))]
-    assert rows[0][0] <= 0.05
+    ((when, node, message),) = rows
+    assert (node, is_whole(made, message)) == (A, True)
+    assert when <= 0.05
     made.engine.link_up(at(2), B)
     made.engine.link_up(at(2), B)
     ((when, node, _),) = run(made, 4)
@@ -93,7 +119,7 @@ def test_rounds_go_to_random_neighbours_and_end_with_them() -> None:
 
 def test_who_was_compared_with_is_not_asked_again() -> None:
     made = keeper()
-    assert told(made, 0, Digest((Range("", 0, b""),))) == []
+    assert told(made, 0, digest(nothing())) == []
     assert run(made, 20) == []
 
 
@@ -115,58 +141,71 @@ def test_news_is_told_to_the_neighbours_and_no_news_is_not() -> None:
 
 def test_who_lacks_everything_asks_for_everything() -> None:
     made = keeper()
-    assert told(made, 0, Digest((OTHER,))) == [Want((), ("",))]
-    assert told(made, 1, Digest((OTHER,))) == [], "it is on its way"
+    assert told(made, 0, digest(OTHER)) == [Want(b"", ("",))]
+    assert told(made, 1, digest(OTHER)) == [], "it is on its way"
 
 
 def test_who_has_everything_says_so() -> None:
     made = keeper(entry(B))
-    assert told(made, 0, Digest((Range("", 0, b""),))) == [Digest((made.table.fingerprints.range(""),))]
+    (answer,) = told(made, 0, digest(nothing()))
+    assert is_whole(made, answer)
 
 
 def test_equal_ranges_need_no_answer() -> None:
     made = keeper(entry(B))
-    assert told(made, 0, Digest((made.table.fingerprints.range(""),))) == []
+    assert told(made, 0, whole(made)) == []
 
 
 def test_small_ranges_are_listed_and_large_ones_cut() -> None:
     few = [entry(author(0x10 * number)) for number in range(3)]
     made = keeper(*few)
-    assert told(made, 0, Digest((OTHER,))) == [listing(*few)]
+    assert told(made, 0, digest(OTHER)) == [listing(*few)]
     many = [entry(author(0x30, number), str(number)) for number in range(30)]
     made.put(*many)
-    (answer,) = told(made, 1, Digest((OTHER,)))
-    assert [(part.prefix, part.count) for part in answer.ranges][:5] == [
+    (answer,) = told(made, 1, digest(OTHER))
+    assert [(part.prefix, part.count) for part in ranges_of(answer)][:5] == [
         ("0", 1),
         ("1", 1),
         ("2", 1),
         ("3", 30),
         ("4", 0),
     ]
-    assert [part.prefix for part in told(made, 2, Digest((Range("3", 9, b"o"),)))[0].ranges] == [
-        f"3{digit}" for digit in "0123456789abcdef"
-    ]
-    assert told(made, 3, Digest((Range("30", 9, b"o"), Range("1", 9, b"o")))) == [
-        listing(*many, prefix="30"),
-        listing(few[1], prefix="1"),
-    ]
+    (answer,) = told(made, 2, digest(other("3")))
+    assert [part.prefix for part in ranges_of(answer)] == [f"3{digit}" for digit in "0123456789abcdef"]
+    both = told(made, 3, digest(other("30"), other("1")))
+    assert both == [listing(*many, few[1], prefixes=("30", "1"))], "in one message"
+
+
+def test_what_the_other_end_has_nothing_of_is_told_in_one_line() -> None:
+    made = keeper(*(entry(author(0x30, number), str(number)) for number in range(30)))
+    (answer,) = told(made, 0, digest(nothing("3"), nothing("4")))
+    assert [(part.prefix, part.count) for part in answer.ranges] == [("3", 30)]
+    assert not answer.branches
+
+
+def test_each_digest_has_another_salt() -> None:
+    made = keeper(entry(B))
+    answers = [told(made, when, digest(nothing()))[0] for when in range(5)]
+    assert len({answer.salt for answer in answers}) == 5
+    assert len({answer.ranges[0].fingerprint for answer in answers}) == 5
+    assert all(is_whole(made, answer) for answer in answers)
 
 
 def test_what_a_newer_version_cuts_finer_gets_no_answer() -> None:
     made = keeper(entry(B))
-    assert told(made, 0, Digest((Range("a3f", 9, b"o"),))) == []
-    assert told(made, 0, Listing("a3f", ())) == []
-    assert told(made, 0, Want((), ("a3f",))) == []
+    assert told(made, 0, digest(other("a3f"))) == []
+    assert told(made, 0, Listing(("a3f",), b"")) == []
+    assert told(made, 0, Want(b"", ("a3f",))) == []
 
 
 def test_ranges_on_their_way_are_not_listed_meanwhile() -> None:
     made = keeper(links=(A, B))
-    assert told(made, 0, Digest((Range("1", 9, b"o"),))) == [Want((), ("1",))]
+    assert told(made, 0, digest(other("1"))) == [Want(b"", ("1",))]
     one = entry(author(0x11))
     made.receive(at(0.5), A, Records((one.envelope,)))
-    assert told(made, 1, Digest((Range("11", 3, b"o"),)), B) == []
-    assert told(made, 1, listing(one, entry(author(0x12)), prefix="1"), B) == []
-    assert told(made, 6, Digest((Range("11", 3, b"o"),)), B) == [listing(one, prefix="11")], "it has taken too long"
+    assert told(made, 1, digest(other("11", 3)), B) == []
+    assert told(made, 1, listing(one, entry(author(0x12)), prefixes=("1",)), B) == []
+    assert told(made, 6, digest(other("11", 3)), B) == [listing(one, prefixes=("11",))], "it has taken too long"
 
 
 # --- listings -----------------------------------------------------------------------------------------------------
@@ -185,14 +224,32 @@ def test_older_and_newer_versions_are_told_apart() -> None:
     assert told(made, 0, page) == [names(entry(B, "older", 2)), Records((entry(B, "newer", 2).envelope,))]
 
 
-def test_much_that_the_listing_lacks_is_listed_in_return() -> None:
+def test_much_that_the_listing_lacks_is_named_in_return() -> None:
     mine = [entry(author(2), str(number)) for number in range(15)]
-    made = keeper(*mine)
-    assert told(made, 0, listing()) == [listing(*mine)]
-    assert told(made, 0, listing()) == [], "an answer needs none"
-    run(made, 2)
-    told(made, 3, Digest((made.table.fingerprints.range(""),)))
-    assert told(made, 3, listing()) == [listing(*mine)], "another comparison"
+    both = entry(author(1))
+    made = keeper(*mine, both)
+    assert told(made, 0, listing(both)) == [listing(*mine, prefixes=())], "and nothing that the other has"
+
+
+def test_who_has_had_enough_is_not_told_what_it_lacks() -> None:
+    made = keeper(*(entry(author(2), str(number)) for number in range(15)), answer_bytes=200.0, answer_rate=0.0)
+    assert told(made, 0, listing()) == []
+    assert made.engine.stats.refused == 1
+
+
+def test_what_both_ends_list_needs_nothing_in_return() -> None:
+    mine, theirs = entry(author(0x21)), entry(author(0x22))
+    made = keeper(mine)
+    assert told(made, 0, digest(other("2"))) == [listing(mine, prefixes=("2",))]
+    assert told(made, 0, listing(theirs, prefixes=("22",))) == [names(theirs)]
+    assert told(made, 0, listing(theirs, prefixes=("2", "3"))) == [], "what it lacks of ours it asks for"
+    told(made, 3, whole(made))
+    assert told(made, 3, listing(theirs, prefixes=("2",))) == [Records((mine.envelope,))], "another comparison"
+
+
+def test_a_listing_without_ranges_needs_nothing_in_return() -> None:
+    made = keeper(entry(author(1)))
+    assert told(made, 0, listing(entry(author(2)), prefixes=())) == [names(entry(author(2)))]
 
 
 def test_a_record_is_asked_of_one_neighbour_at_a_time() -> None:
@@ -230,14 +287,97 @@ def test_so_much_is_asked_of_one_neighbour() -> None:
     made = keeper(link_wants=3)
     pages_of = listing(*(entry(author(1), str(number)) for number in range(5)))
     (want,) = told(made, 0, pages_of)
-    assert len(want.slots) == 3
+    assert len(split_names(want.names)) == 3
 
 
 def test_many_wants_go_in_several_messages() -> None:
     made = keeper()
-    entries = [entry(author(1, number), str(number)) for number in range(500)]
-    wants = [want for page in pages("", entries, 48 * 1024) for want in told(made, 0, page)]
-    assert sum(len(want.slots) for want in wants) == 500
+    entries = [entry(author(1, number), str(number)) for number in range(6_000)]
+    wants = [want for page in pages([""], entries, 48 * 1024) for want in told(made, 0, page)]
+    assert len(wants) == 2
+    assert [name for want in wants for name in split_names(want.names)] == sorted(each.name for each in entries)
+
+
+def test_more_names_than_fit_go_in_several_messages() -> None:
+    made = keeper()
+    one, two = (pages([""], [entry(author(half, n), str(n)) for n in range(3_500)], 50_000) for half in (1, 2))
+    rows = b"".join(page.entries for half in (one, two) for page in half)
+    listed = dict(entries_untrusted(rows))
+    made.engine._ask_for_slots(at(0), A, made.engine._links[A], listed)
+    assert [len(split_names(want.names)) for _, want in sent(made)] == [5_688, 1_312]
+
+
+# --- much at a time -----------------------------------------------------------------------------------------------
+
+MANY = [entry(author(16 * number, number), str(number)) for number in range(16)]
+LEAVES = digest(*(other(f"{number:x}0") for number in range(16)))
+
+
+def busy(**config: Any) -> Keeper:
+    """Who has just asked A for sixteen records, and has a few others."""
+    made = keeper(*(entry(author(16 * number), "mine") for number in range(16)), links=(A, B), **config)
+    run(made, 2)
+    (want,) = told(made, 2, listing(*MANY, prefixes=()))
+    assert len(split_names(want.names)) == 16
+    return made
+
+
+def test_while_much_comes_from_one_neighbour_others_wait() -> None:
+    made = busy()
+    assert told(made, 2.1, LEAVES, B) == []
+    assert made.engine.stats.put_off == 1
+    rows = run(made, 3.4)
+    assert rows == [], "nor is the other told anything"
+    ((_, node, message),) = run(made, 5)
+    assert (node, is_whole(made, message)) == (B, True), "but then it is"
+    assert len(told(made, 5, LEAVES, B)) == 1
+
+
+def test_the_one_that_sends_does_not_wait() -> None:
+    made = busy()
+    assert len(told(made, 2.1, LEAVES)) == 1
+
+
+def test_little_that_differs_does_not_wait() -> None:
+    made = busy()
+    assert len(told(made, 2.1, digest(*LEAVES.ranges[:3]), B)) == 1
+
+
+def test_what_has_come_ends_the_wait() -> None:
+    made = busy()
+    envelopes = tuple(each.envelope for each in MANY)
+    made.receive(at(2.1), A, Records(envelopes[:10]))
+    assert told(made, 2.1, LEAVES, B) == []
+    made.receive(at(2.2), A, Records(envelopes[10:]))
+    assert len(told(made, 2.2, LEAVES, B)) == 1
+
+
+def test_what_never_came_is_not_waited_for_later() -> None:
+    made = busy()
+    more = [entry(author(16 * number, number), "more") for number in range(16)]
+    told(made, 5, listing(*more, prefixes=()))
+    assert told(made, 5, LEAVES, B) == []
+    made.receive(at(5.1), A, Records(tuple(each.envelope for each in more)))
+    assert len(told(made, 5.1, LEAVES, B)) == 1
+
+
+def test_what_is_asked_for_in_two_messages_is_waited_for() -> None:
+    made = busy()
+    more = [entry(author(16 * number, number), "more") for number in range(16)]
+    told(made, 2.1, listing(*more, prefixes=()))
+    made.receive(at(2.2), A, Records(tuple(each.envelope for each in more)))
+    assert told(made, 2.2, LEAVES, B) == []
+
+
+def test_who_lies_to_be_waited_for_gains_seconds() -> None:
+    made = busy(put_off_s=3.0, put_off_every_s=15.0)
+    waited = []
+    for second in range(3, 40):
+        told(made, second, listing(*(entry(author(1), str(number), second) for number in range(16)), prefixes=()))
+        if not told(made, second, LEAVES, B):
+            waited.append(second)
+        run(made, second + 0.5)
+    assert waited == [3, 4, 5, 18, 19, 20, 33, 34, 35]
 
 
 # --- wants --------------------------------------------------------------------------------------------------------
@@ -246,20 +386,18 @@ def test_many_wants_go_in_several_messages() -> None:
 def test_wants_are_answered_in_the_order_of_use() -> None:
     rows = [entry(author(1, number), kind=kind) for number, kind in enumerate(("note", "node", "revocation"))]
     made = keeper(*rows, entry(author(2)), entry(author(1), "near", near=True))
-    assert told(made, 0, Want((), ("0",))) == [
+    assert told(made, 0, Want(b"", ("0",))) == [
         Records(tuple(each.envelope for each in (*reversed(rows), entry(author(2)))))
     ]
-    assert told(made, 0, Want((SlotName(*rows[0].slot),), ("02", "02"))) == [
-        Records((rows[0].envelope, entry(author(2)).envelope))
-    ]
+    assert told(made, 0, Want(rows[0].name, ("02", "02"))) == [Records((rows[0].envelope, entry(author(2)).envelope))]
     assert told(made, 0, names(entry(author(1), "near"), entry(C))) == []
 
 
 def test_what_has_expired_is_neither_listed_nor_sent() -> None:
     old, good = entry(author(1), lifetime_s=10), entry(author(2))
     made = keeper(old, good)
-    assert told(made, 71, Digest((OTHER,))) == [listing(good)]
-    assert told(made, 71, Want((), ("",))) == [Records((good.envelope,))]
+    assert told(made, 71, digest(OTHER)) == [listing(good)]
+    assert told(made, 71, Want(b"", ("",))) == [Records((good.envelope,))]
     assert told(made, 71, names(old)) == []
 
 
@@ -271,12 +409,12 @@ def test_one_neighbour_does_not_get_the_whole_table_again_and_again() -> None:
         answer_rate=1_000.0,
         message_bytes=10_000,
     )
-    count = [sum(len(answer.envelopes) for answer in told(made, when, Want((), ("",)))) for when in (0, 0, 0, 60)]
+    count = [sum(len(answer.envelopes) for answer in told(made, when, Want(b"", ("",)))) for when in (0, 0, 0, 60)]
     assert count[0] == 100
     assert 0 < count[1] < 50
     assert count[2] == 0
     assert 50 < count[3] < 70
-    assert len(told(made, 60, Want((), ("",)), B)) == 10
+    assert len(told(made, 60, Want(b"", ("",)), B)) == 10
     assert made.engine.stats.refused >= 2
 
 
@@ -284,7 +422,7 @@ def test_who_goes_and_comes_back_does_not_get_it_again_either() -> None:
     made = keeper(*(entry(author(1), str(number), size=1_000) for number in range(100)), answer_bytes=150_000.0)
     counts = []
     for _ in range(3):
-        counts.append(sum(len(answer.envelopes) for answer in told(made, 0, Want((), ("",)))))
+        counts.append(sum(len(answer.envelopes) for answer in told(made, 0, Want(b"", ("",)))))
         made.engine.link_down(at(0), A)
         made.engine.link_up(at(0), A)
     assert counts[0] == 100
@@ -294,8 +432,8 @@ def test_who_goes_and_comes_back_does_not_get_it_again_either() -> None:
 
 def test_who_has_had_enough_gets_nothing() -> None:
     made = keeper(entry(author(1)), answer_bytes=100.0, answer_rate=0.0)
-    for message in (Digest((OTHER,)), listing(entry(C)), Want((), ("",)), Digest((Range("", 0, b""),))):
-        made.engine._links[A].budget.take(0, 60)
+    for message in (digest(OTHER), listing(entry(C)), Want(b"", ("",)), digest(nothing())):
+        made.engine._links[A].budget.take(0, 75)
         assert told(made, 0, message) == []
     assert made.engine.stats.refused == 4
 
@@ -303,7 +441,7 @@ def test_who_has_had_enough_gets_nothing() -> None:
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [Digest((OTHER, OTHER)), Want((), ("x",)), Listing("", (), more=True)])
+@pytest.mark.parametrize("message", [digest(OTHER, OTHER), Want(b"", ("x",)), Listing(("",), b"", more=True)])
 def test_what_no_honest_node_sends_is_a_fault(message: Any) -> None:
     made = keeper()
     made.engine.receive(at(0), A, message)
@@ -314,11 +452,10 @@ def test_what_no_honest_node_sends_is_a_fault(message: Any) -> None:
 
 def test_a_stranger_gets_no_answer() -> None:
     made = keeper(entry(C))
-    assert told(made, 0, Digest((OTHER,)), B) == []
+    assert told(made, 0, digest(OTHER), B) == []
 
 
 def test_promises_that_are_not_kept_end() -> None:
     made = keeper(links=(A, B))
-    lie = Listing("", (SummaryEntry(author(1), "note", "", 2**40, 0),))
-    told(made, 0, lie)
+    told(made, 0, listing(entry(author(1), version=2**40)))
     assert told(made, 6, listing(entry(author(1))), B) == [names(entry(author(1)))]

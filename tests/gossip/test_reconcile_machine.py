@@ -18,7 +18,9 @@ from tests.gossip.wire_machine import PICK, WireMachine
 
 NODES = [node_id(number) for number in range(4)]
 AUTHORS = [NodeId(bytes([0xA0 + number // 3, number]) + bytes(30)) for number in range(6)]
-CONFIG = ReconcileConfig(leaf_slots=3, push_bytes=450, answer_bytes=20_000.0, answer_rate=2_000.0, message_bytes=600)
+CONFIG = ReconcileConfig(
+    leaf_slots=3, push_bytes=450, much_slots=2, answer_bytes=20_000.0, answer_rate=2_000.0, message_bytes=600
+)
 ENTRIES = st.builds(
     entry,
     st.sampled_from(AUTHORS),
@@ -100,7 +102,7 @@ class Shelves(WireMachine):
             for _, held in keeper.table.items():
                 if not held.record.near:
                     fresh.add(held)
-            assert keeper.table.fingerprints.range("") == fresh.range("")
+            assert keeper.table.fingerprints.range("", b"") == fresh.range("", b"")
 
     @invariant()
     def bounds_hold(self) -> None:

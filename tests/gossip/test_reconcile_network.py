@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from atmo.identity import NodeId
 from atmo.wire.schema import pack
 from tests.gossip.kit import at
 from tests.gossip.network import Host, Net, node_id, random_links
-from tests.gossip.tables import Keeper, entry
+from tests.gossip.tables import Keeper, entry, known_as
 
 
 class Library:
@@ -62,7 +63,28 @@ def two(total: int, missing: int) -> Library:
 def test_traffic_depends_on_what_differs(missing: int) -> None:
     library = two(3_000, missing)
     assert library.bytes(records=True) <= 520 * missing
-    assert library.bytes(records=False) <= 1_000 + 5_000 * min(missing, 100)
+    assert library.bytes(records=False) <= 500 + 700 * min(missing, 100)
+
+
+def test_slots_that_share_a_name_both_come_through() -> None:
+    library = Library(2, "names")
+    first, second = library.keepers
+    author = node_id(9)
+    other, own = (
+        replace(entry(author, key, version), name=author[:1] + bytes(8))
+        for key, version in (("shared-1", 3), ("shared-2", 7))
+    )
+    for each in (other, own):
+        known_as(each)
+    library.keepers[first].put(other)
+    library.keepers[second].put(own)
+    library.link(first, second)
+    library.until_equal(70)
+    library.net.run(library.net.now + 1)
+    assert all(len(keeper.table) == 2 for keeper in library.keepers.values())
+    library.net.sent.clear()
+    library.net.run(library.net.now + 100)
+    assert library.bytes(records=True) == 0
 
 
 def test_a_newcomer_gets_all_in_a_few_round_trips() -> None:

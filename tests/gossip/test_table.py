@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from atmo.gossip.entry import Entry, Slot
+from atmo.gossip.entry import Entry, Slot, name_of
 from atmo.gossip.fingerprints import children
 from atmo.gossip.table import EXPIRY_GRAIN_S, RecordTable, TableLimits
 from tests.gossip.kit import record
@@ -21,7 +21,7 @@ SLOTS = st.tuples(st.sampled_from(AUTHORS), st.sampled_from(["a", "b"]), st.samp
 
 
 def entry(slot: Slot, size: int = 10, expires_s: int = 10, *, near: bool = False) -> Entry:
-    return Entry(slot, record(slot[1], slot[2], near=near), b"x" * size, expires_s)
+    return Entry(slot, record(slot[1], slot[2], near=near), b"x" * size, expires_s, name_of(slot))
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -86,7 +86,7 @@ class TableMachine(RuleBasedStateMachine):
             within = [held for held in told if held.slot[0].hex().startswith(prefix)]
             assert sorted(map(str, self.table.within(prefix))) == sorted(map(str, within))
             assert self.table.fingerprints.count(prefix) == len(within)
-            assert self.table.fingerprints.range(prefix) == fresh.fingerprints.range(prefix)
+            assert self.table.fingerprints.range(prefix, b"") == fresh.fingerprints.range(prefix, b"")
         assert self.table.soonest() <= min((held.expires_s for held in self.model.values()), default=math.inf)
 
 

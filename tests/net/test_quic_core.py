@@ -12,6 +12,7 @@ import pytest
 from aioquic import tls
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -58,13 +59,15 @@ def test_the_private_members_of_aioquic_are_where_we_touch_them() -> None:
         assert hasattr(connection.tls, name), name
     assert connection.tls._supported_groups == [tls.Group.X25519]
     assert {"value", "sent", "used", "frame_type"} <= vars(connection._local_max_data).keys()
-    assert {"_rtt_smoothed", "_rtt_initialized", "_pacer"} <= vars(connection._loss).keys()
+    assert {"_rtt_smoothed", "_rtt_initialized", "_pacer", "_cc", "_pto_count"} <= vars(connection._loss).keys()
     assert {"_buffer_start", "_buffer_stop", "_reset_error_code"} <= vars(RawStream().sender).keys()
     assert {"max_stream_data_local", "max_stream_data_local_sent"} <= vars(RawStream()).keys()
     assert {"highest_offset", "is_finished"} <= vars(RawStream().receiver).keys()
     pacer = QuicPacketPacer(max_datagram_size=1_200)
     pacer.update_rate(12_000, 0.1)
     assert pacer.bucket_max > 0
+    assert pacer._max_datagram_size == connection._max_datagram_size == 1_200
+    assert RenoCongestionControl(max_datagram_size=1_200)._max_datagram_size == 1_200
     for method in (
         "_write_connection_limits",
         "_write_stream_limits",
@@ -536,3 +539,68 @@ def test_what_does_not_fit_into_a_packet_does_not_end_the_flight() -> None:
     assert all(len(pair.data("client", stream)) == 8_000 for stream in streams[:2])
     assert len(pair.of("client", events.StopSendingReceived)) == 3
     assert len(pair.of("client", events.StreamReset)) == 1
+
+
+def test_the_size_of_datagrams_may_change_at_any_time() -> None:
+    sent: list[int] = []
+
+    def wire(data: bytes) -> bytes:
+        sent.append(len(data))
+        return data
+
+    pair = Pair(wire=wire)
+    client, server = pair.both()
+    stream = client.open_stream()
+    largest = []
+    for size in (1_200, 1_452, 8_192, 1_200):
+        client.resize(size)
+        assert client.datagram_bytes == size
+        sent.clear()
+        client.write(stream, bytes(100_000))
+        pair.run()
+        server.consume(stream, 100_000)
+        pair.run()
+        largest.append(max(sent))
+    assert largest == [1_200, 1_452, 8_192, 1_200]
+    assert len(pair.data("server", stream)) == 400_000
+
+
+def test_windows_follow_the_size_of_datagrams() -> None:
+    client, _ = Pair().both()
+    loss = client._quic._loss
+    loss._cc.congestion_window = 12_000
+    client.resize(1_452)
+    assert loss.congestion_window == 14_520, "ten datagrams: nothing was lost so far"
+    client.resize(8_192)
+    assert loss.congestion_window == 16_384, "two, which is more than 14,720 bytes"
+    assert loss._pacer.packet_time == pytest.approx(8_192 / 16_384 * loss._rtt_smoothed)
+    client.resize(1_200)
+    assert loss.congestion_window == 16_384
+    loss._cc.congestion_window = loss._cc.ssthresh = 2_400
+    client.resize(1_452)
+    assert loss.congestion_window == 2_904, "after a loss it grows by what arrives, and is two datagrams at least"
+
+
+@pytest.mark.parametrize("talks", [False, True], ids=["nothing arrives", "small ones arrive"])
+def test_it_notices_when_large_datagrams_alone_vanish(talks: bool) -> None:
+    most = [9_000]
+    pair = Pair(wire=lambda data: data if len(data) <= most[0] else None)
+    client, _ = pair.both()
+    stream, other = client.open_stream(), client.open_stream()
+    client.resize(1_452)
+    client.write(stream, bytes(50_000))
+    pair.run()
+    before = client.loses_large
+    assert not before
+    most[0] = 1_300
+    client.write(stream, bytes(50_000))
+    for _ in range(40 if talks else 1):
+        pair.run(0.05)
+        if talks:
+            client.write(other, b"x")
+    pair.run(0.5)
+    assert client.loses_large
+    client.resize(1_200)
+    pair.run(5.0)
+    assert len(pair.data("server", stream)) == 100_000
+    assert client._quic._loss._pto_count == 0

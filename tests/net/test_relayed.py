@@ -94,7 +94,7 @@ async def test_two_nodes_meet_at_a_relay_and_find_the_better_path() -> None:
             meet(anna, bert)
             assert await ask(anna.driver, bert.driver.peer.node_id, b"x" * 100_000) == b"x" * 100_000
             assert (anna.path(bert), bert.path(anna)) == ("relay", "relay")
-            assert anna.driver.peer.neighbours() == [bert.driver.peer.node_id]
+            await until(lambda: anna.driver.peer.neighbours() == [bert.driver.peer.node_id])
             anna.cable.cut = bert.cable.cut = False
             await until(lambda: (anna.path(bert), bert.path(anna)) == ("lan", "lan"))
             anna.cable.cut = bert.cable.cut = True

@@ -114,7 +114,7 @@ async def test_one_end_opens_ports_the_other_one_finds_one_and_streams_move_ther
         assert near.remote.port != lab.first
         await send_and_check(near, far, b"x" * 100_000)
         await until(lambda: lab.scanner.stats.scanned_direct == lab.widener.stats.widened_direct == 1)
-        await until(lambda: open_sockets(lab) == 1)  # the one that is used
+        await until(lambda: 1 <= open_sockets(lab) <= 4)  # those that were reached
         await near.aclose("done")
         await until(lambda: open_sockets(lab) == 0)
 

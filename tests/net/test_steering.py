@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
+from trio.testing import MockClock
 
-from atmo.net.quic import Connection, Endpoint, open_endpoint
+from atmo.identity import NodeId
+from atmo.net.quic import Connection, Endpoint, OpenSocket, open_endpoint
 from atmo.net.quic_config import QuicConfig
 from atmo.net.quic_core import SocketAddress
 from atmo.net.udp import DatagramSocket, open_udp
 from atmo.reach.paths import Path
 from atmo.reach.probe import MARK, PROBE, Key, seal_probe
+from atmo.sim.network import Network
+from atmo.sim.packets.network import PacketNetwork
 from atmo.wire.address import Address
 from tests.net.loopback import DEADLINE_S, until
 from tests.net.pair import ALICE, BOB
@@ -20,16 +26,28 @@ from tests.net.test_paths import Wire, send_and_check
 
 
 class Cable:
-    """A socket whose datagrams can be cut off, both ways."""
+    """A socket whose datagrams can be cut off, both ways.
+
+    Attributes:
+        first: Longer datagrams are refused: EMSGSIZE.
+        carries: Longer ones vanish.
+    """
 
     def __init__(self, sock: DatagramSocket) -> None:
         self._sock = sock
         self.cut = False
+        self.first = self.carries = 65_507
+        self.vanished = 0
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._sock, name)
 
     def sendto(self, data: bytes, address: SocketAddress, /) -> int:
+        if len(data) > self.first:
+            raise OSError(errno.EMSGSIZE, "Message too long")
+        if len(data) > self.carries:
+            self.vanished += 1
+            return len(data)
         return len(data) if self.cut else self._sock.sendto(data, address)
 
     def recvfrom(self, most: int, /) -> tuple[bytes, SocketAddress]:
@@ -44,6 +62,10 @@ class Both:
         self.one, self.two, self.wire, self.cables = one, two, wire, cables
         self.moves: list[str] = []
         one.probing.moved = lambda connection, path, reason: self.moves.append(path.kind)
+
+    def narrow(self, carries: int = 65_507, first: int = 65_507) -> None:
+        for cable in self.cables:
+            cable.carries, cable.first = carries, first
 
     def cut(self, value: bool = True) -> None:
         for cable in self.cables:
@@ -185,3 +207,113 @@ async def test_a_burst_of_packets_from_ever_new_addresses_breaks_nothing() -> No
             steering.heard(1_000.0 * (1 + batch))
         assert len(steering.paths.all()) <= 24
         assert steering.kind == "forward"
+
+
+def sizes(*ends: Connection) -> list[int]:
+    return [end.core.datagram_bytes for end in ends]
+
+
+async def moved(world: Both) -> tuple[Connection, Connection]:
+    """Connects, and lets both ends find the cable."""
+    near, far = await world.connect()
+    world.introduce(near)
+    await until(lambda: (near.path, far.path) == ("lan", "lan"))
+    return near, far
+
+
+@pytest.mark.parametrize(("carries", "size"), [(65_507, 8_192), (1_472, 1_452)])
+async def test_datagrams_grow_to_what_the_path_carries(carries: int, size: int) -> None:
+    async with both() as world:
+        world.narrow(first=carries)
+        near, far = await moved(world)
+        await until(lambda: sizes(near, far) == [size, size])
+        await send_and_check(near, far, b"x" * 300_000)
+        assert sizes(near, far) == [size, size]
+        assert world.one.stats.send_errors == (0 if size == 8_192 else 1), "one probe"
+
+
+async def test_a_forwarded_path_is_asked_for_no_more_than_it_takes() -> None:
+    async with both() as world:
+        near, far = await world.connect()
+        await until(lambda: sizes(near, far) == [1_452, 1_452])
+        await send_and_check(near, far, b"x" * 100_000)
+
+
+async def test_the_size_is_that_of_the_path_that_is_used() -> None:
+    async with both() as world:
+        near, far = await moved(world)
+        await until(lambda: sizes(near, far) == [8_192, 8_192])
+        world.cut()
+        await (await near.open_stream()).send_all(b"x" * 10_000)
+        await until(lambda: (near.path, far.path) == ("forward", "forward"), 20.0)
+        await until(lambda: sizes(near, far) == [1_452, 1_452], 20.0)
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["vanish", "refused"])
+async def test_a_path_that_carries_less_in_the_middle_of_a_transfer_does_not_end_it(refused: bool) -> None:
+    async with both() as world:
+        near, far = await moved(world)
+        await until(lambda: sizes(near, far) == [8_192, 8_192])
+        for end in world.wire.ends:
+            end.close("there is no other way")
+        async with await near.open_stream() as stream, trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, b"x" * 2_000_000)
+            incoming = await far.accept_stream()
+            got = len(await incoming.receive_some())
+            world.narrow(*((65_507, 1_300) if refused else (1_300, 65_507)))
+            with trio.fail_after(20.0):
+                while got < 2_000_000:
+                    got += len(await incoming.receive_some())
+        await until(lambda: near.core.datagram_bytes == 1_200)
+        assert refused or world.cables[0].vanished
+        await send_and_check(near, far, b"x" * 100_000)
+
+
+async def test_where_datagrams_may_be_cut_on_the_way_none_larger_is_tried() -> None:
+    async with both() as world:
+        for cable in world.cables:
+            cable.whole = False  # type: ignore[attr-defined]
+        near, far = await moved(world)
+        await send_and_check(near, far, b"x" * 100_000)
+        assert sizes(near, far) == [1_200, 1_200]
+
+
+async def test_what_the_system_refuses_is_no_error_of_the_connection() -> None:
+    async with open_endpoint(ALICE, "127.0.0.1", 0) as one:
+        assert one._socket.whole
+        assert one._outlet.send(bytes(1_200), ("127.0.0.1", 9))
+        assert not one._outlet.send(bytes(65_508), ("127.0.0.1", 9)), "more than UDP has"
+        assert one.stats.send_errors == 1
+
+
+async def test_a_connection_at_rest_costs_a_ping_and_its_acknowledgement(autojump_clock: MockClock) -> None:
+    network = PacketNetwork(Network())
+
+    def plug(node: NodeId, host: str) -> OpenSocket:
+        async def opened(_: str, port: int, buffer_bytes: int) -> DatagramSocket:
+            return await network.open(node, host, port, buffer_bytes)
+
+        return opened
+
+    async def carry() -> None:
+        while True:
+            network.deliver(trio.current_time())
+            await trio.sleep(0.02)
+
+    one_plug, two_plug = plug(ALICE.node_id, "10.0.0.1"), plug(BOB.node_id, "10.0.0.2")
+    async with open_endpoint(ALICE, "10.0.0.1", 7, open_socket=one_plug) as one:
+        async with open_endpoint(BOB, "10.0.0.2", 7, open_socket=two_plug) as two, trio.open_nursery() as nursery:
+            nursery.start_soon(carry)
+            near = await one.dial(two.local_address, BOB.node_id, DEADLINE_S)
+            far = await two.accept()
+            keys = one.probing.offer(near), two.probing.offer(far)
+            two.probing.begin(far, keys[0], [])
+            one.probing.begin(near, keys[1], [])
+            await trio.sleep(30.0)
+            assert sizes(near, far) == [1_452, 1_452], "an Ethernet"
+            sent, probes = network.stats.sent, one.stats.probes_in + two.stats.probes_in
+            await trio.sleep(120.0)
+            assert network.stats.sent - sent <= 2 * 120 / 12
+            assert one.stats.probes_in + two.stats.probes_in == probes
+            assert not near.closed.is_set()
+            nursery.cancel_scope.cancel()

@@ -57,6 +57,23 @@ def test_who_is_known_is_reached_and_once_is_enough() -> None:
     assert anna.log == [], "there is a link"
 
 
+def test_a_lie_about_where_a_member_is_does_not_hide_it() -> None:
+    """What is said on a LAN is tried first, and what its record says all the same."""
+    table, anna, bert = pair()
+    eve = table.add(EVE, "eve")
+    table.link(bert, eve)
+    table.advance(10)
+    (known,) = [view for view in anna.peer.nodes(table.now) if view.node == eve.id]
+    lies = [Address("10.9.9.9", port) for port in range(1, 10)]
+    table.forget_logs()
+    anna.tells(lambda peer, now: peer.nearby(now, eve.id, lies))
+    assert anna.of(Dial) == [Dial(eve.id, (*lies[:4], *known.addresses))]
+    stranger = signer("nobody knows me").node_id
+    anna.tells(lambda peer, now: peer.nearby(now, stranger, lies))
+    assert anna.of(Dial)[-1] == Dial(stranger, tuple(lies[:4]))
+    assert anna.peer.known() == {anna.id, bert.id, eve.id}
+
+
 def test_who_does_not_answer_or_is_not_known_is_unreachable() -> None:
     table, anna, bert = pair()
     table.die(bert)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from atmo.errors import WireError
 from atmo.gossip.entry import entry_of
-from atmo.gossip.listings import batches, pages
-from atmo.gossip.messages import SUMMARY_ENTRIES, Gossip, Listing, Ping, Records, SlotName, Want
+from atmo.gossip.listings import NAMES_MOST, batches, pages
+from atmo.gossip.messages import LISTED_BYTES, NAME_BYTES, RANGES_MOST, Gossip, Ping, Records, Want
 from atmo.gossip.reconcile_config import ReconcileConfig
 from atmo.identity import NodeId
 from atmo.index.config import IndexConfig
@@ -25,7 +25,7 @@ from atmo.wire.schema import from_wire_untrusted
 from tests.gossip.kit import record as note
 from tests.wire.examples import CHECKED, NODE, fields_of, plain, smallest
 
-CUT = (Records, Successions, Found, Listing, Want)
+CUT = (Records, Successions, Found)
 """Messages whose bounds allow more bytes than a message may have: who writes them counts."""
 
 
@@ -88,11 +88,13 @@ def test_the_largest_record_fits_a_broadcast_and_a_batch() -> None:
 
 
 def test_what_is_cut_by_bytes_fits() -> None:
-    long = [entry_of(NODE, note("n" * 32, "k" * 125 + f"{number:03}"), b"") for number in range(SUMMARY_ENTRIES)]
     room = ReconcileConfig().message_bytes
-    for page in pages("", long, room):
-        want = Want(tuple(SlotName(entry.author, entry.kind, entry.key) for entry in page.entries))
-        for message in (page, want):
+    assert room + 1_024 <= LISTED_BYTES, "slots that share a name share a page"
+    many = [entry_of(NODE, note("n", str(number)), b"") for number in range(6_000)]
+    prefixes = tuple(f"{number:04x}" for number in range(RANGES_MOST))
+    names = b"".join(entry.name for entry in many)[: NAME_BYTES * NAMES_MOST]
+    for page in pages(prefixes, many, room):
+        for message in (page, Want(names, prefixes)):
             assert len(encode_message(message)) <= limits.MESSAGE_BYTES
             assert decode_message_untrusted(encode_message(message)) == message
     for size in (1, 1_000, 30_000, limits.MESSAGE_BYTES - 1_024):
@@ -122,7 +124,7 @@ def test_anything_else_is_refused(value: Any) -> None:
         ("gossip", {"envelope": b"", "more": [[]] * 60}, MESSAGE_ITEMS),
         ("prune", {"more": [{}] * 16_000}, MESSAGE_ITEMS),
         ("records", {"envelopes": [], "more": [{}] * 16_000}, 128),
-        ("listing", {"prefix": "", "entries": [], "more": [{}] * 16_000}, 6_144),
+        ("listing", {"prefixes": [], "entries": b"", "more": [{}] * 16_000}, 384),
         ("found", {"token": 1, "more": [{}] * 16_000}, 1_024),
     ],
 )

@@ -104,8 +104,8 @@ class Pair:
     def _deliver(self, end: int, place: Place, what: PathEffect | None, talks: int | None) -> None:
         paths = self.ends[end]
         match what:
-            case SendProbe(_, nonce):
-                paths.probed(self.now, place, KINDS[place], nonce)
+            case SendProbe(_, nonce, doubting):
+                paths.probed(self.now, place, KINDS[place], nonce, doubting=doubting)
             case SendReply(_, nonce):
                 paths.replied(self.now, place, nonce, WIDE if place == WIDE else None)
             case _:

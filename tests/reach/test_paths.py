@@ -286,3 +286,31 @@ class Weather(RuleBasedStateMachine):
 
 TestWeather = Weather.TestCase
 TestWeather.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_an_acknowledgement_that_is_followed_by_silence_puts_no_path_in_doubt() -> None:
+    paths = direct()
+    paths.sent(Now(1.0, 0.0), awaited=False)
+    paths.handle_timer(Now(2.0, 0.0))
+    assert not paths.doubted
+    paths.add(Now(3.0, 0.0), HOLE, KINDS[HOLE])
+    answer(paths, HOLE, 3.1)
+    paths.heard(Now(4.0, 0.0), HOLE, KINDS[HOLE])  # the other end sends another way: does it hear this one?
+    paths.sent(Now(4.0, 0.0), awaited=False)
+    paths.handle_timer(Now(7.0, 0.0))
+    assert paths.doubted
+
+
+def test_who_only_acknowledges_doubts_its_path_once_the_other_end_does() -> None:
+    paths = direct()
+    paths.add(Now(1.0, 0.0), HOLE, KINDS[HOLE])
+    answer(paths, HOLE, 1.1)
+    paths.heard(Now(2.0, 0.0), WIDE, KINDS[WIDE])
+    paths.probed(Now(2.1, 0.0), HOLE, KINDS[HOLE], b"1" * 8, doubting=True)
+    assert not paths.doubted, "it was heard from just now"
+    paths.probed(Now(2.5, 0.0), WIDE, KINDS[WIDE], b"2" * 8, doubting=True)
+    assert not paths.doubted, "it works, as this came over it"
+    paths.probed(Now(3.0, 0.0), HOLE, KINDS[HOLE], b"3" * 8)
+    assert not paths.doubted
+    paths.probed(Now(3.1, 0.0), HOLE, KINDS[HOLE], b"4" * 8, doubting=True)
+    assert set(paths.routes()) == {WIDE, HOLE}

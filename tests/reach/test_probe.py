@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from atmo.errors import WireError
 from atmo.reach import probe
-from atmo.reach.probe import MARK, PROBE, PROBE_BYTES, REPLY, Key, Probe, open_probe_untrusted, seal_probe
+from atmo.reach.probe import MARK, PADDED_BYTES, PROBE, PROBE_BYTES, REPLY, Key, Probe, open_probe_untrusted, seal_probe
 from atmo.wire.address import Address
 
 KEY = Key(b"session1", b"k" * 32)
@@ -26,6 +26,19 @@ def test_what_was_sealed_is_read(kind: int, observed: Address | None) -> None:
     assert len(data) == PROBE_BYTES
     assert data[0] & 0x40 == 0
     assert open_probe_untrusted(data, secret_of) == Probe(KEY.session, kind, NONCE, observed)
+
+
+@given(st.integers(PROBE_BYTES, PADDED_BYTES))
+def test_a_probe_may_be_padded_and_a_reply_may_not(size: int) -> None:
+    data = seal_probe(KEY, PROBE, NONCE, size=size)
+    assert len(data) == size
+    assert open_probe_untrusted(data, secret_of) == Probe(KEY.session, PROBE, NONCE)
+    with pytest.raises(WireError):
+        open_probe_untrusted(data[:-1], secret_of)
+    with pytest.raises(WireError):
+        open_probe_untrusted(data[:-16] + b"\0" + data[-16:], secret_of)
+    with pytest.raises(WireError):
+        open_probe_untrusted(seal_probe(KEY, REPLY, NONCE, size=size + 1), secret_of)
 
 
 def test_the_scope_of_a_link_local_address_stays_at_home() -> None:
@@ -47,7 +60,7 @@ def test_garbage_is_refused(data: bytes) -> None:
         open_probe_untrusted(bytes([MARK]) + data, secret_of)
 
 
-@pytest.mark.parametrize(("kind", "family", "reason"), [(3, 0, "kind 3"), (PROBE, 5, "family 5")])
+@pytest.mark.parametrize(("kind", "family", "reason"), [(4, 0, "kind 4"), (PROBE, 5, "family 5")])
 def test_who_has_the_key_still_has_to_keep_the_form(kind: int, family: int, reason: str) -> None:
     body = probe._BODY.pack(MARK, kind, KEY.session, NONCE, family, bytes(16), 9)
     with pytest.raises(WireError, match=reason):

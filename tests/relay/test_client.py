@@ -298,3 +298,81 @@ async def test_no_relays_and_too_many(autojump_clock: MockClock) -> None:
         assert client.send(BOB.node_id, b"a", address(ONE))
         with pytest.raises(ValueError, match="more than 16"):
             alice.use(place, *(f"ws://{number}.example/" for number in range(RELAYS_MOST + 1)))
+
+
+class Frozen(trio.abc.Stream):
+    """A stream from which nothing comes any more once it is frozen."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.frozen = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        if self.frozen:
+            await trio.sleep_forever()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def test_after_a_change_of_network_a_relay_that_answers_stays_and_one_that_does_not_is_left(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with harbour() as (place, nursery):
+        place.open(ONE)
+        streams: list[Frozen] = []
+        connect = place.connect
+
+        async def freezable(address: RelayAddress) -> trio.abc.Stream:
+            streams.append(Frozen(await connect(address)))
+            return streams[-1]
+
+        monkeypatch.setattr(place, "connect", freezable)
+        alice = Node(ALICE)
+        client = await started(nursery, place, alice, ONE)
+        client.network_changed(["192.0.2.1"])
+        await trio.sleep(10.0)
+        assert len(alice.states) == 1
+        streams[0].frozen = True
+        client.network_changed(["192.0.2.2"])
+        await until(lambda: alice.home is None, CONFIG.link.doubt_s + 1.0)
+        assert "network changed" in alice.states[-1].reason
+        await until(lambda: alice.home is not None)
+        assert len(streams) == 2
+
+
+async def test_a_connection_of_an_address_that_is_gone_is_made_anew_at_once(autojump_clock: MockClock) -> None:
+    async with harbour() as (place, nursery):
+        place.open(ONE)
+        alice = Node(ALICE)
+        client = await started(nursery, place, alice, ONE)
+        assert client._home is not None
+        client._home.host = "192.0.2.1"
+        client.network_changed(["192.0.2.1", "192.0.2.2"])
+        await trio.sleep(5.0)
+        assert len(alice.states) == 1
+        client.network_changed(["192.0.2.2"])
+        await until(lambda: len(alice.states) == 3, 1.0)
+        assert "192.0.2.1" in alice.states[1].reason
+        assert alice.home is not None
+
+
+async def test_a_node_that_waits_to_try_again_does_so_at_once_when_the_network_changed(
+    autojump_clock: MockClock,
+) -> None:
+    async with harbour() as (place, nursery):
+        alice = Node(ALICE)
+        client = alice.use(place, ONE, config=CONFIG)
+        nursery.start_soon(client.run)
+        await trio.sleep(500.0)
+        place.open(ONE)
+        client.network_changed([])
+        await until(lambda: alice.home, 0.5)

@@ -17,7 +17,7 @@ from atmo.engine import CancelFetch, Emit, FetchChunk, Misbehaved
 from atmo.errors import RemoteError
 from atmo.gossip.records import ModelOffer, ModelRecord
 from atmo.identity import NodeId, Signer
-from atmo.net.ports import Handler, MeshPort
+from atmo.net.ports import BulkPort, Handler, MeshPort
 from atmo.services.models import ModelService
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.database import Database
@@ -88,6 +88,7 @@ class Node:
         self.name = name
         self.signer = Signer(name.encode().ljust(32, b"."))
         self.id = self.signer.node_id
+        self.bulk: BulkPort | None = None
         self.up = True
         self.believed = False  # the others take it for alive although it is not
         self.dial_s = 0.0  # how long it takes them to find out that there is no way to it
@@ -133,6 +134,9 @@ class Node:
 
     def now(self) -> Now:
         return Now(trio.current_time(), 0.0)
+
+    def path(self, node: NodeId) -> None:
+        return None
 
     def kick(self) -> None:
         while effects := self.transfer.drain():

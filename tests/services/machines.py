@@ -13,6 +13,7 @@ import trio
 from atmo.identity import Signer
 from atmo.net.driver import PeerDriver
 from atmo.net.quic import open_endpoint
+from atmo.net.tcp import open_tcp
 from atmo.relay.address import RelayAddress
 from atmo.services.host import MeshHost
 from atmo.services.joining import PROTOCOL
@@ -53,6 +54,7 @@ async def machine(
     listen: Address | None = None,
     wall: Callable[[], float] = time.time,
     relays: Sequence[RelayAddress] = (),
+    use_tcp: bool = True,
 ) -> AsyncIterator[Machine]:
     signer = Signer(name.encode().ljust(32, b"."))
     home = tmp_path / name
@@ -83,7 +85,11 @@ async def machine(
             await offline.host.aclose()
             return
         port = listen.port if listen else 0
-        async with open_endpoint(signer, "127.0.0.1", port) as endpoint, trio.open_nursery() as nursery:
+        async with (
+            open_endpoint(signer, "127.0.0.1", port) as endpoint,
+            open_tcp(endpoint.local_address) as tcp,
+            trio.open_nursery() as nursery,
+        ):
             online_machine = build(
                 MeshHost(
                     signer,
@@ -94,6 +100,7 @@ async def machine(
                     nursery=nursery,
                     wall=wall,
                     relays=relays,
+                    tcp=tcp if use_tcp else None,
                 )
             )
             await online_machine.host.resume()

@@ -133,7 +133,7 @@ async def test_what_people_should_know_of_rights_is_logged(tmp_path: Path, caplo
     other = Signer(b"other".ljust(32, b".")).node_id
     async with machine(tmp_path, "anna") as anna:
         anna.service.on_event(Succeeded(other, other))  # without a mesh there is nothing to say
-        assert not caplog.messages
+        assert not [each for each in caplog.messages if not each.startswith("TCP")]  # another one may have the port
         await anna.service.create("home")
         own = anna.signer.node_id
         for event in (RedeemedTwice("ab", (own, other)), Succeeded(own, other), object()):

@@ -1,4 +1,4 @@
-"""Models over real QUIC on loopback: from two holders, from one that lies, and from one that vanishes."""
+"""Models over real QUIC on loopback, without TCP: from two holders, from one that lies, and from one that vanishes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,13 @@ def safetensors(path: Path, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-async def three(stack: AsyncExitStack, tmp_path: Path) -> tuple[Machine, Machine, Machine, str]:
+async def three(
+    stack: AsyncExitStack, tmp_path: Path, *, use_tcp: bool = False
+) -> tuple[Machine, Machine, Machine, str]:
     """A mesh of three; the first two hold the model `weights`."""
-    anna, bert, cleo = [await stack.enter_async_context(machine(tmp_path, name)) for name in ("anna", "bert", "cleo")]
+    anna, bert, cleo = [
+        await stack.enter_async_context(machine(tmp_path, name, use_tcp=use_tcp)) for name in ("anna", "bert", "cleo")
+    ]
     await anna.service.create("home")
     for guest in (bert, cleo):
         await guest.service.join((await anna.service.invite())["code"])

@@ -13,9 +13,9 @@ import trio.testing
 from atmo.errors import RemoteError, UserError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
-from atmo.net.ports import MeshPort
+from atmo.net.ports import ChunkHandler, ChunkRefused, MeshPort, NoFastPath, Take
 from atmo.services import serve
-from atmo.services.fetch import Misled, NotThere, fetch_chunk, fetch_manifest
+from atmo.services.fetch import Fetcher, FetchStats, Misled, NotThere, fetch_manifest
 from atmo.services.serve import Server
 from atmo.storage.chunks import ModelStorage
 from atmo.transfer.manifest import ChunkPlace, chunk_hash, manifest_id, seal_manifest
@@ -28,6 +28,8 @@ PLACE = ChunkPlace(0, 0, 5, chunk_hash(b"hello"))
 
 class Answer:
     """A holder that says one thing: implements the asking end of a request, and the mesh that opens it."""
+
+    bulk: Any = None
 
     def __init__(self, frame: bytes | None, raw: bytes = b"") -> None:
         self.frame, self.raw = frame, raw
@@ -50,8 +52,44 @@ def saying(frame: bytes | None, raw: bytes = b"") -> MeshPort:
     return cast(MeshPort, Answer(frame, raw))
 
 
+class Bulk:
+    """TCP to the holder that does one thing: implements `BulkPort`."""
+
+    def __init__(self, outcome: bytes | Exception) -> None:
+        self.outcome = outcome
+
+    def handle(self, handler: ChunkHandler) -> None:
+        raise NotImplementedError
+
+    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter) -> bool:
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return take(self.outcome)
+
+
+def fetcher() -> Fetcher:
+    return Fetcher(trio.CapacityLimiter(1))
+
+
 async def test_a_chunk_is_what_was_sent() -> None:
-    assert await fetch_chunk(saying(codec.encode({"size": 5}), b"hello"), NODE, PLACE) == b"hello"
+    one = fetcher()
+    for wanted in (b"hello", b"other"):
+        answer = saying(codec.encode({"size": 5}), b"hello")
+        assert await one.fetch(answer, NODE, PLACE, wanted.__eq__) is (wanted == b"hello")
+    assert one.stats == FetchStats(quic_chunks=2, quic_bytes=10)
+
+
+async def test_a_chunk_comes_over_tcp_where_it_can_and_else_over_quic() -> None:
+    one, mesh = fetcher(), saying(codec.encode({"size": 5}), b"quic!")
+    for outcome, came in ((b"tcp!!", b"tcp!!"), (NoFastPath("no"), b"quic!")):
+        mesh.bulk = Bulk(outcome)
+        assert await one.fetch(mesh, NODE, PLACE, came.__eq__)
+    assert one.stats == FetchStats(1, 5, 1, 5)
+    for reason, error in (("missing", NotThere), ("busy", RemoteError)):
+        mesh.bulk = Bulk(ChunkRefused(reason))
+        with pytest.raises(error, match=r"no more|refuses: busy"):
+            await one.fetch(mesh, NODE, PLACE, lambda data: True)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +108,7 @@ async def test_a_chunk_is_what_was_sent() -> None:
 )
 async def test_answers_that_are_none(frame: bytes | None, error: type[Exception], why: str) -> None:
     with pytest.raises(error, match=why):
-        await fetch_chunk(saying(frame), NODE, PLACE)
+        await fetcher().fetch(saying(frame), NODE, PLACE, lambda data: True)
 
 
 async def test_a_manifest_must_be_sound_and_be_what_was_announced() -> None:
@@ -160,6 +198,42 @@ async def test_one_node_cannot_take_all_places() -> None:
     again = Reader()
     await busy.chunk(cast(Any, again))
     assert again.sent == [codec.encode({"size": 4}), b"data"]
+
+
+class TcpReader(Reader):
+    """A request over TCP."""
+
+    name = bytes(32)
+
+    def seal(self, data: bytes) -> bytes:
+        return b"sealed " + data
+
+    async def refuse(self, reason: str) -> None:
+        await self.send(reason.encode())
+
+
+async def test_requests_over_tcp_and_quic_share_the_places_of_their_node() -> None:
+    busy, readers = server(), [Reader(takes=0) for _ in range(serve.NODE_MOST)]
+    answers: dict[int, list[bytes]] = {}
+    async with trio.open_nursery() as nursery:
+        for reader in readers:
+            nursery.start_soon(busy.chunk, cast(Any, reader))
+        await trio.testing.wait_all_tasks_blocked()
+        for node in (0, 1):
+            late = TcpReader(node=node)
+            await busy.tcp_chunk(cast(Any, late))
+            answers[node] = late.sent
+        nursery.cancel_scope.cancel()
+    assert answers == {0: [b"busy"], 1: [b"sealed data"]}
+    assert (busy.stats.busy, busy.stats.chunks, busy.stats.tcp_chunks, busy.stats.tcp_bytes) == (1, 1, 1, 4)
+
+
+async def test_a_reader_over_tcp_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "SEND_S", 0.01)
+    one = server()
+    with pytest.raises(RemoteError, match="did not take an answer"):
+        await one.tcp_chunk(cast(Any, TcpReader(takes=0)))
+    assert one.stats.tcp_chunks == 0
 
 
 async def test_a_store_that_cannot_read_refuses() -> None:

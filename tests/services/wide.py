@@ -21,7 +21,7 @@ from atmo.errors import RemoteError
 from atmo.gateway.gateway import Gateway
 from atmo.gossip.hyparview_config import HyParViewConfig
 from atmo.identity import NodeId
-from atmo.net.ports import Handler
+from atmo.net.ports import BulkPort, Handler
 from atmo.peer import Peer, PeerConfig
 from atmo.peer.scale import ScaleConfig
 from atmo.services.models import ModelService
@@ -58,6 +58,7 @@ class WideNode:
         self.net = net
         self.side = side
         self.name = name
+        self.bulk: BulkPort | None = None
         self.handlers: dict[str, Handler] = {}
         self.backend = Echo()
         self.backend.offered = ()
@@ -87,6 +88,9 @@ class WideNode:
 
     def now(self) -> Now:
         return self.net.table.now
+
+    def path(self, node: NodeId) -> None:
+        return None
 
     def kick(self) -> None:
         self.net.table.settle()

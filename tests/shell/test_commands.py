@@ -47,7 +47,7 @@ def session(node: ServedNode) -> Iterator[Session]:
 
 def test_looking_around(session: Session, node: ServedNode) -> None:
     assert session("status").splitlines()[0] == "kitchen is running: atmo 0.1.0, process 7"
-    assert session("nodes").split() == ["NAME", "ROLES", "PATH", "RTT", "SEEN", "ID"]
+    assert session("nodes").split() == ["NAME", "ROLES", "PATH", "SINCE", "RTT", "SEEN", "ID"]
     assert "far" in session("models")
     assert "far" in session("models available")
     assert session("models local").startswith("There are none.")

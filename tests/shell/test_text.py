@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,17 @@ from atmo.shell.text import (
     width_of,
     wrapped_table,
 )
-from atmo.shell.views import model_rows, names_text, node_rows, route_rows, rtt_text, status_lines
+from atmo.shell.views import (
+    model_rows,
+    names_text,
+    nat_text,
+    node_rows,
+    path_notes,
+    peer_rows,
+    route_rows,
+    rtt_text,
+    status_lines,
+)
 
 
 @given(st.text())
@@ -113,13 +125,21 @@ def test_sentences_wrap_beside_or_below_the_other_columns() -> None:
 def test_rows_of_nodes_and_models() -> None:
     assert node_rows(
         [{"id": "a" * 52, "name": "x", "roles": [], "path": None, "rtt_ms": None, "last_seen_s": None}]
-    ) == [["x", "-", "-", "-", "-", "a" * 10]]
+    ) == [["x", "-", "-", "-", "-", "-", "a" * 10]]
     assert node_rows([{"id": "b" * 52, "name": "y", "path": "", "present": False}])[0][2] == "gone"
     founder = {"id": "c" * 52, "name": "z", "path": "lan", "roles": ["admin"], "founder": True}
     assert node_rows([founder])[0][1] == "founder, admin"
     model = {"name": "m", "version": "1", "format": "onnx", "size_bytes": 1, "local": False, "nodes": list("abcdef")}
     assert model_rows([model]) == [["m", "1", "-", "onnx", "1 B", "no", "a, b, c, d +2"]]
     assert names_text([]) == "-"
+
+
+def test_paths_and_why_they_are_no_better_ones() -> None:
+    relayed = {"name": "bert", "path": "relay", "path_address": None, "path_since_s": 65, "rtt_ms": 50.4}
+    assert peer_rows([relayed]) == [["bert", "relay", "-", "65 s", "50 ms"]]
+    assert path_notes([relayed, {**relayed, "no_better_path": "UDP is\x1b[2J blocked"}]) == [
+        "bert by relay: UDP is\ufffd[2J blocked"
+    ]
 
 
 def test_rows_of_a_dry_run() -> None:
@@ -130,6 +150,44 @@ def test_rows_of_a_dry_run() -> None:
     assert [row[0] for row in rows] == ["->", "2", ""]
     assert [row[5] for row in rows] == ["0.50", "-", "-"]
     assert [row[6] for row in rows] == ["-", "2", "-"]
+
+
+@pytest.mark.parametrize(
+    ("nat", "text"),
+    [
+        ({"mapping": "unknown", "filtering": "unknown", "public": []}, ""),
+        (
+            {"mapping": "endpoint", "filtering": "port", "public": ["192.0.2.1:7", "[2001:db8::1]:7"]},
+            "one port for all destinations; lets in whom was sent to; seen at 192.0.2.1:7, [2001:db8::1]:7",
+        ),
+        ({"mapping": "port", "filtering": "unknown", "public": []}, "another port for each destination"),
+        ({"mapping": "none", "filtering": "endpoint", "public": ["\x1b"]}, "none; lets in everybody; seen at \ufffd"),
+    ],
+)
+def test_what_is_known_of_the_nat(nat: dict[str, Any], text: str) -> None:
+    assert nat_text(nat) == text
+    shown = status_lines({"running": True, "nat": nat})[1:]
+    assert shown == ([f"  nat  {text}"] if text else [])
+
+
+@pytest.mark.parametrize(
+    ("mapping", "text"),
+    [
+        (
+            {"how": "PCP", "external": "11.0.0.1:7", "tcp": True, "lifetime_s": 7_200, "reason": ""},
+            "lets in UDP and TCP at 11.0.0.1:7 (PCP, for 2 h)",
+        ),
+        (
+            {"how": "UPnP", "external": "100.64.0.1:7", "tcp": False, "lifetime_s": 3_600, "reason": "a second NAT"},
+            "lets in UDP at 100.64.0.1:7 (UPnP, for 60 min); others are not told: a second NAT",
+        ),
+        ({"external": None, "reason": "\x1b"}, "maps no port: \ufffd"),
+        ({"external": None, "reason": ""}, ""),
+    ],
+)
+def test_what_the_router_does(mapping: dict[str, Any], text: str) -> None:
+    shown = status_lines({"running": True, "port_mapping": mapping})[1:]
+    assert shown == ([f"  router  {text}"] if text else [])
 
 
 def test_status_of_any_kind() -> None:

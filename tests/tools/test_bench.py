@@ -53,6 +53,19 @@ def test_list(bench: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == "example      An example.\n"
 
 
+def test_peers_that_have_to_be_asked_for(
+    bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench["main"](["example", "--peers"]) == 2
+    assert "no peers" in capsys.readouterr().err
+    (tmp_path / "other.py").write_text(
+        'def run(*, peers=False):\n    return {"figures": {"a": int(peers)}, "peers": {}}\n'
+    )
+    for arguments, value in ((["other", "--json"], 0), (["other", "--json", "--peers"], 1)):
+        assert bench["main"](arguments) == 0
+        assert json.loads(capsys.readouterr().out)["figures"]["a"] == value
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["example", "--fast"], ["nothing"], ["--list", "example"]])
 def test_wrong_usage(bench: dict[str, Any], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["main"](arguments) == 2

@@ -15,6 +15,7 @@ from atmo.gossip import messages, records
 from atmo.identity import Signer
 from atmo.index.records import DOMAIN as PROVIDER_DOMAIN
 from atmo.index.records import Provider, open_provider_untrusted, seal_provider
+from atmo.net.bulk_frames import BULK, Ticket
 from atmo.net.forwarding import FORWARD, ForwardHeader
 from atmo.net.pathfinder import PATHS, PathOffer
 from atmo.peer import CapabilitiesBody
@@ -22,7 +23,7 @@ from atmo.peer.messages import MESSAGES, decode_message_untrusted, encode_messag
 from atmo.peer.presence import Absence, AbsentBody
 from atmo.relay import protocol as relay
 from atmo.router.capability import Capability
-from atmo.services import joining, topology
+from atmo.services import clock, joining, topology
 from atmo.transfer import manifest
 from atmo.trust.certificate import Certificate, issue
 from atmo.trust.genesis import Genesis, found, mesh_id
@@ -60,8 +61,7 @@ CLASSES: dict[str, type[Any]] = {
     "provider": Provider,
     "announcement": messages.Announcement,
     "range": messages.Range,
-    "summary-entry": messages.SummaryEntry,
-    "slot-name": messages.SlotName,
+    "branch": messages.Branch,
     "manifest": manifest.Manifest,
     "model-file": manifest.ModelFile,
     "node-requirements": manifest.NodeRequirements,
@@ -69,6 +69,7 @@ CLASSES: dict[str, type[Any]] = {
     "join-grant": joining.JoinGrant,
     "join-refusal": joining.JoinRefusal,
     "topology-answer": topology.TopologyAnswer,
+    "clock-answer": clock.ClockAnswer,
     "link-report": topology.LinkReport,
     "relay-challenge": relay.Challenge,
     "relay-answer": relay.Answer,
@@ -207,9 +208,13 @@ PATH_OFFER = PathOffer(bytes(8), bytes(32), (Address("192.0.2.1", 11_450),), Tru
         ("forward-head", {"protocol": FORWARD} | full(ForwardHeader)),
         ("paths-head", {"protocol": PATHS} | to_wire(PATH_OFFER)),
         ("paths-answer", to_wire(PATH_OFFER)),
+        ("bulk-head", {"protocol": BULK}),
+        ("bulk-answer", to_wire(Ticket(bytes(16), bytes(32)))),
+        ("bulk-answer", {"error": "busy"}),
         ("forward-answer", {"ok": True}),
         ("forward-answer", {"error": "busy"}),
         ("topology-head", {"protocol": topology.PROTOCOL}),
+        ("clock-head", {"protocol": clock.PROTOCOL}),
         ("join-answer", ["grant", full(joining.JoinGrant)]),
         ("join-answer", ["refusal", full(joining.JoinRefusal)]),
         ("transfer-answer", {"size": 1}),

@@ -1,13 +1,15 @@
 """Runs one benchmark of `tools/benchmarks/` and prints its figures beside what they are measured against.
 
 A benchmark is a module with `run()` that returns `{"figures": {name: number}, "peers": {...}}`. `peers` maps a
-figure to a text, or the name of a peer to its own figures; the optional `aims` maps a figure to a text. The unit of
-a figure is the end of its name: `_ms`, `_s`, `_mb_s`, `_per_s`, `_mb`, `_bytes`, `_percent`, `_ratio`.
+figure to a text, or the name of a peer to its own figures; the optional `aims` maps a figure to a text. A benchmark
+whose peers have to be installed first takes `run(peers=True)` for them: `--peers`. The unit of a figure is the end of
+its name: `_ms`, `_s`, `_mb_s`, `_per_s`, `_mb`, `_bytes`, `_percent`, `_ratio`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import os
 import platform
@@ -29,7 +31,7 @@ UNITS = {
     "_percent": "%",
     "_ratio": "x",
 }
-USAGE = "usage: tools/bench NAME [--json] | tools/bench --list"
+USAGE = "usage: tools/bench NAME [--json] [--peers] | tools/bench --list"
 
 
 def main(arguments: list[str]) -> int:
@@ -40,14 +42,18 @@ def main(arguments: list[str]) -> int:
         for name in known:
             print(f"{name:<12} {first_line(known[name])}")
         return 0
-    if len(names) != 1 or options - {"--json"}:
+    if len(names) != 1 or options - {"--json", "--peers"}:
         print(USAGE, file=sys.stderr)
         return 2
     if names[0] not in known:
         print(f"There is no benchmark {names[0]!r}. Known: {', '.join(known)}.", file=sys.stderr)
         return 2
     sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
-    result = load(known[names[0]]).run()
+    run = load(known[names[0]]).run
+    if "--peers" in options and "peers" not in inspect.signature(run).parameters:
+        print(f"The benchmark {names[0]!r} has no peers that have to be asked for.", file=sys.stderr)
+        return 2
+    result = run(peers=True) if "--peers" in options else run()
     result = {"name": names[0], "figures": result["figures"], "peers": result["peers"], "machine": machine()} | {
         key: value for key, value in result.items() if key == "aims" and "--json" not in options
     }

@@ -6,6 +6,7 @@ address for another one, as when its NAT gives it a new port: what goes to the o
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import math
@@ -19,6 +20,9 @@ from atmo.errors import UserError
 from atmo.identity import NodeId
 from atmo.net.quic_core import SocketAddress
 from atmo.sim.network import LOST, Network
+
+_ETHERNET_BYTES = 1_472
+"""The longest datagram: every node is on an Ethernet."""
 
 _PORT_STEP = 7
 """Between the external ports of a node, one after the other: any number other than 0."""
@@ -60,6 +64,7 @@ class VirtualSocket:
     """
 
     family = int(socket.AF_INET)
+    whole = True
 
     def __init__(self, network: PacketNetwork, node: NodeId, inside: tuple[str, int], buffer_bytes: int) -> None:
         self.node = node
@@ -76,6 +81,8 @@ class VirtualSocket:
 
     def sendto(self, data: bytes, address: SocketAddress, /) -> int:
         """See `DatagramSocket`."""
+        if len(data) > _ETHERNET_BYTES:
+            raise OSError(errno.EMSGSIZE, "Message too long")
         self._network.send(self, bytes(data), address)
         return len(data)
 

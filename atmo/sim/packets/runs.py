@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import trio
 
-from atmo.net.links import Link
+from atmo.net.link import Link
 from atmo.sim.packets.world import PacketNode, PacketWorld
 
 MIB = 2**20

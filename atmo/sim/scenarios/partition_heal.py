@@ -8,15 +8,16 @@ from functools import partial
 from typing import ClassVar
 
 from atmo.clock import Now
+from atmo.gossip.entry import Entry, Slot
 from atmo.gossip.records import ModelRecord
-from atmo.identity import NodeId
 from atmo.peer import Peer
+from atmo.peer.presence import ABSENT
 from atmo.sim.checks import SAFETY, connected, watch_safety
 from atmo.sim.machine import Node
 from atmo.sim.scenario import Promise, Scenario, Stage
 from atmo.sim.spread import model
 
-Versions = dict[tuple[NodeId, str, str], tuple[int, int]]
+Versions = dict[Slot, tuple[int, int]]
 
 SYNC_MESSAGES = ("Digest", "Listing", "Want", "Records")
 """What anti-entropy says."""
@@ -56,8 +57,10 @@ class PartitionHeal(Scenario):
             "every_nodes_state_equal_s": "from the heal until it is so",
             "one_piece_s": "from the heal until the overlay is one piece",
             "differing_bytes_per_node": "of records that a node lacked at the heal",
+            "differing_absences_per_node": "bytes of those that only say whom the other half missed",
             "heal_traffic_per_node": "bytes of anti-entropy that a node sent from the heal until equal",
-            "heal_traffic_per_differing_byte": "the one divided by the other",
+            "heal_records_per_node": "bytes of those that were records",
+            "heal_traffic_per_differing_byte": "bytes of anti-entropy for each byte that differed",
             "idle_anti_entropy_per_node": "bytes of anti-entropy that a node sends in the same time without a heal",
         },
     )
@@ -88,9 +91,9 @@ class PartitionHeal(Scenario):
 
     def _heal(self, stage: Stage, nodes: Sequence[Node], idle: float) -> None:
         world = stage.world
-        written, sizes = _written(nodes)
-        lacking = sum(_lacking_bytes(node, written, sizes) for node in nodes) / len(nodes)
-        before, began = sync_bytes(stage), world.loop.now
+        written = _written(nodes)
+        lacking, absences = _lacking_bytes(nodes)
+        before, records, began = sync_bytes(stage), sync_bytes(stage, ("Records",)), world.loop.now
         stage.partition.heal()
         stragglers = list(nodes)
 
@@ -106,7 +109,9 @@ class PartitionHeal(Scenario):
         stage.figure("every_nodes_state_equal_s", took)
         sent = (sync_bytes(stage) - before) / len(nodes)
         stage.figure("differing_bytes_per_node", lacking)
+        stage.figure("differing_absences_per_node", absences)
         stage.figure("heal_traffic_per_node", sent)
+        stage.figure("heal_records_per_node", (sync_bytes(stage, ("Records",)) - records) / len(nodes))
         stage.figure("idle_anti_entropy_per_node", idle * took)
         per_byte = max(0.0, sent - idle * took) / max(1.0, lacking)
         stage.figure("heal_traffic_per_differing_byte", per_byte)
@@ -126,10 +131,10 @@ def _publish(news: list[ModelRecord], peer: Peer, now: Now) -> None:
     peer.publish_models(now, news)
 
 
-def sync_bytes(stage: Stage) -> int:
-    """Returns what anti-entropy has sent so far."""
+def sync_bytes(stage: Stage, names: Sequence[str] = SYNC_MESSAGES) -> int:
+    """Returns what anti-entropy has sent so far in messages of these names."""
     kinds = stage.world.stats.by_kind
-    return sum(kinds[name][1] for name in SYNC_MESSAGES if name in kinds)
+    return sum(kinds[name][1] for name in names if name in kinds)
 
 
 def _over(left: Sequence[Node], right: Sequence[Node]) -> int:
@@ -137,23 +142,31 @@ def _over(left: Sequence[Node], right: Sequence[Node]) -> int:
     return sum(1 for node in left for other in node.running.neighbours() if other in others)
 
 
-def _written(nodes: Sequence[Node]) -> tuple[Versions, dict[tuple[NodeId, str, str], int]]:
-    """Returns the newest version of everything that its author still stands by, and its size."""
+def _written(nodes: Sequence[Node]) -> Versions:
+    """Returns the newest version of everything that its author still stands by; whom it misses changes by the heal."""
     written: Versions = {}
-    sizes = {}
     for node in nodes:
-        sync = node.running.sync
-        for slot, version in sync.versions().items():
-            record = sync.record(*slot)
-            if slot[0] == node.id and record is not None and slot[1] != "absent":
+        for slot, version in node.running.sync.versions().items():
+            if slot[0] == node.id and slot[1] != ABSENT:
                 written[slot] = version
-                sizes[slot] = len(record.body) + 200
-    return written, sizes
+    return written
 
 
-def _lacking_bytes(node: Node, written: Versions, sizes: dict[tuple[NodeId, str, str], int]) -> int:
-    held = node.running.sync.versions()
-    return sum(sizes[slot] for slot, version in written.items() if held.get(slot, (0, 0)) < version)
+def _lacking_bytes(nodes: Sequence[Node]) -> tuple[float, float]:
+    """Returns the bytes of records that a node lacks of what any node holds, and of those the `absent` ones."""
+    newest: dict[Slot, Entry] = {}
+    for node in nodes:
+        for slot, entry in node.running.sync.table.items():
+            if slot not in newest or newest[slot].record.version < entry.record.version:
+                newest[slot] = entry
+    lacking = absences = 0
+    for node in nodes:
+        held = node.running.sync.versions()
+        for slot, entry in newest.items():
+            if held.get(slot, (0, 0)) < entry.record.version:
+                lacking += len(entry.envelope)
+                absences += len(entry.envelope) if slot[1] == ABSENT else 0
+    return lacking / len(nodes), absences / len(nodes)
 
 
 def _has(node: Node, written: Versions) -> bool:

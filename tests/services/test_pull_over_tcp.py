@@ -1,0 +1,158 @@
+"""Models over TCP on loopback: what is counted, what breaks in the middle, and who is cut off."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import trio
+
+from atmo.errors import AtmoError
+from atmo.net.bulk import Bulk
+from atmo.net.ports import ChunkRequest
+from atmo.storage.chunks import MissingChunk
+from atmo.wire.address import Address
+from tests.services.machines import Machine, machine, names_seen
+from tests.services.test_pull_over_quic import MIB, has_holders, safetensors, stored_digest, three
+
+
+def bulk_of(one: Machine) -> Bulk:
+    assert one.host.bulk is not None
+    return one.host.bulk
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(10):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def test_chunks_come_over_tcp_from_both_holders(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        anna, bert, cleo, digest = await three(stack, tmp_path, use_tcp=True)
+        before = anna.models.server.stats.tcp_chunks
+        row = await cleo.models.pull("weights")
+        assert row.sha256 == digest == stored_digest(cleo)
+        fetched = cleo.models.fetching
+        assert fetched.tcp_bytes == row.size_bytes
+        assert fetched.quic_chunks == 0
+        assert bert.models.server.stats.tcp_chunks > 0
+        assert anna.models.server.stats.tcp_chunks > before
+        assert anna.models.server.stats.tcp_bytes == anna.models.server.stats.bytes
+        assert bulk_of(cleo).stats.opened >= 2
+        assert anna.host.tcp_port == anna.driver.endpoint.local_address.port
+        assert anna.host.tcp() == str(anna.host.tcp_port)
+
+
+async def test_a_port_that_is_taken_leaves_quic(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listen = Address("127.0.0.1", taken.getsockname()[1])
+        anna = await stack.enter_async_context(machine(tmp_path, "anna", listen=listen))
+        bert = await stack.enter_async_context(machine(tmp_path, "bert"))
+        assert anna.host.tcp_port is None
+        assert (anna.host.tcp() or "").startswith("none: TCP 127.0.0.1")
+        digest = await weights_at(anna, bert, tmp_path)
+        await bert.models.pull("weights")
+        assert stored_digest(bert) == digest
+        assert bert.models.fetching.tcp_chunks == 0
+        assert bulk_of(bert).stats.failed
+
+
+async def weights_at(anna: Machine, bert: Machine, tmp_path: Path) -> str:
+    """A mesh of two of which the first holds the model `weights`."""
+    await anna.service.create("home")
+    await bert.service.join((await anna.service.invite())["code"])
+    await names_seen(bert, {"anna", "bert"})
+    digest = safetensors(tmp_path / "weights.safetensors", 6 * MIB)
+    await anna.models.import_model(tmp_path / "weights.safetensors", name="weights", version="1.0")
+    await has_holders(bert, {"anna"})
+    return digest
+
+
+async def two(stack: AsyncExitStack, tmp_path: Path) -> tuple[Machine, Machine, str]:
+    anna, bert = [await stack.enter_async_context(machine(tmp_path, name)) for name in ("anna", "bert")]
+    return anna, bert, await weights_at(anna, bert, tmp_path)
+
+
+async def test_a_connection_that_breaks_in_mid_chunk_costs_nothing_but_time(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        anna, bert, digest = await two(stack, tmp_path)
+        honest = bulk_of(anna).holder.handler
+        assert honest is not None
+        asked: list[bytes] = []
+
+        async def breaking(request: ChunkRequest) -> None:
+            asked.append(request.name)
+            if len(asked) == 2:
+                sealed = memoryview(request.seal(bytes(MIB)))
+                await request.send(sealed[: MIB // 2])
+                bulk_of(anna).holder.cut(request.node_id)
+                await trio.sleep_forever()
+            await honest(request)
+
+        bulk_of(anna).handle(breaking)
+        await bert.models.pull("weights")
+        assert stored_digest(bert) == digest
+        assert bert.models.fetching.quic_chunks >= 1
+        assert bert.driver.peer.stats.misbehaved == 0
+
+
+@pytest.mark.parametrize("lie", ["other bytes", "too short"])
+async def test_a_holder_that_lies_over_tcp_is_found_out(tmp_path: Path, lie: str) -> None:
+    async with AsyncExitStack() as stack:
+        _, bert, cleo, digest = await three(stack, tmp_path, use_tcp=True)
+
+        async def lying(request: ChunkRequest) -> None:
+            await request.send(request.seal(bytes(MIB if lie == "other bytes" else 5)))
+
+        bulk_of(bert).handle(lying)
+        row = await cleo.models.pull("weights")
+        assert row.sha256 == digest == stored_digest(cleo)
+        assert cleo.driver.peer.stats.misbehaved >= (lie == "other bytes")
+
+
+async def test_a_holder_that_lost_a_chunk_says_so_over_tcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AsyncExitStack() as stack:
+        anna, bert, cleo, digest = await three(stack, tmp_path, use_tcp=True)
+
+        def lost(name: bytes) -> bytes:
+            raise MissingChunk("gone")
+
+        monkeypatch.setattr(bert.models.server._storage, "read_chunk", lost)
+        await cleo.models.pull("weights")
+        assert stored_digest(cleo) == digest
+        assert anna.models.server.stats.tcp_chunks
+
+
+async def test_a_revoked_node_is_cut_off(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        anna, bert, digest = await two(stack, tmp_path)
+        started, hold = trio.Event(), trio.Event()
+
+        async def holding(request: ChunkRequest) -> None:
+            started.set()
+            await hold.wait()
+
+        bulk_of(anna).handle(holding)
+        async with trio.open_nursery() as nursery:
+
+            async def pull() -> None:
+                with pytest.raises(AtmoError):
+                    await bert.models.pull("weights")
+
+            nursery.start_soon(pull)
+            with trio.fail_after(10):
+                await started.wait()
+            assert bulk_of(anna).holder.connections
+            await anna.service.revoke("bert")
+            await until(lambda: not bulk_of(anna).holder.connections)
+            await until(lambda: not bulk_of(bert).asker.connections)
+            assert bulk_of(anna).stats.cut
+            assert anna.models.server.stats.chunks == 0
+            nursery.cancel_scope.cancel()
+        assert bert.models.local_models() == []
+        assert digest
