@@ -3,94 +3,34 @@
 from __future__ import annotations
 
 import math
-from random import Random
 from typing import Any
 
 import pytest
 
-from atmo.engine import Misbehaved, Send
-from atmo.gossip.entry import Entry
+from atmo.engine import Misbehaved
 from atmo.gossip.fingerprints import ranges_of
 from atmo.gossip.listings import entries_untrusted, pages, split_names
-from atmo.gossip.messages import Digest, Listing, Range, Records, Want
-from atmo.gossip.reconcile_config import ReconcileConfig
-from atmo.identity import NodeId
-from tests.gossip.kit import at, of
-from tests.gossip.network import node_id
-from tests.gossip.tables import Keeper, entry
-
-A, B, C = (node_id(number) for number in range(3))
-SALT = b"s" * 8
-OTHER = Range("", 9, b"o" * 6)
-
-
-def author(first: int, number: int = 0) -> NodeId:
-    return NodeId(bytes([first]) + Random(number).randbytes(31))
-
-
-def keeper(*entries: Entry, links: tuple[NodeId, ...] = (A,), **config: Any) -> Keeper:
-    made = Keeper(config=ReconcileConfig(**config))
-    made.put(*entries)
-    for node in links:
-        made.engine.link_up(at(0), node)
-    return made
-
-
-def sent(made: Keeper) -> list[tuple[NodeId, Any]]:
-    return [(effect.to, effect.message) for effect in of(made.engine.drain(), Send)]
-
-
-def run(made: Keeper, end: float) -> list[tuple[float, NodeId, Any]]:
-    """Serves the timer up to `end`; returns what was sent, and when."""
-    rows = []
-    while (due := made.engine.next_timer()) <= end:
-        made.engine.handle_timer(at(due))
-        assert made.engine.next_timer() > due, "a timer that was served moves on"
-        rows += [(due, *row) for row in sent(made)]
-    return rows
-
-
-def told(made: Keeper, when: float, message: Any, node: NodeId = A) -> list[Any]:
-    """Lets a neighbour say something; returns what it gets in answer."""
-    made.receive(at(when), node, message)
-    answers = sent(made)
-    assert all(to == node for to, _ in answers)
-    return [answer for _, answer in answers]
-
-
-def digest(*ranges: Range) -> Digest:
-    return Digest(SALT, ranges)
-
-
-def other(prefix: str, count: int = 9) -> Range:
-    """A range that nobody here has."""
-    return Range(prefix, count, b"o" * 6)
-
-
-def nothing(prefix: str = "") -> Range:
-    return Keeper().table.fingerprints.range(prefix, SALT)
-
-
-def whole(made: Keeper) -> Digest:
-    """The digest of the table of a neighbour that has the same."""
-    return digest(made.table.fingerprints.range("", SALT))
-
-
-def is_whole(made: Keeper, message: Any) -> bool:
-    """Says whether a message is the digest of this table as it is now."""
-    return isinstance(message, Digest) and message.ranges == (made.table.fingerprints.range("", message.salt),)
-
-
-def listing(*entries: Entry, prefixes: tuple[str, ...] = ("",)) -> Listing:
-    (page,) = pages(prefixes, entries, 40_000)
-    return page
-
-
-def names(*entries: Entry) -> Want:
-    return Want(b"".join(each.name for each in entries))
-
-
-# --- when ---------------------------------------------------------------------------------------------------------
+from atmo.gossip.messages import Listing, Records, Want
+from tests.gossip.kit import at
+from tests.gossip.reconcile_kit import (
+    OTHER,
+    A,
+    B,
+    C,
+    author,
+    digest,
+    is_whole,
+    keeper,
+    listing,
+    names,
+    nothing,
+    other,
+    run,
+    sent,
+    told,
+    whole,
+)
+from tests.gossip.tables import entry
 
 
 def test_a_newcomer_compares_at_once_and_others_soon() -> None:
@@ -305,79 +245,6 @@ def test_more_names_than_fit_go_in_several_messages() -> None:
     listed = dict(entries_untrusted(rows))
     made.engine._ask_for_slots(at(0), A, made.engine._links[A], listed)
     assert [len(split_names(want.names)) for _, want in sent(made)] == [5_688, 1_312]
-
-
-# --- much at a time -----------------------------------------------------------------------------------------------
-
-MANY = [entry(author(16 * number, number), str(number)) for number in range(16)]
-LEAVES = digest(*(other(f"{number:x}0") for number in range(16)))
-
-
-def busy(**config: Any) -> Keeper:
-    """Who has just asked A for sixteen records, and has a few others."""
-    made = keeper(*(entry(author(16 * number), "mine") for number in range(16)), links=(A, B), **config)
-    run(made, 2)
-    (want,) = told(made, 2, listing(*MANY, prefixes=()))
-    assert len(split_names(want.names)) == 16
-    return made
-
-
-def test_while_much_comes_from_one_neighbour_others_wait() -> None:
-    made = busy()
-    assert told(made, 2.1, LEAVES, B) == []
-    assert made.engine.stats.put_off == 1
-    rows = run(made, 3.4)
-    assert rows == [], "nor is the other told anything"
-    ((_, node, message),) = run(made, 5)
-    assert (node, is_whole(made, message)) == (B, True), "but then it is"
-    assert len(told(made, 5, LEAVES, B)) == 1
-
-
-def test_the_one_that_sends_does_not_wait() -> None:
-    made = busy()
-    assert len(told(made, 2.1, LEAVES)) == 1
-
-
-def test_little_that_differs_does_not_wait() -> None:
-    made = busy()
-    assert len(told(made, 2.1, digest(*LEAVES.ranges[:3]), B)) == 1
-
-
-def test_what_has_come_ends_the_wait() -> None:
-    made = busy()
-    envelopes = tuple(each.envelope for each in MANY)
-    made.receive(at(2.1), A, Records(envelopes[:10]))
-    assert told(made, 2.1, LEAVES, B) == []
-    made.receive(at(2.2), A, Records(envelopes[10:]))
-    assert len(told(made, 2.2, LEAVES, B)) == 1
-
-
-def test_what_never_came_is_not_waited_for_later() -> None:
-    made = busy()
-    more = [entry(author(16 * number, number), "more") for number in range(16)]
-    told(made, 5, listing(*more, prefixes=()))
-    assert told(made, 5, LEAVES, B) == []
-    made.receive(at(5.1), A, Records(tuple(each.envelope for each in more)))
-    assert len(told(made, 5.1, LEAVES, B)) == 1
-
-
-def test_what_is_asked_for_in_two_messages_is_waited_for() -> None:
-    made = busy()
-    more = [entry(author(16 * number, number), "more") for number in range(16)]
-    told(made, 2.1, listing(*more, prefixes=()))
-    made.receive(at(2.2), A, Records(tuple(each.envelope for each in more)))
-    assert told(made, 2.2, LEAVES, B) == []
-
-
-def test_who_lies_to_be_waited_for_gains_seconds() -> None:
-    made = busy(put_off_s=3.0, put_off_every_s=15.0)
-    waited = []
-    for second in range(3, 40):
-        told(made, second, listing(*(entry(author(1), str(number), second) for number in range(16)), prefixes=()))
-        if not told(made, second, LEAVES, B):
-            waited.append(second)
-        run(made, second + 0.5)
-    assert waited == [3, 4, 5, 18, 19, 20, 33, 34, 35]
 
 
 # --- wants --------------------------------------------------------------------------------------------------------

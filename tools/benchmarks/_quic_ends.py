@@ -35,6 +35,7 @@ def config(datagram_bytes: int, connections: int = 16) -> QuicConfig:
         loopback_datagram_bytes=1_200,
         probed_datagram_bytes=datagram_bytes,
         max_connections=connections,
+        kept_share=0.0,
         max_incoming_per_host=connections,
     )
 

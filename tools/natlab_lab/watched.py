@@ -146,7 +146,9 @@ def watch(folder: Path) -> None:
     """Has every peer of this process watched."""
     plain = PeerDriver.run
 
-    async def run(driver: PeerDriver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128 - the driver's own tells the status
+        driver: PeerDriver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(Watcher(driver, folder).run)
             await plain(driver, task_status=task_status)

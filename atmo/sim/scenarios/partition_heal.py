@@ -40,7 +40,7 @@ class PartitionHeal(Scenario):
     settle_s: float = 30.0
     changes: int = 10
     heal_s: float = 30.0
-    overhead_most: float = 5.0
+    overhead_most: float = 2.0
     fixed_bytes: int = 40_000
 
     name: ClassVar = "partition-heal"
