@@ -1,12 +1,13 @@
 """Which stranger may begin a handshake: a decision without I/O, made before any key is computed.
 
-Half-open handshakes are bounded in all and per host. When many are under way a newcomer must first show, by coming back
-with a Retry token, that it receives at the address it claims; a flood from forged addresses then costs us one small
-packet each and cannot keep others out.
+Half-open handshakes are bounded in all and per host. When many are under way, or much that comes is garbage, a newcomer
+must first show, by coming back with a Retry token, that it receives at the address it claims; a flood from forged
+addresses then costs us one small packet each and cannot keep others out.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -22,12 +23,16 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
+from atmo.gossip.allowance import Allowance
+from atmo.net.paths import is_virtual_host
 from atmo.net.quic_config import CONNECTION_ID_BYTES, SMALLEST_INITIAL_BYTES, EndpointStats, QuicConfig
 from atmo.net.quic_core import SUPPORTED_VERSIONS
 from atmo.wire.address import Address, host_group
 
 FIXED_BIT = 0x40  # RFC 9000 section 17: set in every QUIC packet
 LONG_HEADER_BIT = 0x80  # RFC 8999 section 5.1
+_CHOSEN_ID_BYTES = 8
+"""Of the connection id that a client draws for its first packet, at least. Source: RFC 9000 section 7.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Admission:
         self._tokens = QuicRetryTokenHandler()
         self._handshakes: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
+        self._broken = Allowance(config.broken_rate, config.broken_burst)
+        self._wary_until = -math.inf
         self.half_open = 0
 
     def judge_untrusted(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
@@ -70,35 +77,46 @@ class Admission:
         except ValueError:
             self._stats.dropped_malformed += 1
             return None
-        if header.packet_type is not QuicPacketType.INITIAL:
+        if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < _CHOSEN_ID_BYTES:
             self._stats.dropped_unknown += 1
             return None
-        if self._is_full(host_group(address.host)):
+        if self._is_full(address.host):
             self._stats.refused_full += 1
             return None
         if header.token:
             return self._check_token(header, address, now)
-        if self.half_open >= self._config.retry_above_half_open:
+        if self.half_open >= self._config.retry_above_half_open or now < self._wary_until:
             return self._retry(header, address, now)
         return Admitted(header.destination_cid, None)
+
+    def broke(self, now: float) -> None:
+        """A packet that was admitted could not be decrypted, which costs as much as one that can."""
+        if not self._broken.take(now, 1.0):
+            self._wary_until = now + self._config.wary_s
 
     def begun(self, host: str) -> None:
         """A handshake began with `host`."""
         self.half_open += 1
         self._handshakes[host_group(host)] += 1
+        if is_virtual_host(host):
+            self._handshakes[host] += 1
         self._connections[host_group(host)] += 1
 
     def ended(self, host: str) -> None:
         """A handshake that began is over, well or badly."""
         self.half_open -= 1
         _take(self._handshakes, host_group(host))
+        if is_virtual_host(host):
+            _take(self._handshakes, host)
 
     def gone(self, host: str) -> None:
         """A connection that began is forgotten."""
         _take(self._connections, host_group(host))
 
-    def _is_full(self, key: str) -> bool:
-        config = self._config
+    def _is_full(self, host: str) -> bool:
+        config, key = self._config, host_group(host)
+        if is_virtual_host(host) and self._handshakes[host] >= config.max_half_open_per_path:
+            return True
         return (
             self.half_open >= config.max_half_open
             or self._handshakes[key] >= config.max_half_open_per_host

@@ -58,6 +58,8 @@ class Connection:
         self.close_reason = ""
         self.waiting_senders: set[QuicStream] = set()
         self.half_open = True
+        self.handshaking = not core.outbound
+        """It takes one of the places for incoming handshakes."""
         self.opened_from = opened_from
         self.began_at = now
         self.keep_alive_at = math.inf

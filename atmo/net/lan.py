@@ -50,10 +50,29 @@ _LEAVE_S = 0.8
 """After this the thread is left to itself. Source: the goodbye is said three times, 125 ms apart; a node ends within
 two seconds."""
 _RETRY_S = 30.0
+_WORDS_MOST = 200
 """After a failure, unless the interfaces change before. Source: guess."""
 _NO_NETWORK = "there is no network that others are on"
 
 _NONE: Mapping[NodeId, Advert] = MappingProxyType({})
+
+
+class _Complaints(logging.Handler):
+    """Keeps what the library says is wrong, such as a firewall that refuses its packets, out of the node's log.
+
+    Args:
+        lan: Told the first line of it.
+    """
+
+    def __init__(self, lan: Lan) -> None:
+        super().__init__(logging.WARNING)
+        self._lan = lan
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        words = record.getMessage().partition("\n")[0][:_WORDS_MOST]
+        self._lan.complaint = words
+        log.debug("mDNS: %s", words)
 
 
 class Lan:
@@ -67,6 +86,7 @@ class Lan:
         adverts: What others, and this node, say now.
         prefer: Whose adverts are kept first, should there be too many.
         error: Why there is no mDNS now, empty where there is.
+        complaint: What the library said last that was wrong, empty for nothing.
     """
 
     def __init__(
@@ -79,7 +99,7 @@ class Lan:
         self._moved = trio.Event()
         self.adverts: Mapping[NodeId, Advert] = _NONE
         self.prefer: frozenset[NodeId] = frozenset()
-        self.error = ""
+        self.error = self.complaint = ""
 
     def tell(self, advert: Advert | None) -> None:
         """Says this of the node from now on, None for nothing."""
@@ -108,7 +128,7 @@ class Lan:
 
     def _forget(self) -> None:
         """What was heard on other interfaces does not count, and they may work."""
-        self.error = ""
+        self.error = self.complaint = ""
         if self.adverts:
             self.adverts = _NONE
             self._changed()
@@ -195,11 +215,16 @@ class _Session:
     def _run(self) -> None:
         import zeroconf
 
+        complaints = _Complaints(self._lan)
+        library = logging.getLogger("zeroconf")
+        library.propagate = False
+        library.addHandler(complaints)
         try:
             asyncio.run(self._serve())
         except (OSError, RuntimeError, zeroconf.Error) as error:
             self.error = str(error) or type(error).__name__
         finally:
+            library.removeHandler(complaints)
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._ended.set)
 

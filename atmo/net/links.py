@@ -38,7 +38,8 @@ _REST = 3.0
 """For each second that one neighbour's gossip takes, so many are left to everybody else; what it sends meanwhile waits
 at its end. Source: guess."""
 _GRACE_S = 2.0
-"""A link that another one replaced stays for so long, for requests that its other end sends before it knows."""
+"""A link that another one replaced stays for so long, for requests that its other end sends before it knows; one that
+fell silent until its connection would be given up, as the other end may have sent some in vain."""
 _LINGER_S = 600.0
 """And for so long at most while requests are under way on it. Source: the longest of them; a connection over which
 nothing comes is closed after `QuicConfig.idle_timeout_s`."""
@@ -94,15 +95,17 @@ class Links:
             self.adopt(await self._endpoint.accept())
 
     def hang_up(self, node: NodeId, reason: str, *, lingers: bool) -> None:
-        """Ends the link to a node, or only takes it out of the table for as long as requests are under way on it."""
+        """Ends the link to a node, or only takes it out of the table: for as long as requests are under way on it, or
+        the other end, which was not heard, may have sent some.
+        """
         link = self._links.get(node)
-        if lingers and link is not None and link.held:
-            self._retire(link, reason)
+        if lingers and link is not None:
+            self._retire(link, reason, link.connection.config.idle_timeout_s)
             return
-        for each in (*([link] if link else ()), *(() if lingers else self._lingering.get(node, ()))):
+        for each in (*([link] if link else ()), *self._lingering.get(node, ())):
             each.end(reason)
 
-    def _retire(self, link: Link, reason: str) -> None:
+    def _retire(self, link: Link, reason: str, grace_s: float) -> None:
         assert self.nursery is not None
         node = link.connection.node_id
         link.reason, link.retired = link.reason or reason, True
@@ -113,12 +116,12 @@ class Links:
             lingering[0].end(reason)
         del self._links[node]
         link.gone.set()
-        self.nursery.start_soon(self._linger, link)
+        self.nursery.start_soon(self._linger, link, grace_s)
         self._peer.link_down(self._shell.now(), node, reason)
         self._shell.kick()
 
-    async def _linger(self, link: Link) -> None:
-        with trio.move_on_after(_GRACE_S):
+    async def _linger(self, link: Link, grace_s: float) -> None:
+        with trio.move_on_after(grace_s):
             await link.connection.closed.wait()
         with trio.move_on_after(_LINGER_S):
             while link.held and not link.ending:
@@ -146,8 +149,8 @@ class Links:
             self.adopt(connection)
 
     async def _race(self, effect: Dial) -> Connection | None:
-        """Dials all addresses, each a little after the one before, and then over the relay at which the node says it is
-        found; the first that answers as the right node wins. A better path is found later (`net.pathfinder`)."""
+        """Dials all addresses, each a little after the one before, and over relays; the first that answers as the right
+        node wins. A better path is found later (`net.pathfinder`)."""
         winner: Connection | None = None
 
         async def attempt(address: Address | VirtualPath, delay: float, scope: trio.CancelScope) -> None:
@@ -168,19 +171,24 @@ class Links:
             places = dict.fromkeys((*effect.addresses, *self.nearby(effect.node)))
             for number, address in enumerate(places):
                 nursery.start_soon(attempt, address, number * _STAGGER_S, nursery.cancel_scope)
-            if path := self._relayed_path(effect.node):
+            for path in self._relayed_paths(effect.node):
                 nursery.start_soon(attempt, path, _RELAY_S if places else 0.0, nursery.cancel_scope)
         return winner
 
-    def _relayed_path(self, node: NodeId) -> VirtualPath | None:
-        url = self._peer.relay_of(node) if self.relayed is not None else None
-        if self.relayed is None or url is None:
-            return None
-        try:
-            return self.relayed.path(node, url)
-        except RemoteError as error:
-            log.debug("no relayed path to %s: %s", node.short, error)
-            return None
+    def _relayed_paths(self, node: NodeId) -> list[VirtualPath]:
+        """Returns the paths over the relay at which the node says it is found, and over this node's own, where it may
+        be without having been able to say so.
+        """
+        if self.relayed is None:
+            return []
+        found = []
+        for url in dict.fromkeys((self._peer.relay_of(node), self.relayed.home())):
+            try:
+                if url is not None:
+                    found.append(self.relayed.path(node, url))
+            except RemoteError as error:
+                log.debug("no relayed path to %s: %s", node.short, error)
+        return found
 
     def adopt(self, connection: Connection) -> None:
         """Makes a connection the link to its node, unless a better one is there."""
@@ -191,7 +199,7 @@ class Links:
             self.nursery.start_soon(connection.aclose, "there is a link already")
             return
         if old:
-            self._retire(old, "replaced by a newer link")
+            self._retire(old, "replaced by a newer link", _GRACE_S)
         send, queue = trio.open_memory_channel[bytes](_QUEUE)
         link = Link(connection, send, queue, trio.current_time())
         self._links[node] = link
@@ -217,7 +225,7 @@ class Links:
                         serve_requests,
                         link.connection,
                         lambda protocol: self._dispatch(link, protocol),
-                        lambda reason: self._bad(node, reason),
+                        lambda reason: self._bad(link, reason),
                     )
                     await link.connection.closed.wait()
                     nursery.cancel_scope.cancel()
@@ -243,9 +251,11 @@ class Links:
             return lambda stream: self._read_gossip(link, stream)
         return self._shell.dispatch(link, protocol)
 
-    def _bad(self, node: NodeId, reason: str) -> None:
+    def _bad(self, link: Link, reason: str) -> None:
         self._stats.bad_requests += 1
-        self._peer.malformed(self._shell.now(), node, reason)
+        self._peer.malformed(self._shell.now(), link.connection.node_id, reason)
+        if link.retired:
+            link.end(reason)  # the peer, which counts faults, knows it no more
         self._shell.kick()
 
     async def _write_gossip(self, link: Link) -> None:
@@ -254,7 +264,8 @@ class Links:
                 async for body in link.queue:
                     await stream.send(body)
         except RemoteError as error:
-            link.end(str(error))
+            if not link.retired:
+                link.end(str(error))
 
     async def _read_gossip(self, link: Link, stream: RequestStream) -> None:
         if link.gossiping:
@@ -285,8 +296,8 @@ class Links:
         reason = link.reason or "it ended its gossip"
         if link.retired:
             return
-        if link.held and self._links.get(link.connection.node_id) is link:
-            self._retire(link, reason)
+        if self._links.get(link.connection.node_id) is link:
+            self._retire(link, reason, _GRACE_S)
         else:
             link.reason = reason
             link.scope.cancel()

@@ -28,9 +28,6 @@ from atmo.wire.address import Address, host_group
 
 log = logging.getLogger(__name__)
 
-_SEEN_MOST = 16
-"""Source: the bound of `Probing.seen`."""
-
 
 @dataclass(frozen=True, slots=True)
 class NatWatchConfig:
@@ -129,7 +126,7 @@ class NatWatch:
                     await self._wake.wait()
                 self._wake = trio.Event()
                 if self._nat.network_changed(_now(), self._own()):
-                    self._endpoint.probing.seen.clear()  # of the old network; probes bring the new ones
+                    self._endpoint.probing.forget_seen()  # of the old network; probes bring the new ones
                 if self._nat.next_timer() <= trio.current_time():
                     await self._measure()
         finally:
@@ -241,12 +238,10 @@ class NatWatch:
 
     def _tell(self, before: NatReport, after: NatReport) -> None:
         """Has others know where this node was seen."""
-        seen, own = self._endpoint.probing.seen, set(self._own())
+        probing, own = self._endpoint.probing, set(self._own())
         for address in after.public:
             if address not in own:
-                seen[address] += 1
-        while len(seen) > _SEEN_MOST:
-            del seen[next(iter(seen))]
+                probing.saw(address)
         if (before.mapping, before.filtering, before.public) != (after.mapping, after.filtering, after.public):
             public = ", ".join(map(str, after.public)) or "nowhere"
             log.info("NAT: mapping %s, filtering %s, seen at %s", after.mapping, after.filtering, public)

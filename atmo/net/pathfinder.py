@@ -39,6 +39,9 @@ PATHS: Final = "atmo/paths/1"
 ADDRESSES_MOST: Final = 8
 SEEN_MOST: Final = 4
 _ASK_S = 10.0
+GUESS_S: Final = 0.1
+"""Until ports are guessed where both ends know that it takes that: what plain probes open is open by then. Source:
+guess, the round trip of a continent."""
 PUNCH_S: Final = (0.5, 3.0, 10.0, 30.0, 120.0)
 """After so many seconds on an indirect path both ends punch, and then again each time after the last of them. Source:
 guess."""
@@ -124,8 +127,15 @@ class Pathfinder:
                 return
             except RemoteError as error:
                 log.debug("no paths to %s for now: %s", connection.node_id.short, error)
-            nudged = await self._wait(connection, PUNCH_S[min(number, len(PUNCH_S) - 1)])
+            nudged = await self._wait(connection, self._pause_s(connection, number))
             number = 1 if nudged else self._count(connection, number, kinds)
+
+    def _pause_s(self, connection: Connection, number: int) -> float:
+        """Returns how long to wait for the next punch; ports that have to be guessed, as is known, are guessed soon."""
+        theirs = self._offers.get(connection)
+        if number == 0 and theirs is not None and self._role(theirs, 1):
+            return GUESS_S
+        return PUNCH_S[min(number, len(PUNCH_S) - 1)]
 
     async def _wait(self, connection: Connection, seconds: float) -> bool:
         """Waits for so long, for the end of the connection, or until it has to take an indirect path, which it says."""

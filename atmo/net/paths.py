@@ -18,11 +18,17 @@ PATHS_MOST = 256
 """As many as an endpoint's connections. Source: `QuicConfig.max_connections`."""
 
 _NUMBERS = 2**48
+_PREFIX = "100::"
 
 
 def is_virtual(address: SocketAddress) -> bool:
     """Says whether an address is that of a virtual path; those of sockets have two or four parts."""
     return len(address) == 3
+
+
+def is_virtual_host(host: str) -> bool:
+    """Says whether a host is that of a virtual path."""
+    return host.startswith(_PREFIX)
 
 
 def kind_of(address: SocketAddress) -> str:
@@ -41,7 +47,11 @@ class VirtualPath:
     def __init__(
         self, number: int, kind: str, send: SendDatagram, arrived: Callable[[bytes, VirtualPath], None], gone: Closed
     ) -> None:
-        self.address: SocketAddress = (f"100::{number >> 32:x}:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}", 1, kind)
+        self.address: SocketAddress = (
+            f"{_PREFIX}{number >> 32:x}:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}",
+            1,
+            kind,
+        )
         self.send = send
         self._arrived = arrived
         self._gone = gone

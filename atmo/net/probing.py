@@ -20,6 +20,8 @@ from atmo.reach.probe import DOUBT, KEY_BYTES, PROBE, SESSION_BYTES, Key, open_p
 from atmo.wire.address import Address
 
 _SEEN_MOST = 16
+_SEEN_EACH = 3
+"""Addresses that one other end may say at a time: one of each IP version, and one of the LAN."""
 
 
 class Probing:
@@ -34,7 +36,7 @@ class Probing:
 
     Attributes:
         moved: Called when a connection takes another path, with the reason.
-        seen: By which addresses other nodes saw this endpoint, and how often; the newest ones.
+        seen: By which addresses others see this endpoint, and how many of them do.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Probing:
         self._config = config
         self._mtu = mtu
         self._connections: dict[bytes, Connection] = {}
+        self._told: dict[Connection, dict[Address, None]] = {}
 
     def offer(self, connection: Connection) -> Key:
         """Returns what the other end needs to send probes to this one; the same for as long as the connection lives."""
@@ -78,7 +81,7 @@ class Probing:
                 follows=not connection.outbound,
                 now=now,
                 moved=lambda path, reason: self._moved(connection, path, reason),
-                seen=self._seen,
+                seen=lambda address: self._seen_by(connection, address),
                 resized=connection.core.resize,
                 config=self._config,
                 mtu=self._mtu,
@@ -96,6 +99,8 @@ class Probing:
         """The connection is gone."""
         if connection.probe_key is not None:
             self._connections.pop(connection.probe_key.session, None)
+        for address in self._told.pop(connection, ()):
+            self._withdraw(address)
 
     def take_untrusted(self, data: bytes, address: SocketAddress, now: float) -> None:
         """Takes a datagram whose first byte is that of probes."""
@@ -119,7 +124,31 @@ class Probing:
         connection = self._connections.get(session)
         return connection.probe_key.secret if connection and connection.probe_key else None
 
-    def _seen(self, address: Address) -> None:
+    def saw(self, address: Address) -> None:
+        """Somebody sees this endpoint at an address; of too many the one that the fewest see is left out."""
         self.seen[address] += 1
         while len(self.seen) > _SEEN_MOST:
-            del self.seen[next(iter(self.seen))]
+            del self.seen[min(self.seen, key=self.seen.__getitem__)]
+
+    def forget_seen(self) -> None:
+        """The network is another one."""
+        self.seen.clear()
+        self._told.clear()
+
+    def _seen_by(self, connection: Connection, address: Address) -> None:
+        """The other end of a connection says where it sees this one: that counts once, however often it says so."""
+        told = self._told.setdefault(connection, {})
+        if address in told and address in self.seen:
+            return
+        told[address] = None
+        if len(told) > _SEEN_EACH:
+            oldest = next(iter(told))
+            del told[oldest]
+            self._withdraw(oldest)
+        self.saw(address)
+
+    def _withdraw(self, address: Address) -> None:
+        if address in self.seen:
+            self.seen[address] -= 1
+            if not self.seen[address]:
+                del self.seen[address]

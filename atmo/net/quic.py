@@ -1,9 +1,9 @@
 """The QUIC endpoint of a node: one UDP socket for the connections it dials and those it accepts.
 
 Two tasks run it. The receiver wakes when the socket is readable, reads up to 64 datagrams, hands each to the connection
-that its connection id names, then lets every touched connection hand on its events and transmit once. The pump sleeps
-until the earliest timer is due or a task has written something, then serves exactly the connections concerned. Nothing
-polls; time is `trio.current_time()`.
+that its connection id names, then lets every touched connection hand on its events and transmit once. The pump
+(`net.pump`) serves the connections whose timer is due or for which a task has written something. Nothing polls; time is
+`trio.current_time()`.
 
     async with open_endpoint(signer, "0.0.0.0", 11450) as endpoint:
         connection = await endpoint.dial(Address("192.0.2.7", 11450), node_id, deadline_s=5)
@@ -27,6 +27,7 @@ from atmo.net.connection import Connection
 from atmo.net.outlet import Outlet
 from atmo.net.paths import SendDatagram, VirtualPath, is_virtual
 from atmo.net.probing import Probing
+from atmo.net.pump import Pump
 from atmo.net.quic_config import (
     BULK_DATAGRAMS,
     CONNECTION_ID_BYTES,
@@ -39,7 +40,6 @@ from atmo.net.quic_config import (
 from atmo.net.quic_core import QuicCore, SocketAddress
 from atmo.net.stream import QuicStream, StreamReset
 from atmo.net.udp import DatagramSocket, open_udp, to_address
-from atmo.net.wakeups import Wakeups
 from atmo.reach.config import RELAY
 from atmo.reach.probe import MARK
 from atmo.wire.address import Address
@@ -82,7 +82,7 @@ async def open_endpoint(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(endpoint.receive_forever)
-            nursery.start_soon(endpoint.pump_forever)
+            nursery.start_soon(endpoint.serve_forever)
             try:
                 yield endpoint
             finally:
@@ -118,12 +118,9 @@ class Endpoint:
         self._by_id: dict[bytes, Connection] = {}
         self._connections: dict[Connection, set[bytes]] = {}
         self._accepted = Accepted(config.max_accept_queue, self.stats)
-        self._dirty: dict[Connection, None] = {}
-        self._idle = trio.lowlevel.ParkingLot()
-        self._wakeups = Wakeups()
+        self._pump = Pump(self._connections.keys(), self._serve)
         self._outlet = Outlet(sock, config, self.stats)
         self.probing = Probing(self._outlet, self.stats, self._touch)
-        self._sleep = trio.CancelScope()
         self._closing = False
 
     @property
@@ -185,6 +182,10 @@ class Endpoint:
             RemoteError: They cannot reach it.
         """
         return self._outlet.target(address)
+
+    def may_probe(self, address: Address) -> bool:
+        """As `Outlet.may_probe`."""
+        return self._outlet.may_probe(address)
 
     def close_all(self, reason: str) -> None:
         """Closes every connection, each with one datagram, and forgets them; never blocks."""
@@ -257,7 +258,7 @@ class Endpoint:
             self._outlet.send(verdict, address)
         if not isinstance(verdict, Admitted):
             return None
-        if len(self._connections) >= self.config.max_connections or self._closing:
+        if len(self._connections) >= self.config.max_connections - self.config.kept_for_dials or self._closing:
             self.stats.refused_full += 1
             return None
         core = QuicCore(
@@ -270,6 +271,7 @@ class Endpoint:
         core.receive(data, address, now)
         if not core.heard:
             self.stats.dropped_malformed += 1
+            self._admission.broke(now)
             return None
         connection = self._adopt(core, now, remote.host)
         self._register(connection, [data[6 : 6 + data[5]], *core.host_ids])
@@ -297,45 +299,14 @@ class Endpoint:
                 if connection.opened_from == path.host and not works and not (steering and path.kind == RELAY):
                     connection.close(reason)  # who lost its relay finds the other end at another one
 
-    # The pump
+    # One connection
 
-    async def pump_forever(self) -> None:
-        """Fires timers when they are due and transmits for tasks that wrote."""
-        while True:
-            with trio.CancelScope() as self._sleep:
-                self._sleep.deadline = self._wakeups.earliest
-                if not self._dirty:
-                    await self._idle.park()
-            # The tasks that were woken together with this one run first, so that what they write goes out in one go.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            now = trio.current_time()
-            self._fire_timers(now)
-            dirty, self._dirty = self._dirty, {}
-            for connection in dirty:
-                if connection in self._connections:
-                    self._serve(connection, now)
-
-    def _fire_timers(self, now: float) -> None:
-        while (connection := self._wakeups.pop_due(now)) is not None:
-            if connection not in self._connections:
-                continue
-            if connection.timer_at <= now:
-                connection.on_timer(now)
-                self._dirty[connection] = None
-            else:
-                self._arm(connection)
-
-    def _arm(self, connection: Connection) -> None:
-        """Sees to it that the pump wakes in time for a connection."""
-        self._wakeups.arm(connection)
-        self._sleep.deadline = min(self._sleep.deadline, self._wakeups.earliest)
+    async def serve_forever(self) -> None:
+        """Serves each connection in time."""
+        await self._pump.run()
 
     def _touch(self, connection: Connection) -> None:
-        if not self._dirty:
-            self._idle.unpark_all()
-        self._dirty[connection] = None
-
-    # One connection
+        self._pump.touch(connection)
 
     def _serve(self, connection: Connection, now: float) -> None:
         """Hands on events, transmits, and sets the timer anew."""
@@ -347,7 +318,7 @@ class Endpoint:
             self._forget(connection)
             return
         connection.timer_at = max(connection.next_timer(), now + SHORTEST_SLEEP_S)
-        self._arm(connection)
+        self._pump.arm(connection)
 
     def _take_events(self, connection: Connection) -> None:
         for event in connection.take_events():
@@ -363,14 +334,20 @@ class Endpoint:
         """The handshake is over, well or badly."""
         connection.half_open = False
         connection.handshake_until = math.inf
-        if not connection.outbound:
-            self._admission.ended(connection.opened_from)
+        if connection.core.peer is not None:
+            self._handshake_over(connection)
         if connection.core.refused:
             self.stats.refused_identity += 1
         if not connection.closed.is_set():
             connection.settled.set()
             if not connection.outbound:
                 self._accepted.offer(connection)
+
+    def _handshake_over(self, connection: Connection) -> None:
+        """Has room for another handshake: one that failed takes its place for as long as it takes memory."""
+        if connection.handshaking:
+            connection.handshaking = False
+            self._admission.ended(connection.opened_from)
 
     def _begin(self, address: Address | VirtualPath, expected: NodeId) -> Connection:
         if len(self._connections) >= self.config.max_connections or self._closing:
@@ -402,12 +379,12 @@ class Endpoint:
             self._by_id.pop(each, None)
         if connection.half_open:
             self._settle(connection)
+        self._handshake_over(connection)
         if not connection.outbound:
             self._admission.gone(connection.opened_from)
-        self._dirty.pop(connection, None)
         self.probing.forget(connection)
         self.stats.internal_errors += connection.core.internal_errors
-        self._wakeups.forget_gone(self._connections, len(self._connections))
+        self._pump.forget(connection)
 
     def _transmit(self, connection: Connection, now: float) -> None:
         datagrams = connection.core.transmit(now)

@@ -49,11 +49,18 @@ class QuicConfig:
         send_buffer_bytes: Unsent or unacknowledged bytes on a stream at which `send_all` waits.
         max_streams: Streams that the other end may have open at once; ours are bounded by its like.
         max_connections: All connections of the endpoint, half-open ones included.
-        max_half_open: Incoming handshakes under way.
+        kept_share: That part of them, rounded down, is for what this node dials; what comes in never takes it. Source:
+            guess; a node dials 16 others at once (`LinksConfig.dials`), at a few addresses each.
+        max_half_open: Incoming handshakes under way, and those that failed and are not forgotten yet.
         max_half_open_per_host: The same from one IPv4 address or one IPv6 /64.
+        max_half_open_per_path: The same over one virtual path, whose other end is one node: all such paths together
+            count as one host. Source: guess; a node dials once or twice.
         max_incoming_per_host: Connections that one host may hold, so that it leaves room for others and for our dials.
         retry_above_half_open: With more handshakes than this under way a newcomer must first prove its address
             (Retry, RFC 9000 section 8.1.2).
+        broken_rate, broken_burst: So many first packets that cannot be decrypted, a second and at once, are put up
+            with; each costs 0.3 ms. Source: guess.
+        wary_s: After more of them every newcomer must first prove its address for so long. Source: guess.
         max_accept_queue: Authenticated connections that nobody has accepted yet.
         drain_datagrams: Datagrams read per wake-up. Source: docs/measurements.md, "Datagrams".
         socket_buffer_bytes: Asked of the system for each direction; it may grant less.
@@ -70,13 +77,23 @@ class QuicConfig:
     send_buffer_bytes: int = 512 * 1024
     max_streams: int = 128
     max_connections: int = 256
+    kept_share: float = 0.125
     max_half_open: int = 64
     max_half_open_per_host: int = 32
+    max_half_open_per_path: int = 4
     max_incoming_per_host: int = 128
     retry_above_half_open: int = 16
+    broken_rate: float = 32.0
+    broken_burst: float = 64.0
+    wary_s: float = 1.0
     max_accept_queue: int = 64
     drain_datagrams: int = 64
     socket_buffer_bytes: int = 4 * 1024 * 1024
+
+    @property
+    def kept_for_dials(self) -> int:
+        """Connections that are left for what this node dials."""
+        return int(self.kept_share * self.max_connections)
 
     def __post_init__(self) -> None:
         for size in (self.datagram_bytes, self.probed_datagram_bytes, self.loopback_datagram_bytes):

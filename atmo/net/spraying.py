@@ -39,9 +39,9 @@ PAUSE_TRIES, PAUSE_S = 16, 0.03
 """Probes in a row, and the pause after them: 530 a second, 28 KB/s. Source: guess, between a router's patience and a
 person's."""
 
-REST_S = 8.0
-"""Between two rounds for one node of which the first one failed, so that a liar makes us send no more than 54 KB to an
-address in that time."""
+REST_S, REST_MOST_S = 8.0, 96.0
+"""Between two rounds for one node of which the first one failed, twice as long after each further one, so that a liar
+makes us send no more than 54 KB to an address in that time. Source: guess; `pathfinder.PUNCH_S` grows faster."""
 
 _LAST_S = 1.0  # for the last tries to be answered
 _FOUND_MOST = 4
@@ -80,13 +80,16 @@ class Spraying:
         self._endpoint = endpoint
         self._rng = Random(os.urandom(16))
         self._busy: set[str] = set()
-        self._rested: OrderedDict[tuple[str, NodeId], float] = OrderedDict()
+        self._rested: OrderedDict[tuple[str, NodeId], tuple[float, float]] = OrderedDict()
+        """Until when, and for how long, each rests."""
 
     def _may_begin(self, what: str, connection: Connection) -> bool:
         key, now = (what, connection.node_id), trio.current_time()
-        if what in self._busy or now < self._rested.get(key, 0.0) or connection.steering is None:
+        until, rest_s = self._rested.get(key, (0.0, 0.0))
+        if what in self._busy or now < until or connection.steering is None:
             return False
-        self._rested[key] = now + REST_S
+        rest_s = min(max(2.0 * rest_s, REST_S), REST_MOST_S)
+        self._rested[key] = now + rest_s, rest_s
         self._rested.move_to_end(key)
         while len(self._rested) > _RESTING_MOST:
             self._rested.popitem(last=False)

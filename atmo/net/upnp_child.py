@@ -109,7 +109,10 @@ class Igd:
         try:
             return getattr(self._library, name)(*arguments)
         except Exception as error:
-            raise Refused(f"the router does not tell {what}: {error}") from error
+            why = str(error)
+            if why == "Success":  # how the library says that nobody answered
+                raise Refused("no router answers") from error
+            raise Refused(f"the router does not tell {what}: {why}") from error
 
 
 def main(arguments: list[str]) -> None:

@@ -38,8 +38,9 @@ class PathsConfig:
             probes in three seconds outlast a loss of one in two.
         rest_s: A place that did not answer is tried again after this, each time twice as long, up to `rest_most_s`,
             while there is nothing better. Source: guess.
-        lost_s: While no path works, each is tried again after this. Source: guess; the connection itself is given up
-            after `QuicConfig.idle_timeout_s`.
+        lost_s, losts: While no path works, each is tried again after this, so many times; then as after a rest. Source:
+            guess; that is 40 s, and the connection itself is given up after `QuicConfig.idle_timeout_s`, unless its
+            other end answers no probes and goes on talking.
         keep_s: What is known to work is probed so often where nothing else is heard of it: NATs forget a mapping
             after 30 s or more (RFC 4787 requires two minutes). Source: the issue's bound of 15 s, with room for a loss,
             and more than `QuicConfig.keep_alive_s`: where QUIC is heard from, no probe is needed.
@@ -56,6 +57,8 @@ class PathsConfig:
         learns, learn_s: So many new places are tried at once, and one more in each `learn_s`: who tells many, or sends
             from many, makes this node send no flood of probes. Source: guess.
         punch_s: The least time between two punches.
+        punches, punches_s: So many punches are made at once, and one more in each `punches_s`. Source: guess; who
+            punches by `pathfinder.PUNCH_S` never waits.
         pending: Probes of one place whose replies are waited for.
     """
 
@@ -64,6 +67,7 @@ class PathsConfig:
     rest_s: float = 15.0
     rest_most_s: float = 240.0
     lost_s: float = 1.0
+    losts: int = 8
     keep_s: float = 13.0
     standbys: int = 2
     doubt_s: float = 0.5
@@ -75,6 +79,8 @@ class PathsConfig:
     learns: int = 24
     learn_s: float = 2.0
     punch_s: float = 0.5
+    punches: int = 6
+    punches_s: float = 5.0
     pending: int = 8
 
 

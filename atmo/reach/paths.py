@@ -62,31 +62,37 @@ class Path:
 
     Attributes:
         place: Where.
-        kind: `lan`, `direct`, `punched`, `relay` or `forward`.
-        since: Monotonic seconds at which it became known.
+        kind, since: `lan`, `direct`, `punched`, `relay` or `forward`; and when it became known, in monotonic seconds.
         appeared: Nobody told of it: packets came from there.
+        told: The other end told of it; else something came from there, which anyone on the way can forge.
         rtt_s: Smoothed round-trip time, None before the first reply.
         replied_at: When it last answered a probe.
         heard_at: When anything authentic last came from there.
         works: It answered, and has not failed since.
         tries: Probes since the last reply.
-        probed_at: When it was probed last.
-        next_at: When it is probed next.
+        probed_at, next_at: When it was probed last, and when it is next.
     """
 
     place: Place
     kind: str
     since: float
     appeared: bool = False
+    told: bool = True
     rtt_s: float | None = None
     replied_at: float = -math.inf
     heard_at: float = -math.inf
     works: bool = False
     tries: int = 0
     rests: int = 0
+    losts: int = 0
     probed_at: float = -math.inf
     next_at: float = math.inf
     pending: dict[bytes, float] = field(default_factory=dict)
+
+    @property
+    def may_rest(self) -> bool:
+        """It is tried again after a rest: the other end told of it, or answered from there."""
+        return self.told or self.replied_at > -math.inf
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -121,6 +127,7 @@ class Paths:
         self._doubted_at = math.inf
         self._room = float(config.learns)
         self._learned_at = self._punched_at = -math.inf
+        self._punches = 0.0  # that may follow
         self._elsewhere = False  # what answers since then comes another way
         self._out: list[PathEffect] = []
 
@@ -159,8 +166,12 @@ class Paths:
             path = self._learn(now, place, kind)
             if path is not None:
                 self._burst(now, path)
+        elif not path.told:
+            path.told = True
+            if not path.works and path.next_at == math.inf:
+                self._burst(now, path)
 
-    def _learn(self, now: Now, place: Place, kind: str) -> Path | None:
+    def _learn(self, now: Now, place: Place, kind: str, *, told: bool = True) -> Path | None:
         self._room = min(self._config.learns, self._room + (now.mono - self._learned_at) / self._config.learn_s)
         self._learned_at = now.mono
         if self._room < 1.0:
@@ -169,20 +180,25 @@ class Paths:
             spare = [path for path in self._paths.values() if path is not self.active and not path.works]
             if not spare:
                 return None
-            del self._paths[min(spare, key=lambda path: path.since).place]
+            del self._paths[min(spare, key=lambda path: (path.may_rest, path.since)).place]
         self._room -= 1.0
-        path = self._paths[place] = Path(place, kind, now.mono)
+        path = self._paths[place] = Path(place, kind, now.mono, told=told)
         return path
 
     def punch(self, now: Now) -> None:
         """Both ends fire now: all places that do not work are tried at once."""
-        if now.mono >= self._punched_at + self._config.punch_s:
-            self._punched_at = now.mono
+        config, passed_s = self._config, now.mono - self._punched_at
+        if passed_s < config.punch_s:
+            return
+        self._punched_at = now.mono
+        self._punches = min(config.punches, self._punches + passed_s / config.punches_s)
+        if self._punches >= 1.0:
+            self._punches -= 1.0
             self._try_all(now)
 
     def _try_all(self, now: Now) -> None:
         for path in self._paths.values():
-            if not path.works:
+            if not path.works and path.may_rest:
                 self._burst(now, path)
 
     def lost(self, now: Now, place: Place) -> None:
@@ -190,7 +206,7 @@ class Paths:
         if path := self._paths.get(place):
             path.works = False
             if path is self.active:
-                self._leave(now, "it is gone")
+                self._leave(now, "is gone")
             if path is not self.active:
                 del self._paths[place]
 
@@ -198,9 +214,9 @@ class Paths:
         """A packet of the other end came from a place; one that nobody knew is tried: a NAT may have moved it."""
         path = self._paths.get(place)
         if path is None:
-            self.add(now, place, kind)
-            if path := self._paths.get(place):
+            if path := self._learn(now, place, kind, told=False):
                 path.appeared = True
+                self._burst(now, path)
             return
         path.heard_at = now.mono
         if path is self.active:
@@ -228,7 +244,7 @@ class Paths:
         """A probe came: it is answered, and where it came from is tried. Where the other end doubts its path, and this
         one has not heard from its own lately, that is in doubt at once: who only acknowledges would not notice.
         """
-        path = self._paths.get(place) or self._learn(now, place, kind)
+        path = self._paths.get(place) or self._learn(now, place, kind, told=False)
         if path is None:
             return
         self._out.append(SendReply(place, nonce))
@@ -249,7 +265,7 @@ class Paths:
         sample = now.mono - sent_at
         path.rtt_s = sample if path.rtt_s is None else path.rtt_s + (sample - path.rtt_s) / 4
         path.replied_at = path.heard_at = now.mono
-        path.works, path.tries, path.rests = True, 0, 0
+        path.works, path.tries, path.rests, path.losts = True, 0, 0, 0
         path.pending = {each: at for each, at in path.pending.items() if at > sent_at}
         path.next_at = now.mono + self._config.keep_s
         if observed is not None:
@@ -287,7 +303,7 @@ class Paths:
             self._doubt(now)
         if now.mono >= self._dead_at():
             self.active.works = False
-            self._leave(now, "it is silent")
+            self._leave(now, "is silent")
         for path in list(self._paths.values()):
             if now.mono >= path.next_at:
                 self._due(now, path)
@@ -302,9 +318,11 @@ class Paths:
         """The active path is dead: the best one that works takes over, else everything is tried."""
         best = self._best(self.active)
         if best is not None:
-            self._switch(now, best, f"of the one before: {reason}")
+            self._switch(now, best, f"the one before {reason}")
         else:
             self._is_answered()
+            for path in self._paths.values():
+                path.losts = 0
             self._try_all(now)
 
     def _due(self, now: Now, path: Path) -> None:
@@ -325,10 +343,13 @@ class Paths:
         path.tries, path.pending = 0, {}
         if path is self.active and worked:
             path.next_at = now.mono + config.lost_s
-            self._leave(now, "it does not answer")
-        elif not self.active.works:
+            self._leave(now, "does not answer")
+        elif not path.may_rest:
+            path.next_at = math.inf  # who is there sends more
+        elif not self.active.works and path.losts < config.losts:
             path.next_at = now.mono + config.lost_s
-        elif RANK[path.kind] >= RANK[self.active.kind]:
+            path.losts += 1
+        elif self.active.works and RANK[path.kind] >= RANK[self.active.kind]:
             path.next_at = math.inf  # nothing would be gained
         else:
             path.next_at = now.mono + min(config.rest_s * 2.0**path.rests, config.rest_most_s)

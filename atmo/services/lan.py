@@ -88,7 +88,8 @@ class LanService:
     @property
     def error(self) -> str:
         """Why there is no mDNS now, empty where there is."""
-        return self._lan.error
+        heard = any(node != self._node for node in self._lan.adverts)
+        return self._lan.error or ("" if heard else self._lan.complaint)
 
     def addresses(self, node: NodeId) -> tuple[Address, ...]:
         """Returns where a node is said to listen."""

@@ -104,6 +104,19 @@ def test_hosts_of_one_ipv6_subnet_count_as_one() -> None:
     assert host_group("192.0.2.1") == "192.0.2.1"
 
 
+def test_one_node_at_a_relay_leaves_room_for_others_there() -> None:
+    judge = admission(max_half_open_per_path=2)
+    for _ in range(2):
+        judge.begun("100::0:0:1")
+    assert judge.judge_untrusted(hello(), Address("100::0:0:1", 1), 0.0) is None
+    assert isinstance(judge.judge_untrusted(hello(), Address("100::0:0:2", 1), 0.0), Admitted)
+    assert judge._stats.refused_full == 1
+    for _ in range(2):
+        judge.ended("100::0:0:1")
+        judge.gone("100::0:0:1")
+    assert not judge._handshakes
+
+
 def test_a_datagram_size_that_cannot_work_is_refused() -> None:
     for size in (1_199, 65_000):
         with pytest.raises(ValueError, match="not within"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from zeroconf.asyncio import AsyncZeroconf
 from atmo.identity import NodeId, Signer
 from atmo.net import lan as lan_module
 from atmo.net.interfaces import Interface
-from atmo.net.lan import MOST, Lan, _Session, discover
+from atmo.net.lan import MOST, Lan, _Complaints, _Session, discover
 from atmo.net.lan_advert import SERVICE_TYPE, Advert
 from atmo.wire.address import Address
 
@@ -48,6 +49,16 @@ async def until(holds: Callable[[], object]) -> None:
 
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "mdns" and thread.is_alive()]
+
+
+def test_what_the_library_complains_of_is_for_the_doctor_and_not_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    lan = Lan(lambda: ())
+    record = logging.LogRecord(
+        "zeroconf", logging.WARNING, "", 0, "Error with socket 24: %s", ("[Errno 1] no\nmore",), None
+    )
+    _Complaints(lan).emit(record)
+    assert lan.complaint == "Error with socket 24: [Errno 1] no"
+    assert not [each for each in caplog.records if each.levelno > logging.DEBUG]
 
 
 async def test_adverts_come_change_and_go() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from atmo.errors import RemoteError
 from atmo.net.connection import Connection
 from atmo.net.driver import PeerDriver
 from atmo.net.ports import RequestStream
+from atmo.net.requests import open_request
 from atmo.peer import Revoked
 from tests.net.test_driver import echo, introduce, linked, running, until
 
@@ -59,11 +61,24 @@ async def test_a_request_outlives_the_link_that_fell_silent(monkeypatch: pytest.
         assert linked(anna, bert)
 
 
-async def test_without_requests_a_silent_link_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_requests_a_silent_link_ends_when_its_connection_would(monkeypatch: pytest.MonkeyPatch) -> None:
     async with pair(monkeypatch) as (anna, bert):
         old = connection_to(anna, bert)
+        monkeypatch.setattr(old, "config", replace(old.config, idle_timeout_s=0.5))
         anna.links.hang_up(bert.peer.node_id, "nothing heard", lingers=True)
+        assert not old.closed.is_set()
         await until(old.closed.is_set)
+
+
+async def test_a_request_that_its_other_end_never_heard_of_outlives_the_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pair(monkeypatch) as (anna, bert):
+        for one, other in ((anna, bert), (bert, anna)):  # both hear nothing, and hang up
+            one.links.hang_up(other.peer.node_id, "nothing heard", lingers=True)
+        lingering = anna.links.alive()[0].connection
+        async with open_request(lingering, ECHO, {}, 5) as stream:  # as if it had been sent in vain before
+            assert await said(stream, b"late")
 
 
 async def test_a_request_outlives_the_link_that_another_one_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +132,18 @@ async def test_links_that_linger_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         await until(lambda: [each.closed.is_set() for each in seen] == [True, True, False, False])
         for each in seen:
             each.close("enough")
+
+
+async def test_a_link_that_lingers_ends_with_the_first_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair(monkeypatch) as (anna, bert):
+        old = connection_to(anna, bert)
+        with pytest.raises(RemoteError):  # noqa: PT012
+            async with anna.request(bert.peer.node_id, ECHO, {}, 20) as stream:
+                assert await said(stream, b"before")
+                anna.links.hang_up(bert.peer.node_id, "nothing heard", lingers=True)
+                await until(lambda: not bert.peer.neighbours())
+                bad = await old.open_stream()
+                await bad.send_all(b"\0\0\0\1\xff")
+                await until(old.closed.is_set)
+                await said(stream, b"after")
+        assert bert.stats.bad_requests == 1

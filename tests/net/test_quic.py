@@ -375,7 +375,7 @@ async def test_finished_connections_and_timers_do_not_pile_up() -> None:
                 await connection.closed.wait()
         await until(lambda: not one.connection_count)
         assert not one._by_id
-        assert len(one._wakeups._heap) <= 64
+        assert len(one._pump.wakeups._heap) <= 64
         assert one._admission.half_open == two._admission.half_open == 0
 
 

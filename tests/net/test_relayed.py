@@ -168,3 +168,51 @@ async def test_strangers_at_a_relay_take_no_place_that_this_node_needs() -> None
             with pytest.raises(RemoteError, match="limit"):
                 anna.relayed.path(NodeId(b"n" * 32), HOME)
             nursery.cancel_scope.cancel()
+
+
+async def test_a_node_that_names_ever_new_relays_closes_its_own_paths() -> None:
+    async with harbour() as (sea, nursery):
+        async with machines(sea, nursery, {"anna": []}) as (anna,):
+            other = anna.relayed.path(NodeId(b"o" * 32), HOME)
+            for number in range(200):
+                anna.relayed.path(NodeId(b"l" * 32), f"ws://192.0.2.1:{1_000 + number}/")
+            assert len(anna.relayed._paths) == 5
+            assert anna.relayed.path(NodeId(b"o" * 32), HOME) is other
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "169.254.169.254", "0.0.0.0", "224.0.0.1"])
+async def test_nobody_has_a_node_connect_to_itself_or_its_link(host: str) -> None:
+    """Where it listens to others, that is: a request to a service of the machine would come from within."""
+    async with open_endpoint(Signer(b"anna".ljust(32)), "0.0.0.0", 0) as endpoint:
+        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        port = listener.socket.getsockname()[1]
+        relay = RelayAddress.parse_untrusted(f"ws://{host}:{port}/")
+        with pytest.raises(OSError, match="no place that others"):
+            await RelayPaths(endpoint, Signer(b"anna".ljust(32)), [])._connect(relay)
+        own = RelayPaths(endpoint, Signer(b"anna".ljust(32)), [RelayAddress.parse_untrusted(f"ws://127.0.0.1:{port}/")])
+        await (await own._connect(RelayAddress.parse_untrusted(f"ws://127.0.0.1:{port}/"))).aclose()
+        await listener.aclose()
+
+
+async def test_nobody_chooses_what_a_node_asks_a_web_server() -> None:
+    async with open_endpoint(Signer(b"anna".ljust(32)), "127.0.0.1", 0) as endpoint:
+        own = RelayAddress.parse_untrusted("wss://proxy.example.org/our-relay")
+        relayed = RelayPaths(endpoint, Signer(b"anna".ljust(32)), [own])
+        with pytest.raises(RemoteError, match="choose no path"):
+            relayed.path(NodeId(bytes(32)), "ws://192.168.1.1/reboot")
+        for url in ("ws://192.168.1.1/", "ws://192.168.1.1/relay", str(own)):
+            relayed.path(NodeId(bytes(32)), url)
+
+
+async def test_a_node_that_could_not_say_at_which_relay_it_is_is_looked_for_at_ones_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with harbour() as (sea, nursery):
+        sea.open(HOME)
+        async with machines(sea, nursery, {"anna": [HOME], "bert": [HOME]}) as (anna, bert):
+            meet(anna, bert)
+            monkeypatch.setattr(anna.driver.peer, "relay_of", lambda node: None)
+            assert await ask(anna.driver, bert.driver.peer.node_id, b"x") == b"x"
+            assert anna.path(bert) == "relay"
+            nursery.cancel_scope.cancel()

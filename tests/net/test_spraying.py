@@ -145,6 +145,21 @@ async def test_rounds_for_one_node_are_rare(monkeypatch: pytest.MonkeyPatch) -> 
         await lab.scanner.scan(near, [])
 
 
+async def test_each_round_in_vain_makes_the_next_one_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atmo.net.spraying.TRIES", 0)
+    monkeypatch.setattr("atmo.net.spraying._LAST_S", 0.0)
+    async with world() as lab:
+        near, _ = await lab.connect()
+        clock = began = trio.current_time()
+        monkeypatch.setattr("atmo.net.spraying.trio.current_time", lambda: clock)
+        begun: list[float] = []
+        for _ in range(600):
+            clock += 1.0
+            if lab.scanner._may_begin("scan", near):
+                begun.append(clock - began)
+        assert begun == [1.0, 9.0, 25.0, 57.0, 121.0, 217.0, 313.0, 409.0, 505.0]
+
+
 async def test_what_strangers_send_to_the_extra_ports_opens_nothing() -> None:
     async with world() as lab, trio.open_nursery() as nursery:
         _, far = await lab.connect()

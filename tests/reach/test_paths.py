@@ -169,6 +169,63 @@ def test_strangers_places_are_bounded_and_crowd_out_nothing_that_works() -> None
     assert full.drain() == []
 
 
+def probes_to(paths: Paths, place: Place, until_s: float, from_s: float = 0.0) -> int:
+    """Lets time pass without an answer; returns how many probes went to a place."""
+    count, mono = 0, from_s
+    while mono <= until_s:
+        paths.handle_timer(Now(mono, 0.0))
+        count += sum(isinstance(effect, SendProbe) and effect.place == place for effect in paths.drain())
+        mono = max(mono + 0.001, paths.next_timer())
+    return count
+
+
+def test_an_end_that_answers_no_probes_has_a_place_tried_so_often_and_then_rarely() -> None:
+    """Its connection may live on: who lies about its addresses has nobody sent probes without end."""
+    config = PathsConfig()
+    burst = 1 + len(config.burst_s)
+    paths = Paths(config, Random(1), Now(0.0, 0.0), HUB, RELAY)
+    paths.add(Now(0.0, 0.0), WIDE, "direct")
+    assert probes_to(paths, WIDE, 60.0) <= (2 + config.losts + 2) * burst
+    assert probes_to(paths, WIDE, 3_660.0, 60.0) <= (3_600 / config.rest_most_s + 5) * burst
+
+
+def test_a_place_that_nobody_told_of_is_tried_once_for_each_time_that_something_comes_from_there() -> None:
+    config = PathsConfig()
+    burst = 1 + len(config.burst_s)
+    paths = Paths(config, Random(1), Now(0.0, 0.0), HUB, RELAY)
+    paths.probed(Now(0.0, 0.0), WIDE, "direct", b"n" * 8)
+    paths.heard(Now(0.0, 0.0), HOLE, "punched")
+    assert probes_to(paths, WIDE, 600.0) == burst
+    paths.punch(Now(600.0, 0.0))
+    assert probes_to(paths, WIDE, 700.0, 600.0) == 0
+    paths.probed(Now(700.0, 0.0), WIDE, "direct", b"m" * 8)
+    assert probes_to(paths, WIDE, 710.0, 700.0) == burst
+    paths.add(Now(710.0, 0.0), WIDE, "direct")  # now the other end tells of it
+    assert probes_to(paths, WIDE, 720.0, 710.0) >= burst
+    paths.punch(Now(800.0, 0.0))
+    assert probes_to(paths, WIDE, 810.0, 800.0) >= burst
+
+
+def test_a_forged_place_pushes_out_none_that_the_other_end_told_of() -> None:
+    paths = Paths(PathsConfig(places=4), Random(1), Now(0.0, 0.0), HUB, RELAY)
+    paths.add(Now(0.0, 0.0), WIDE, "direct")
+    for number in range(50):
+        paths.heard(Now(1.0 + 3 * number, 0.0), Address("198.51.100.7", number + 1), "punched")
+    assert paths.find(WIDE) is not None
+
+
+def test_punches_are_few_however_often_they_are_asked_for() -> None:
+    config = PathsConfig()
+    paths = Paths(config, Random(1), Now(0.0, 0.0), HUB, RELAY)
+    paths.add(Now(0.0, 0.0), WIDE, "direct")
+    probes_to(paths, WIDE, 100.0)
+    began, count = 100.0, 0
+    for number in range(600):
+        paths.punch(Now(began + 0.1 * number, 0.0))
+        count += sum(isinstance(effect, SendProbe) and effect.place == WIDE for effect in paths.drain())
+    assert count == config.punches + 60 / config.punches_s - 1
+
+
 def direct(now_s: float = 0.0) -> Paths:
     """Paths of which the only one is a direct one."""
     return Paths(PathsConfig(), Random(1), Now(now_s, 0.0), WIDE, KINDS[WIDE])

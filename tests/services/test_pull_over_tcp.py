@@ -12,6 +12,8 @@ import trio
 
 from atmo.errors import AtmoError
 from atmo.net.bulk import Bulk
+from atmo.net.bulk_config import BulkConfig
+from atmo.net.bulk_frames import TICKET_BYTES
 from atmo.net.ports import ChunkRequest
 from atmo.storage.chunks import MissingChunk
 from atmo.wire.address import Address
@@ -156,3 +158,25 @@ async def test_a_revoked_node_is_cut_off(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
         assert bert.models.local_models() == []
         assert digest
+
+
+async def test_strangers_at_the_tcp_port_of_a_running_node_cost_little_and_stop_no_pull(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        anna, bert, digest = await two(stack, tmp_path)
+        bulk, port = bulk_of(anna), anna.host.tcp_port
+        config = BulkConfig()
+        assert port is not None
+        strangers = []
+        for number in range(120):
+            strangers.append(await trio.open_tcp_stream("127.0.0.1", port))
+            if number % 3 == 0:
+                await strangers[-1].send_all(bytes(TICKET_BYTES))  # a ticket that nobody gave
+        await until(lambda: bulk.stats.refused_full + bulk.stats.refused_tickets >= 120 - config.host_opening)
+        assert sum(bulk.holder._opening.values()) <= config.host_opening
+        assert bulk.holder.connections == 0
+        assert len(bulk.holder.tickets) == 0
+        row = await bert.models.pull("weights")  # from the very host that the strangers come from
+        assert row.sha256 == digest == stored_digest(bert)
+        for stranger in strangers:
+            await stranger.aclose()
+        await until(lambda: not bulk.holder._opening)
