@@ -36,6 +36,7 @@ class Connection:
         node_id: The other end, proven by its certificate.
         outbound: True when we dialled.
         began_at: When it was dialled, or its first packet came, in monotonic seconds.
+        admits: Asked for each stream that the other end opens, whatever becomes of it; False has it reset.
         closed: Set as soon as either end closed it or it died.
         close_reason: Why; empty while it is open.
     """
@@ -62,6 +63,7 @@ class Connection:
         """It takes one of the places for incoming handshakes."""
         self.opened_from = opened_from
         self.began_at = now
+        self.admits: Callable[[], bool] = lambda: True
         self.keep_alive_at = math.inf
         self.handshake_until = math.inf if core.outbound else now + config.handshake_s
         self.timer_at = math.inf
@@ -238,7 +240,7 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             stream = self._streams[stream_id] = QuicStream(self, stream_id)
-            if len(self._incoming) < self.config.max_streams:
+            if self.admits() and len(self._incoming) < self.config.max_streams:
                 self._incoming.append(stream)
                 self._acceptable.unpark()
             else:
@@ -251,6 +253,7 @@ class Connection:
         if stream is None or stream in self._incoming:
             # Nobody here has seen it and nobody ever will: end our direction too, so that it can be forgotten.
             if stream is None:
+                self.admits()
                 stream = self._streams[event.stream_id] = QuicStream(self, event.stream_id)
             else:
                 self._incoming.remove(stream)

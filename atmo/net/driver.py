@@ -33,7 +33,7 @@ from atmo.net.ports import BulkPort, Handler, RequestStream
 from atmo.net.quic import Connection, Endpoint
 from atmo.net.reaching import Reaching
 from atmo.net.relayed import RelayPaths
-from atmo.net.requests import Refused, open_request
+from atmo.net.requests import open_request
 from atmo.peer import AdvertLeftOut, LinkReady, Peer, Revoked
 from atmo.peer.messages import encode_message
 from atmo.reach.paths import Path
@@ -77,7 +77,7 @@ class PeerDriver:
         self.fetch: Callable[[FetchChunk], Awaitable[None]] | None = None
         self._store = store
         self._wall = wall
-        self.links = Links(endpoint, peer, self.stats, Shell(self.now, self.kick, load, self._dispatch))
+        self.links = Links(endpoint, peer, self.stats, Shell(self.now, self.kick, load, self._dispatch, self.admits))
         self._reaching = Reaching(endpoint, peer, self.links, self.now, self.kick)
         self.forwarder = self._reaching.forwarder
         self.pathfinder = Pathfinder(endpoint, peer.addresses)
@@ -250,10 +250,7 @@ class PeerDriver:
         return self._guarded(link, handler, members_only=members_only)
 
     def _guarded(self, link: Link, handler: Handler, *, members_only: bool = True, holds: bool = True) -> Handler:
-        node = link.connection.node_id
-
         async def guarded(stream: RequestStream) -> None:
-            self._charge(node)
             if not members_only:
                 await handler(stream)
                 return
@@ -265,15 +262,6 @@ class PeerDriver:
                 await handler(stream)
 
         return guarded
-
-    def _charge(self, node: NodeId) -> None:
-        """Charges a request that a node opened.
-
-        Raises:
-            Refused: It opened too many.
-        """
-        if not self.admits(node):
-            raise Refused(f"{node.short} opened too many requests")
 
     def admits(self, node: NodeId) -> bool:
         """Charges a request of a node; returns whether it is within its budget."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from atmo.clock import Now
+from atmo.identity import NodeId
 from atmo.net.ports import Handler
 from atmo.net.quic import Connection
 
@@ -106,9 +107,11 @@ class Shell:
         kick: Performs the peer's effects.
         load: Tells how many requests this machine is running.
         dispatch: Says who answers a protocol on a link, None for nobody.
+        admits: Charges a node for a stream that it opened; says whether it is within its budget.
     """
 
     now: Callable[[], Now]
     kick: Callable[[], None]
     load: Callable[[], int]
     dispatch: Callable[[Link, str], Handler | None]
+    admits: Callable[[NodeId], bool]

@@ -43,6 +43,7 @@ fell silent until its connection would be given up, as the other end may have se
 _LINGER_S = 600.0
 """And for so long at most while requests are under way on it. Source: the longest of them; a connection over which
 nothing comes is closed after `QuicConfig.idle_timeout_s`."""
+_LOOK_S = 10.0  # between two looks whether its node is a member still
 _LINGERING_MOST = 2  # links to one node beside the one in the table
 _DEBT_S = 0.005  # shorter rests are not worth a timer
 
@@ -123,10 +124,14 @@ class Links:
     async def _linger(self, link: Link, grace_s: float) -> None:
         with trio.move_on_after(grace_s):
             await link.connection.closed.wait()
-        with trio.move_on_after(_LINGER_S):
-            while link.held and not link.ending:
+        until = trio.current_time() + _LINGER_S
+        while link.held and not link.ending and trio.current_time() < until and self._is_member(link):
+            with trio.move_on_after(_LOOK_S):
                 await link.unheld.wait()
         link.end(link.reason)
+
+    def _is_member(self, link: Link) -> bool:
+        return self._peer.trust.is_member(self._shell.now().wall, link.connection.node_id)
 
     def send(self, to: NodeId, body: bytes) -> None:
         """Queues a message; dropped where there is no link, or too much waits for it."""
@@ -217,6 +222,7 @@ class Links:
 
     async def _run(self, link: Link) -> None:
         node = link.connection.node_id
+        link.connection.admits = lambda: self._shell.admits(node)
         try:
             with link.scope:
                 async with trio.open_nursery() as nursery:

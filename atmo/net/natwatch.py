@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -162,17 +163,21 @@ class NatWatch:
             self._nat.hurry(_now(), self._config.quiet_s + 1.0)
         self._tell(before, after)
 
-    async def ask_all(self) -> Mapping[str, bool]:
+    async def ask_all(self, within_s: float = math.inf) -> Mapping[str, bool]:
         """Asks the servers where they see the socket, and returns `asked`; nothing is sent while filtering is tested.
 
         Only while `run` does.
+
+        Args:
+            within_s: Who takes longer to answer has not answered.
         """
-        async with self._turn:
-            if not self._testing:
-                await self._ask_servers()
+        with trio.move_on_after(2 * within_s):
+            async with self._turn:
+                if not self._testing:
+                    await self._ask_servers(within_s)
         return self.asked
 
-    async def _ask_servers(self) -> None:
+    async def _ask_servers(self, within_s: float = math.inf) -> None:
         known = await self._resolve()
         labels = {**{address: str(address) for address in self._some_members(known)}, **known}
         answered: dict[Address, bool] = {}
@@ -182,6 +187,7 @@ class NatWatch:
             answered[server] = await self._ask(server, helpers if server in known else {})
 
         async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + within_s
             for server in labels:
                 self._sent_to[server] = trio.current_time()
                 nursery.start_soon(ask, server)

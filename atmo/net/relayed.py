@@ -129,8 +129,10 @@ class RelayPaths:
                 if trio.current_time() < alike[oldest] + _IDLE_S:
                     raise RemoteError(f"this node has {len(alike)} relayed paths in use, which is its limit")
                 self._close(oldest, "it was not used for a while")
-            entry = self._paths[key] = _RelayPath(self._endpoint.open_path(RELAY, partial(self._send, key)), own)
-        entry.used_at = trio.current_time()
+            path = self._endpoint.open_path(RELAY, partial(self._send, key))
+            entry = self._paths[key] = _RelayPath(path, own, trio.current_time())
+        if own:  # others use it by being answered
+            entry.used_at = trio.current_time()
         return entry
 
     async def _connect(self, relay: RelayAddress) -> trio.abc.Stream:

@@ -32,10 +32,6 @@ Dispatch = Callable[[str], Handler | None]
 OnBad = Callable[[str], None]
 
 
-class Refused(RemoteError):
-    """A handler does not answer: whoever asks has too much under way. The stream is reset with that reason."""
-
-
 class Request:
     """One request on one stream, either end; implements `net.ports.RequestStream`.
 
@@ -222,8 +218,6 @@ async def _run_handler(
         on_bad(f"{request.node_id.short} broke {request.protocol}: {error}")
         return False, StreamCode.BAD_FRAME
     except Exception as error:
-        if isinstance(error, Refused):
-            return False, StreamCode.REFUSED
         if _all_remote(error):
             log.debug("%s from %s ended early: %s", request.protocol, request.node_id.short, error)
             return False, StreamCode.CANCELLED

@@ -138,5 +138,6 @@ def is_loopback(address: Address) -> bool:
 def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
     why = error.strerror or str(error)
     return UserError(
-        f"Cannot listen on UDP {host}:{port}: {why}.", "Choose another address or port with --listen HOST:PORT."
+        f"Cannot listen on UDP {f'[{host}]' if ':' in host else host}:{port}: {why}.",
+        "Choose another address or port with --listen HOST:PORT.",
     )

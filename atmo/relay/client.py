@@ -124,7 +124,7 @@ class RelayClient:
     ) -> None:
         if len(relays) > RELAYS_MOST:
             raise ValueError(f"{len(relays)} relays are more than {RELAYS_MOST}")
-        self.state = RelayState(None, None, "not started")
+        self.state = RelayState(None, None, "it is being dialled")
         self.stats = RelayClientStats()
         self._signer = signer
         self._relays = tuple(dict.fromkeys(relays))

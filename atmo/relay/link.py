@@ -276,8 +276,11 @@ def _explained(group: BaseExceptionGroup[BaseException]) -> RelayLost:
     for cause in [cause for error in leaves for cause in _leaves(error.__cause__ or error)]:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return RelayLost(f"has a certificate that is not trusted: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError):
+            return RelayLost("does not speak TLS there: is it ws:// in place of wss://?")
         if isinstance(cause, OSError) and cause.strerror:
-            return RelayLost(f"cannot be reached: {cause.strerror}")
+            number = cause.errno or 0  # names that are not found have numbers below zero
+            return RelayLost(f"cannot be reached: {os.strerror(number) if number > 0 else cause.strerror}")
     return RelayLost("the connection broke" if isinstance(leaves[0], LOST) else "cannot be reached")
 
 

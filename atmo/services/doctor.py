@@ -23,6 +23,9 @@ from atmo.services.host import MeshHost
 from atmo.trust.mesh import SKEW_S
 from atmo.wire.address import Address
 
+STUN_S = 4.0
+"""For an answer. Source: four of the requests of `StunConfig` go out in this time, and a person waits."""
+
 TCP_MOST, TCP_S = 4, 2.0
 """Members whose TCP port is tried, and for how long. Source: guess; a person waits."""
 
@@ -278,7 +281,7 @@ class _Found:
 
     async def ask_stun(self, host: MeshHost) -> None:
         if host.nat is not None:
-            self.stun = {str(server): answered for server, answered in (await host.nat.ask_all()).items()}
+            self.stun = {str(server): answered for server, answered in (await host.nat.ask_all(STUN_S)).items()}
 
     async def ask_time(self, clock: ClockService, nodes: Sequence[NodeId]) -> None:
         self.offsets = await clock.offsets(nodes)

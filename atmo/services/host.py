@@ -87,6 +87,7 @@ class MeshHost:
         self._port_mapping = port_mapping
         self.mapper: PortMapper | None = None
         self._hardware = Hardware()
+        self._relay_said = ""
         self._signer = signer
         self._name = name
         self._state = state
@@ -247,9 +248,12 @@ class MeshHost:
     def _moved(self, state: RelayState) -> None:
         """There is another home relay, or none: the mesh is told where to find this node."""
         if state.home is None:
-            log.warning("no relay: %s", state.reason)
+            if state.reason != self._relay_said:
+                log.warning("no relay: %s", state.reason)
+                self._relay_said = state.reason
         else:
             log.info("found at the relay %s", state.home.url)
+            self._relay_said = ""
         if isinstance(self.port, PeerDriver):
             self.port.peer.publish_relay(self.port.now(), self.home_relay())
             self.port.kick()

@@ -194,7 +194,7 @@ async def test_garbage_on_a_path_that_ends_here_is_dropped() -> None:
 
 async def test_paths_of_one_node_and_of_all_are_bounded() -> None:
     def configure(number: int) -> ForwardConfig:
-        return replace(QUICK, paths_of_one=2, paths=2) if number == 1 else ForwardConfig()
+        return replace(ForwardConfig(), paths_of_one=2, paths=2) if number == 1 else ForwardConfig()
 
     async with chain(3, configure=configure) as (anna, bert, cora):
         first = await anna.reach(bert, cora)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -17,6 +17,7 @@ from atmo.net.driver import PeerDriver
 from atmo.net.forwarding import FORWARD, ForwardHeader
 from atmo.net.ports import RequestStream
 from atmo.net.quic import open_endpoint
+from atmo.net.quic_config import StreamCode
 from atmo.net.requests import open_request
 from atmo.peer import Peer, PeerConfig
 from atmo.peer.budgets import Rate
@@ -198,17 +199,39 @@ async def test_a_link_that_is_being_closed_is_waited_for_and_dialled_anew() -> N
 async def test_who_opens_too_many_requests_is_refused() -> None:
     def thrifty(signer: Signer) -> Peer:
         config = PeerConfig()
-        return new_peer(signer, config=replace(config, budgets=replace(config.budgets, streams=Rate(0.1, 4.0))))
+        return new_peer(signer, config=replace(config, budgets=replace(config.budgets, streams=Rate(0.1, 5.0))))
 
     async with nodes("anna", "bert", peer=thrifty) as (anna, bert):
         meet(anna, bert)
-        for _ in range(3):  # and one for each other's paths
+        for _ in range(3):  # and one each for gossip and paths
             assert await ask(anna, bert.peer.node_id) == b"hello"
         await until(lambda: next(iter(anna.endpoint.connections)).steering)
         with pytest.raises(RemoteError, match="too many requests"):
             await ask(anna, bert.peer.node_id)
         assert bert.stats.refused_requests == 1
         assert anna.peer.linked()
+
+
+async def test_streams_that_are_reset_at_once_or_ask_for_nothing_known_are_charged_too() -> None:
+    def thrifty(signer: Signer) -> Peer:
+        config = PeerConfig()
+        return new_peer(signer, config=replace(config, budgets=replace(config.budgets, streams=Rate(0.1, 20.0))))
+
+    async with nodes("anna", "bert", peer=thrifty) as (anna, bert):
+        meet(anna, bert)
+        assert await ask(anna, bert.peer.node_id) == b"hello"
+        link = anna.links.get(bert.peer.node_id)
+        assert link is not None
+        for number in range(30):
+            if number % 2:
+                stream = await link.connection.open_stream()
+                await stream.send_all(b"x")
+                stream.reset(StreamCode.CANCELLED)
+            else:
+                with suppress(RemoteError):
+                    async with open_request(link.connection, "nobody/1", {}, 5) as request:
+                        await request.receive()
+        await until(lambda: bert.stats.refused_requests >= 10)
 
 
 async def test_a_stranger_cannot_have_anything_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ async def test_what_is_no_url_of_a_relay_is_no_path() -> None:
             with pytest.raises(RemoteError, match="URL"):
                 anna.relayed.path(NodeId(bytes(32)), "http://example.org")
             assert anna.relayed.home() is None
-            assert anna.relayed.state.reason == "not started"
+            assert anna.relayed.state.reason == "it is being dialled"
             nursery.cancel_scope.cancel()
 
 
