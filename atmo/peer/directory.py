@@ -41,6 +41,7 @@ class Directory:
         nodes: Members whose record is alive; the table of records bounds them.
         gone: Members nobody has heard of for a record's lifetime, as they were last; who has been gone longest first.
         issued_s: Unix seconds of the last record of each of both.
+        heard: When something last came over a link to a member of either that is down now, in monotonic seconds.
     """
 
     def __init__(self, most_gone: int = limits.AUTHORS) -> None:
@@ -48,6 +49,7 @@ class Directory:
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.gone: dict[NodeId, NodeRecord] = {}
         self.issued_s: dict[NodeId, int] = {}
+        self.heard: dict[NodeId, float] = {}
         self._models: dict[tuple[NodeId, str], tuple[ModelRecord, ...]] = {}
         self._capabilities: dict[tuple[NodeId, str], tuple[Capability, ...]] = {}
 
@@ -87,6 +89,7 @@ class Directory:
     def forget(self, node: NodeId) -> None:
         """Forgets a member that is gone."""
         del self.gone[node], self.issued_s[node]
+        self.heard.pop(node, None)
 
     def name(self, node: NodeId) -> str:
         """Returns what a node calls itself, else the start of its id."""

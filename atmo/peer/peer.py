@@ -115,6 +115,8 @@ class Peer(Commands):
     def _down(self, now: Now, node: NodeId, reason: str, *, replaced: bool) -> None:
         link = self._links.down(now, node, replaced=replaced)
         if link and link.ready:
+            if (watched := self.detector.links.get(node)) and node in self._directory.issued_s:
+                self._directory.heard[node] = watched.heard
             self.detector.link_down(now, node)
             self.hyparview.link_down(now, node)
             self.routes.link_down(now, node)

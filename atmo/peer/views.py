@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass
 
@@ -149,7 +150,8 @@ class Views:
             path, rtt_s = link.path, state.rtt_s if state else None
             seen_s = now.mono - (state.heard if state else link.used_at)
         else:
-            path, rtt_s, seen_s = "", None, max(0.0, now.wall - self._directory.issued_s[node])
+            heard_s = now.mono - self._directory.heard.get(node, -math.inf)
+            path, rtt_s, seen_s = "", None, max(0.0, min(heard_s, now.wall - self._directory.issued_s[node]))
         roles = self._trust.roles(node)
         return NodeView(
             node, record.name, roles, path, rtt_s, seen_s, record.version, record.addresses, self.is_present(node)

@@ -158,10 +158,11 @@ def test_adverts_of_a_dead_node_are_gone_soon_and_its_name_is_not() -> None:
     assert anna.peer.offers(table.now) == []
     view = anna.peer.nodes(table.now)[1]
     assert (view.name, view.path, view.rtt_s, view.present) == ("bert", "", None, False)
-    assert view.last_seen_s == table.wall - START_S
+    assert 0 < view.last_seen_s <= table.wall - START_S
     table.advance(10_000)
     view = anna.peer.nodes(table.now)[1]
-    assert (view.name, view.path, view.last_seen_s) == ("bert", "", table.wall - START_S)
+    assert (view.name, view.path) == ("bert", "")
+    assert 0 < view.last_seen_s <= table.wall - START_S
     assert anna.peer.name(bert.id) == "bert"
 
 

@@ -176,6 +176,9 @@ def test_pings_keep_a_link_for_ever() -> None:
     view = anna.peer.nodes(table.now)[1]
     assert view.rtt_s == 0
     assert view.last_seen_s < 10
+    heard_s = view.last_seen_s
+    anna.peer.link_down(table.now, bert.id, "cut")
+    assert anna.peer.nodes(table.now)[1].last_seen_s == heard_s, "not when its last record was written"
 
 
 def test_a_link_ends_with_the_certificate_of_its_other_end() -> None:
