@@ -87,12 +87,10 @@ class Offline:
         raise self._no_node()
 
     def doctor(self) -> dict[str, Any]:
-        raise self._no_node()
+        raise self._no_node("No node runs here, so there is nothing to check yet.")
 
-    def _no_node(self) -> UserError:
-        return UserError(
-            "No node runs here, so it is connected to nobody.", f"Start it with `{start_command(self._home)}`."
-        )
+    def _no_node(self, words: str = "No node runs here, so it is connected to nobody.") -> UserError:
+        return UserError(words, f"Start it with `{start_command(self._home)}`.")
 
     def create(self, name: str) -> dict[str, Any]:
         return self._call(lambda services: services.mesh.create(name))

@@ -182,6 +182,11 @@ def _announce(relay: Relay, listeners: Sequence[trio.SocketListener], secure: bo
     else:
         print(f"The relay listens on {scheme}://{where}/, its id is {relay.node_id}")
     sys.stdout.flush()
+    reached = "HOST" if host in ("0.0.0.0", "::") else str(HostPort(host, port)).rpartition(":")[0]
+    say(
+        f"Start nodes with `atmo node --relay {scheme}://{reached}:{port}/`"
+        + (", HOST being this machine as they reach it." if reached == "HOST" else ".")
+    )
     if not secure and not where.loopback:
         say("warning: without TLS, who sits on the way sees who talks with whom, and can end that.")
 

@@ -128,9 +128,12 @@ def _udp(facts: Facts) -> Check:
     direct = sum(kind not in (RELAY, FORWARD) for kind in facts.paths)
     if direct or (facts.stun and any(facts.stun.values())):
         return Check(name, GOOD, "goes out and comes back")
-    if facts.stun or facts.relay:
+    if facts.stun:
         step = "Let UDP out in this machine's and the network's firewall; until then everything goes by relay."
         return Check(name, BAD, "nothing comes back", step)
+    if facts.paths:
+        step = "Let UDP out in the firewalls; `atmo node --stun HOST:PORT` tells whether it is blocked here."
+        return Check(name, POOR, "no connection goes over it: it may be blocked here, or at the others", step)
     return Check(name, UNKNOWN_VERDICT, "there is nobody to try it with", "Name a server with `atmo node --stun`.")
 
 
@@ -169,7 +172,9 @@ def _relay(facts: Facts) -> Check:
     if facts.relay:
         return Check(name, GOOD, f"found at {facts.relay}")
     if facts.relays:
-        return Check(name, BAD, f"none: {facts.relay_reason}", "Check the URL, and that it runs: `curl URL/health`.")
+        return Check(
+            name, BAD, f"none: {facts.relay_reason}", "Check the URL, and that it runs: `curl http://HOST:PORT/health`."
+        )
     reachable = facts.mapping == NONE or bool(facts.mapped) or any(_is_public(address) for address in facts.listen)
     if reachable:
         return Check(name, GOOD, "none, and none is needed: others reach this machine")
@@ -196,6 +201,10 @@ def _lan(facts: Facts) -> Check:
         return Check(name, UNKNOWN_VERDICT, "switched off")
     if facts.lan:
         return Check(name, BAD, facts.lan, "Let UDP port 5353 through on this machine; until then join by code.")
+    if not facts.near:
+        return Check(
+            name, UNKNOWN_VERDICT, "nobody else is heard of on this LAN", "`atmo mesh discover` says what to check."
+        )
     return Check(name, GOOD, f"works; other nodes near: {facts.near}")
 
 
