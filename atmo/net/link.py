@@ -80,6 +80,11 @@ class Link:
         """True from the moment it is being closed."""
         return self.ended or self.scope.cancel_called or self.connection.closed.is_set()
 
+    @property
+    def needed(self) -> bool:
+        """It is the link to its node, or has requests under way: worth a better path."""
+        return not self.retired or self.held > 0
+
     def hold(self) -> None:
         """A request is under way on it."""
         self.held += 1

@@ -83,6 +83,10 @@ class Lives(Protocol):
     def ending(self) -> bool:
         """True from the moment it is being closed."""
 
+    @property
+    def needed(self) -> bool:
+        """Somebody uses it, or is about to."""
+
 
 class Pathfinder:
     """Has the connections of links find their paths.
@@ -119,7 +123,8 @@ class Pathfinder:
         number, kinds = 0, ""
         while not link.ending:
             try:
-                if number == 0 or connection.path in INDIRECT or connection.steering is None:
+                indirect = connection.path in INDIRECT or connection.steering is None
+                if link.needed and (number == 0 or indirect):
                     theirs = await self._ask(connection, number)
                     kinds = kinds or f"{self._mapping()}-{theirs.mapping}"
             except WireError as error:

@@ -7,6 +7,7 @@ endpoint, of the kind `punched`, and the socket stays open for as long as the co
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from atmo.reach.prediction import SOCKETS, TRIES, ports_to_try
 from atmo.reach.probe import MARK
 from atmo.wire.address import Address
 
+log = logging.getLogger(__name__)
+
 INDIRECT = (RELAY, FORWARD)
 
 LISTEN_S = 6.0
@@ -43,6 +46,7 @@ REST_S, REST_MOST_S = 8.0, 96.0
 """Between two rounds for one node of which the first one failed, twice as long after each further one, so that a liar
 makes us send no more than 54 KB to an address in that time. Source: guess; `pathfinder.PUNCH_S` grows faster."""
 
+_TARGETS_MOST = 3  # some that others saw may be of the past, or what a NAT gave one probe alone
 _LAST_S = 1.0  # for the last tries to be answered
 _FOUND_MOST = 4
 _RESTING_MOST = 256
@@ -87,6 +91,7 @@ class Spraying:
         key, now = (what, connection.node_id), trio.current_time()
         until, rest_s = self._rested.get(key, (0.0, 0.0))
         if what in self._busy or now < until or connection.steering is None:
+            log.debug("no %s for %s now, it rests for %.0f s", what, connection.node_id.short, max(0.0, until - now))
             return False
         rest_s = min(max(2.0 * rest_s, REST_S), REST_MOST_S)
         self._rested[key] = now + rest_s, rest_s
@@ -110,13 +115,15 @@ class Spraying:
         self._busy.add("widen")
         round_ = _Round(self._endpoint, connection, self.stats)
         try:
-            await round_.open(targets[0])
+            await round_.open(targets[:_TARGETS_MOST])
             async with trio.open_nursery() as nursery:
                 for sock in round_.sockets:
                     nursery.start_soon(round_.listen, sock)
                 with trio.move_on_after(LISTEN_S):
                     await round_.found.wait()
                 self._busy.discard("widen")
+                told = connection.node_id.short, round_.opened, ", ".join(map(str, targets[:_TARGETS_MOST]))
+                log.debug("for %s %d ports towards %s: %s", *told, "found" if round_.found.is_set() else "in vain")
                 if round_.found.is_set():
                     self.stats.widened_direct += 1
                     self._rested.pop(("widen", connection.node_id), None)
@@ -144,7 +151,9 @@ class Spraying:
         try:
             await trio.sleep(connection.rtt_s or 0.0)  # the other end opens its ports meanwhile
             await self._try_ports(connection, hosts[0], [each.port for each in seen if each.host == hosts[0]])
-            if connection.path not in INDIRECT and not connection.closed.is_set():
+            found = connection.path not in INDIRECT
+            log.debug("ports of %s at %s: %s", connection.node_id.short, hosts[0], "found" if found else "in vain")
+            if found and not connection.closed.is_set():
                 self.stats.scanned_direct += 1
                 self._rested.pop(("scan", connection.node_id), None)
         finally:
@@ -168,6 +177,7 @@ class _Round:
 
     def __init__(self, endpoint: Endpoint, connection: Connection, stats: SprayStats) -> None:
         self.found = trio.Event()
+        self.opened = 0
         self._endpoint = endpoint
         self._connection = connection
         self._stats = stats
@@ -180,9 +190,9 @@ class _Round:
         """Those that are open."""
         return list(self._scopes)
 
-    async def open(self, target: Address) -> None:
-        """Opens the sockets, and each one's port in the NAT; fewer where the system gives no more."""
-        self._host = target.host
+    async def open(self, targets: Sequence[Address]) -> None:
+        """Opens the sockets, and each one's ports in the NAT; fewer where the system gives no more."""
+        self._host = targets[0].host
         steering = self._connection.steering
         assert steering is not None
         for _ in range(SOCKETS):
@@ -191,7 +201,9 @@ class _Round:
             except UserError:
                 return  # no more descriptors
             self._scopes[sock] = trio.CancelScope()
-            self._send(sock, self._endpoint.target(target), steering.knocking())
+            self.opened += 1
+            for target in targets:
+                self._send(sock, self._endpoint.target(target), steering.knocking())
 
     def _send(self, sock: DatagramSocket, target: SocketAddress, data: bytes) -> None:
         try:

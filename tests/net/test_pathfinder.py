@@ -30,6 +30,7 @@ class Ends:
         self.two = Pathfinder(world.two, lambda: (world.two.local_address,))
         self.bad: list[str] = []
         self.ending = False
+        self.needed = True
 
     @property
     def connection(self) -> Connection:
