@@ -143,13 +143,12 @@ class Sizes:
         """Large datagrams seem to vanish: their size has to be confirmed."""
         here = self._here
         if not self._ready() or self.size <= self._config.smallest:
-            return  # they are small already
+            return  # they are small already, as they are while a size is being confirmed
         if now.mono < here.confirmed_at + self._config.confirm_s:
             return
-        if self._trial is None or not self._trial.confirms:
-            self._trial = _Trial(here.size, confirms=True)
-            self._try(now)
-            self._resize()
+        self._trial = _Trial(here.size, confirms=True)
+        self._try(now)
+        self._resize()
 
     # --- the search -----------------------------------------------------------------------------------------------
 

@@ -177,7 +177,7 @@ class PortMapping:
         """The network may be another one: asks the first question again, or begins anew, at once."""
         if not self._protocol:
             self._rest_until = min(self._rest_until, now.mono)
-        elif self._due:
+        else:
             self._due[self._first] = now.mono
 
     def stop(self) -> None:
@@ -348,9 +348,10 @@ class PortMapping:
 
     def _silence(self, now: Now) -> None:
         question, self._question = self._question, None
+        assert question is not None, "somebody was asked"
         if UDP not in self._grants:
             self._give_up(now, "the router does not answer")
-        elif question is not None:
+        else:
             self._due[question.about] = now.mono + self._config.retry_s
             self._ask_next(now)
 

@@ -280,3 +280,10 @@ def test_whatever_happens_it_ends_with_what_the_path_carries(actions: list[tuple
     link.advance(2 * CONFIG.raise_s)
     carried = min(link.first, link.carries[link.state.place])
     assert link.size == max(size for size in (1_200, *CONFIG.sizes) if size <= carried)
+
+
+def test_a_timer_that_fires_too_early_sends_nothing() -> None:
+    link = Link(1_200)
+    link.sizes.handle_timer(link.now)
+    link.perform()
+    assert link.probes == [1_452]

@@ -371,3 +371,12 @@ def test_who_only_acknowledges_doubts_its_path_once_the_other_end_does() -> None
     assert not paths.doubted
     paths.probed(Now(3.1, 0.0), HOLE, KINDS[HOLE], b"4" * 8, doubting=True)
     assert set(paths.routes()) == {WIDE, HOLE}
+
+
+def test_what_works_already_is_not_tried_again_because_it_is_told_of() -> None:
+    paths = direct()
+    paths.heard(Now(1.0, 0.0), HOLE, KINDS[HOLE])
+    answer(paths, HOLE, 1.1)
+    paths.drain()
+    paths.add(Now(1.2, 0.0), HOLE, KINDS[HOLE])
+    assert not [each for each in paths.drain() if isinstance(each, SendProbe)]

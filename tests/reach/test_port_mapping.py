@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -293,6 +294,39 @@ def test_a_mapping_that_is_being_asked_for_at_the_end_is_taken_back_too() -> Non
     world.engine.stop()
     world.pump()
     assert not world.router.table
+
+
+def test_at_the_end_only_what_was_asked_for_counts_and_time_changes_nothing() -> None:
+    world = World()
+    world.run(1.0)
+    world.engine.stop()
+    requests = world.engine.drain()
+    world.engine.handle_timer(Now(world.mono + 1e6, 0.0))
+    assert world.engine.drain() == []
+    for request in requests:
+        answer = world.router.answer(world.mono, request)
+        assert answer is not None
+        world.engine.receive_untrusted(world.now, answer[:40] + b"\x00\x01" + answer[42:], GATE)  # another port
+        assert not world.engine.forgotten
+    for request in requests:
+        answer = world.router.answer(world.mono, request)
+        assert answer is not None
+        world.engine.receive_untrusted(world.now, answer, GATE)
+    assert world.engine.forgotten
+
+
+def test_a_mapping_of_tcp_alone_that_ends_is_asked_for_again() -> None:
+    world = World()
+    world.run(1.0)
+    world.engine._grants[TCP] = replace(world.engine._grants[TCP], until=world.mono)
+    world.engine.handle_timer(world.now)
+    assert not world.engine.mapped().tcp
+    world.run(1.0)
+    assert world.engine.mapped().tcp
+
+
+def test_nowhere_is_no_address() -> None:
+    assert not World().engine._can_be("")
 
 
 def test_only_the_router_and_only_what_was_asked_counts() -> None:
