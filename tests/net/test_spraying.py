@@ -23,10 +23,10 @@ from atmo.net.spraying import Spraying
 from atmo.net.udp import DatagramSocket, UdpSocket, open_udp
 from atmo.reach.probe import MARK
 from atmo.wire.address import Address
-from tests.net.loopback import DEADLINE_S, until
+from tests.net.loopback import until
 from tests.net.pair import ALICE, BOB
 from tests.net.test_paths import Wire, send_and_check
-from tests.net.test_steering import Cable
+from tests.net.test_steering import Cable, join
 
 
 class Filter(Cable):
@@ -58,12 +58,7 @@ class World:
         return self.two.local_address.port
 
     async def connect(self) -> tuple[Connection, Connection]:
-        near = await self.one.dial(self.wire.ends[0], BOB.node_id, DEADLINE_S)
-        far = await self.two.accept()
-        keys = self.one.probing.offer(near), self.two.probing.offer(far)
-        self.two.probing.begin(far, keys[0], [])
-        self.one.probing.begin(near, keys[1], [])
-        return near, far
+        return await join(self.one, self.two, self.wire)
 
 
 @asynccontextmanager

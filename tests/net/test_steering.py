@@ -55,6 +55,16 @@ class Cable:
         return (b"", address) if self.cut else (data, address)
 
 
+async def join(one: Endpoint, two: Endpoint, wire: Wire) -> tuple[Connection, Connection]:
+    """Connects two endpoints over a virtual path, and tells both ends of each other's keys."""
+    near = await one.dial(wire.ends[0], BOB.node_id, DEADLINE_S)
+    far = await two.accept()
+    keys = one.probing.offer(near), two.probing.offer(far)
+    two.probing.begin(far, keys[0], [])
+    one.probing.begin(near, keys[1], [])
+    return near, far
+
+
 class Both:
     """Two endpoints that are joined by a virtual path and by a cable."""
 
@@ -73,12 +83,7 @@ class Both:
 
     async def connect(self) -> tuple[Connection, Connection]:
         """Connects over the virtual path, and tells both ends of each other's keys."""
-        near = await self.one.dial(self.wire.ends[0], BOB.node_id, DEADLINE_S)
-        far = await self.two.accept()
-        keys = self.one.probing.offer(near), self.two.probing.offer(far)
-        self.two.probing.begin(far, keys[0], [])
-        self.one.probing.begin(near, keys[1], [])
-        return near, far
+        return await join(self.one, self.two, self.wire)
 
     def introduce(self, near: Connection) -> None:
         """Tells the near end where the far one listens."""
