@@ -13,6 +13,7 @@ from aioice import stun
 from atmo.net.quic_core import SocketAddress
 from atmo.reach.prediction import ADDRESS, ENDPOINT, NONE
 from atmo.wire.address import Address
+from tests.net.mailbox import Mailbox
 
 Reply = tuple[Address, bytes]
 Host = Callable[[bytes, Address, Address], Iterable[Reply]]
@@ -25,7 +26,7 @@ KEEPS_S = 300.0
 
 
 @dataclass
-class NatSocket:
+class NatSocket(Mailbox):
     """The socket of one endpoint; implements `net.udp.DatagramSocket`.
 
     Attributes:
@@ -96,21 +97,6 @@ class NatSocket:
         else:
             self.kept_out += 1
             self._claims[source] = trio.current_time() + 30
-
-    def recvfrom(self, most: int, /) -> tuple[bytes, SocketAddress]:
-        if not self._arrived:
-            raise BlockingIOError
-        data, source = self._arrived.popleft()
-        return data[:most], source
-
-    async def wait_readable(self) -> None:
-        if self._arrived:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._readers.park()
-
-    def close(self) -> None:
-        self._arrived.clear()
 
 
 def answer_to(data: bytes, **attributes: object) -> bytes:

@@ -10,6 +10,7 @@ import trio
 
 from atmo.net.quic_core import SocketAddress
 from atmo.wire.address import Address
+from tests.net.mailbox import Mailbox
 
 RATIO = 3
 """Bytes sent for each one that came from an address that is not proven. Source: RFC 9000 section 8.1."""
@@ -47,7 +48,7 @@ class Internet:
         return self.went[address] / self.came[address]
 
 
-class SpoofSocket:
+class SpoofSocket(Mailbox):
     """One socket; implements `net.udp.DatagramSocket`."""
 
     family = int(socket.AF_INET)
@@ -69,21 +70,6 @@ class SpoofSocket:
     def arrive(self, data: bytes, source: SocketAddress) -> None:
         self._arrived.append((data, source))
         self._readers.unpark()
-
-    def recvfrom(self, most: int, /) -> tuple[bytes, SocketAddress]:
-        if not self._arrived:
-            raise BlockingIOError
-        data, source = self._arrived.popleft()
-        return data[:most], source
-
-    async def wait_readable(self) -> None:
-        if self._arrived:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._readers.park()
-
-    def close(self) -> None:
-        self._arrived.clear()
 
 
 def host(number: int) -> str:
