@@ -6,18 +6,37 @@ client of the HTTP endpoint, `RemoteError` for a peer, `WireError` for bytes tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class AtmoError(Exception):
     """The root of every error that Atmosphere raises on purpose."""
 
 
 class UserError(AtmoError):
-    """Something a person asked for cannot be done: one line saying what, where and what to do next."""
+    """Something a person asked for cannot be done: one line saying what, where and what to do next.
+
+    Attributes:
+        message, hint: What and where, and what to do next.
+        code: One word for programs where they can do something about it, else empty.
+        about: Plain values that go with the code.
+    """
+
+    code: str = ""
+    about: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(f"{message} {hint}".strip())
         self.message = message
         self.hint = hint
+
+
+class StoppedError(UserError):
+    """What a person waits for was paused or ended on purpose, by another command."""
+
+    code = "stopped"
 
 
 class WireError(AtmoError):

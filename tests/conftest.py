@@ -6,6 +6,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+os.environ["ATMO_BRIDGE"] = "0"  # nodes of tests leave the caches of whoever runs them alone
+
 settings.register_profile(
     "repeatable",
     derandomize=True,

@@ -138,8 +138,9 @@ def atmo(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Returns this program's environment without settings meant for another node."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ATMO_")}
+    """Returns this program's environment without settings meant for another node and without its user's models."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("ATMO_")}
+    return own | {"ATMO_BRIDGE": "0"}
 
 
 def checked(name: str, answer: httpx.Response) -> httpx.Response:

@@ -27,6 +27,7 @@ from atmo.peer.messages import encode_message
 from atmo.peer.renewal import Renew, RenewalRefused, Renewed
 from atmo.peer.rights import Successions
 from atmo.peer.routes import RouteAnswer, RouteQuery
+from atmo.transfer import messages as swarm
 from atmo.trust.certificate import Certificate, issue
 from atmo.trust.genesis import found, mesh_id
 from atmo.trust.joincode import JoinCode
@@ -135,6 +136,11 @@ def examples(mesh: bytes, certificate: bytes, record: bytes, provider: bytes) ->
         "renew": Renew(1_900_000_000),
         "renewed": Renewed(certificate, certificate),
         "renewal-refused": RenewalRefused("early"),
+        "swarm-hello": swarm.SwarmHello(bytes(range(32)), 12, b"\xff\x03", False, True, 36),
+        "swarm-have": swarm.SwarmHave(bytes(range(32)), (10, 11)),
+        "swarm-slot": swarm.SwarmSlot(bytes(range(32)), True, (3, 7)),
+        "swarm-peers": swarm.SwarmPeers(bytes(range(32)), (swarm.SwarmPeer(contact, 88),)),
+        "swarm-leave": swarm.SwarmLeave(bytes(range(32)), True),
     }
 
 

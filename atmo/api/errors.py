@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,9 +20,11 @@ ROUTES = (
     "POST /v1/chat/completions",
     "POST /v1/embeddings",
     "GET /v1/models",
+    "GET /v1/models/download/{model}",
     "POST /v1/ml/classify",
     "POST /v1/ml/anomaly",
     "GET /v1/mesh/nodes",
+    "GET /v1/mesh/models",
     "POST /v1/mesh/route",
     "GET /health",
 )
@@ -39,12 +44,17 @@ def error_response(error: RequestError) -> Response:
     return Response(dump(error.body()), error.status, headers, "application/json")
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Has every error that a route raises answered in OpenAI's shape."""
+def add_handlers(app: FastAPI, routes: Sequence[str] = ROUTES) -> None:
+    """Has every error that a route raises answered in OpenAI's shape.
+
+    Args:
+        app: The application.
+        routes: Its routes, for who asks for another one.
+    """
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, partial(_http_error, routes))
 
 
 async def _request_error(_request: Request, error: Exception) -> Response:
@@ -64,11 +74,11 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
     return error_response(RequestError(400, f"'{param}': {first['msg']}.", param=param, code="invalid_value"))
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(routes: Sequence[str], request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:128]
     if error.status_code == 404:
-        message, code = f"There is no {path}. Routes are: {', '.join(ROUTES)}.", "not_found"
+        message, code = f"There is no {path}. Routes are: {', '.join(routes)}.", "not_found"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message, code = f"{path} does not take {request.method}: use {allowed}.", "method_not_allowed"

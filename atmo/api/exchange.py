@@ -58,7 +58,7 @@ class Exchange(Response):
                 return
             body = await read_object_untrusted(raw)
             del raw
-            await _until_gone(receive, send, partial(self._work, body))
+            await until_gone(receive, send, partial(self._work, body))
 
 
 async def send_json(send: Send, value: Mapping[str, Any], headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -170,7 +170,7 @@ def _too_large() -> RequestError:
     return RequestError(413, message, code="request_too_large")
 
 
-async def _until_gone(receive: Receive, send: Send, work: Callable[[Send], Awaitable[None]]) -> None:
+async def until_gone(receive: Receive, send: Send, work: Callable[[Send], Awaitable[None]]) -> None:
     """Runs `work`; cancels it when the client disconnects before the end of the answer."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:

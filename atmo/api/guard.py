@@ -30,7 +30,7 @@ class Guard:
     def __init__(self, app: ASGIApp, http_host: str) -> None:
         self._app = app
         self._bound = http_host.strip("[]").lower()
-        self._abroad = not _is_loopback(self._bound)
+        self._abroad = not is_loopback(self._bound)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or refuses it."""
@@ -74,7 +74,7 @@ class Guard:
         return None
 
     def _is_own(self, host: str) -> bool:
-        if host in ("localhost", self._bound) or _is_loopback(host):
+        if host in ("localhost", self._bound) or is_loopback(host):
             return True
         return self._abroad and _is_address(host)
 
@@ -101,5 +101,6 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Says whether only this machine reaches that address."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -17,6 +17,7 @@ from atmo.api.services import ApiServices
 from atmo.gateway.checks import bad
 from atmo.gateway.jsontext import dump
 from atmo.router.capability import CHAT, OPERATIONS
+from atmo.services.models import ModelService
 from atmo.services.topology import TopologyService
 
 
@@ -52,6 +53,8 @@ def mesh_routes(services: ApiServices) -> APIRouter:
 
     if services.topology is not None:
         _add_topology(router, services.topology)
+    if services.models is not None:
+        _add_models(router, services.models)
     return router
 
 
@@ -60,3 +63,10 @@ def _add_topology(router: APIRouter, service: TopologyService) -> None:
     async def topology() -> Response:
         """Tells who is connected to whom, by which path; asks the nodes of the mesh, one after the other."""
         return Response(dump(await service.topology()), media_type="application/json")
+
+
+def _add_models(router: APIRouter, service: ModelService) -> None:
+    @router.get("/models")
+    async def models() -> Response:
+        """Tells which versions of which models the mesh has, and who holds them since when."""
+        return Response(dump({"mesh_models": await service.mesh_models()}), media_type="application/json")

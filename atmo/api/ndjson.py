@@ -28,7 +28,8 @@ Job = Callable[[Report], Awaitable[dict[str, Any]]]
 def error_body(error: UserError | RemoteError) -> dict[str, Any]:
     """Returns the body by which the control routes tell an error."""
     if isinstance(error, UserError):
-        return {"error": {"message": error.message, "hint": error.hint}}
+        more = {"code": error.code, "about": dict(error.about)} if error.code else {}
+        return {"error": {"message": error.message, "hint": error.hint, **more}}
     return {"error": {"message": str(error), "hint": ""}}
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,17 @@ from atmo.router.capability import CHAT, EMBEDDINGS
 _THREAD_ROWS = 64
 _NAMES_SHOWN = 8
 
+Extend = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+"""Takes the rows of `/v1/models` and returns them with more."""
 
-def openai_routes(gateway: Gateway) -> APIRouter:
-    """Returns the routes under `/v1` that OpenAI's clients use."""
+
+def openai_routes(gateway: Gateway, extend: Extend = lambda rows: rows) -> APIRouter:
+    """Returns the routes under `/v1` that OpenAI's clients use.
+
+    Args:
+        gateway: Routes and runs requests.
+        extend: Adds what else is known to the list of models.
+    """
     router = APIRouter(prefix="/v1")
 
     async def work_chat(body: Body, send: Send) -> None:
@@ -63,12 +72,14 @@ def openai_routes(gateway: Gateway) -> APIRouter:
     @router.get("/models")
     async def models() -> Response:
         """Lists every model of the mesh."""
-        return Response(dump({"object": "list", "data": [_auto(), *gateway.models()]}), media_type="application/json")
+        return Response(
+            dump({"object": "list", "data": [_auto(), *extend(gateway.models())]}), media_type="application/json"
+        )
 
     @router.get("/models/{model:path}")
     async def model(model: str) -> Response:
         """Describes one model of the mesh."""
-        return Response(dump(find_model(model, [_auto(), *gateway.models()])), media_type="application/json")
+        return Response(dump(find_model(model, [_auto(), *extend(gateway.models())])), media_type="application/json")
 
     return router
 

@@ -22,6 +22,10 @@ BACKLOG = 1_024
 KEEP_ALIVE_S = 75.0
 """Source: nginx's keepalive_timeout."""
 
+STALL_S = 120.0
+"""A connection whose client takes nothing for so long is cut by the system, where it can: the server waits for it
+uninterruptibly. Source: guess."""
+
 _IN_USE = (errno.EADDRINUSE, errno.EACCES)
 
 
@@ -79,6 +83,8 @@ def bind(host: str, port: int) -> socket.socket:
         ) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALL_S * 1_000))
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)

@@ -9,7 +9,9 @@ from fastapi import APIRouter
 
 from atmo.backends.training import Trainer
 from atmo.gateway.gateway import Gateway
+from atmo.services.bridge import BridgeService
 from atmo.services.mesh import MeshService
+from atmo.services.models import ModelService
 from atmo.services.topology import TopologyService
 
 
@@ -27,6 +29,8 @@ class ApiServices:
         http_host: The address that the server is bound to; requests must be addressed to it or to loopback.
         stats: The counters of `/metrics`: name of a group to a dataclass of numbers.
         topology: Who is connected to whom; None where this node cannot tell.
+        bridge: The models that can be downloaded from this machine; None where none can.
+        models: The models of this machine and its mesh; None where nobody asks.
     """
 
     node_id: str
@@ -38,3 +42,5 @@ class ApiServices:
     http_host: str = "127.0.0.1"
     stats: Callable[[], Mapping[str, object]] = dict
     topology: TopologyService | None = None
+    bridge: BridgeService | None = None
+    models: ModelService | None = None

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Scope = Literal["local", "mesh", "available"]
+Change = Literal["pause", "resume", "cancel"]
+Known = Literal["publishers", "deprecations", "updates"]
+
+_NOTHING: dict[str, Any] = {"text": "", "optional": None, "flag": False, "names": (), "trust": False}
+"""What a field of a job is that was not given, by its kind."""
 
 
 class Access(Protocol):
@@ -35,9 +40,16 @@ class Access(Protocol):
     def hand_over(self, node: str) -> dict[str, Any]: ...
     def models(self, scope: Scope) -> list[dict[str, Any]]: ...
     def info_of(self, name: str) -> dict[str, Any]: ...
+    def preview(self, fields: Mapping[str, Any]) -> dict[str, Any]: ...
     def import_model(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]: ...
-    def pull(self, spec: str, on_progress: OnProgress) -> dict[str, Any]: ...
+    def import_folder(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]: ...
+    def job(self, name: str, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]: ...
+    def known(self, what: Known) -> list[dict[str, Any]]: ...
+    def pull_later(self, spec: str) -> dict[str, Any]: ...
     def remove(self, spec: str) -> list[dict[str, Any]]: ...
+    def deployment(self, name: str | None) -> dict[str, Any]: ...
+    def transfers(self, *, over: bool = False) -> list[dict[str, Any]]: ...
+    def change_transfers(self, how: Change, which: str, *, keep: bool = False) -> list[dict[str, Any]]: ...
 
 
 def live_node(home: Path) -> dict[str, Any] | None:
@@ -113,6 +125,13 @@ class Offline:
     def info_of(self, name: str) -> dict[str, Any]:
         return self._call(lambda services: _later(lambda: services.models.info(name)))
 
+    def preview(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        async def work(services: Services) -> dict[str, Any]:
+            said = {key: fields.get(key) for key in ("name", "version", "type", "capabilities", "description")}
+            return (await services.models.preview(Path(fields["path"]), said)).to_json()
+
+        return self._call(work)
+
     def import_model(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
         async def work(services: Services) -> dict[str, Any]:
             row = await services.models.import_model(
@@ -122,21 +141,65 @@ class Offline:
                 kind=fields.get("type"),
                 capabilities=tuple(fields.get("capabilities") or ()),
                 description=fields.get("description") or "",
+                private=bool(fields.get("private")),
                 progress=_reporter(on_progress),
             )
             return row.to_json()
 
         return self._call(work)
 
-    def pull(self, spec: str, on_progress: OnProgress) -> dict[str, Any]:
-        async def work(services: Services) -> dict[str, Any]:
-            return (await services.models.pull(spec, progress=_reporter(on_progress))).to_json()
+    def import_folder(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
+        from atmo.services.bulk_import import import_folder
 
-        return self._call(work, network=True)
+        async def work(services: Services) -> dict[str, Any]:
+            folder, report = Path(fields["path"]), _reporter(on_progress)
+            return (await import_folder(services.models, folder, fields.get("type"), report)).to_json()
+
+        return self._call(work)
+
+    def job(self, name: str, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
+        from atmo.services.jobs import JOBS
+
+        job = JOBS[name]
+        given = {key: fields.get(key, _NOTHING[kind]) for key, kind in job.fields.items()}
+        return self._call(lambda services: job.run(services, given, _reporter(on_progress)), network=job.network)
+
+    def known(self, what: Known) -> list[dict[str, Any]]:
+        def read(services: Services) -> list[dict[str, Any]]:
+            if what == "publishers":
+                return services.models.consent.rows()
+            return services.publishing.deprecations() if what == "deprecations" else services.versions.rows()
+
+        return self._call(lambda services: _later(lambda: read(services)))
+
+    def pull_later(self, spec: str) -> dict[str, Any]:
+        raise self._no_node("No node runs here that could do it in the background.")
 
     def remove(self, spec: str) -> list[dict[str, Any]]:
         async def work(services: Services) -> list[dict[str, Any]]:
             return [row.to_json() for row in await services.models.remove(spec)]
+
+        return self._call(work)
+
+    def deployment(self, name: str | None) -> dict[str, Any]:
+        from atmo.services.deployment import deployment_status
+
+        return self._call(lambda services: deployment_status(services.models, name))
+
+    def transfers(self, *, over: bool = False) -> list[dict[str, Any]]:
+        async def work(services: Services) -> list[dict[str, Any]]:
+            return [row.to_json() for row in await services.models.transfers.rows(over=over)]
+
+        return self._call(work)
+
+    def change_transfers(self, how: Change, which: str, *, keep: bool = False) -> list[dict[str, Any]]:
+        async def work(services: Services) -> list[dict[str, Any]]:
+            transfers = services.models.transfers
+            if how == "cancel":
+                rows = await transfers.cancel(which, keep=keep)
+            else:
+                rows = await (transfers.pause(which) if how == "pause" else transfers.resume(which))
+            return [row.to_json() for row in rows]
 
         return self._call(work)
 

@@ -17,11 +17,14 @@ from typing import Annotated, Any
 import typer
 
 from atmo.config.settings import resolve_home
-from atmo.errors import RemoteError, UserError, leaf_error
+from atmo.errors import RemoteError, StoppedError, UserError, leaf_error
 from atmo.shell.text import printable, prose, table, wrapped_table
 
 EXIT_ERROR = 1
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 3
+"""Another command has paused or cancelled what this one was waiting for."""
+
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -115,7 +118,8 @@ def _run(command: Callable[[], object]) -> int:
         leaf = leaf_error(error)
         if isinstance(leaf, UserError):
             print_error(leaf)
-        elif isinstance(leaf, RemoteError):
+            return EXIT_STOPPED if leaf.code == StoppedError.code else EXIT_ERROR
+        if isinstance(leaf, RemoteError):
             print_error(UserError(f"{str(leaf).rstrip(chr(46))}."))
         elif isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None:
             return EXIT_INTERRUPTED

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from atmo.cli import mesh, model, sim
+from atmo.cli.audit import audit
 from atmo.cli.common import (
     EXIT_BROKEN_PIPE,
     HomeOption,
@@ -70,6 +71,7 @@ def _root(
 app.command()(node)
 app.command()(status)
 app.command()(relay)
+app.command()(audit)
 
 
 @app.command()

@@ -163,6 +163,13 @@ def _entries(value: Any, where: str, known: tuple[str, ...]) -> list[tuple[dict[
     return entries
 
 
+def entry_of(value: Any, where: str) -> dict[str, Any]:
+    """Checks a mapping of names to values."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: is {_kind(value)} where a mapping belongs.")
+    return {str(key): item for key, item in value.items()}
+
+
 def _required(entry: Mapping[str, Any], key: str, place: str) -> Any:
     if key not in entry:
         raise UserError(f"{place}: {key}: is missing.")
@@ -232,7 +239,7 @@ def server_list(value: Any, where: str, base: Path) -> tuple[ServerSettings, ...
         if server.key_env and server.key_file:
             raise UserError(f"{place}: has both key_env and key_file.", "Keep one of them.")
         if server.key_file:
-            server = replace(server, key_file=str(_path(server.key_file, f"{place}: key_file", base)))
+            server = replace(server, key_file=str(folder_path(server.key_file, f"{place}: key_file", base)))
         servers.append(server)
     refuse_twice([server.name for server in servers], where)
     return tuple(servers)
@@ -245,7 +252,8 @@ def _project_name(value: Any, where: str) -> str:
     return name
 
 
-def _path(text: str, where: str, base: Path) -> Path:
+def folder_path(text: str, where: str, base: Path) -> Path:
+    """Returns the path of a file or folder, which need not exist."""
     try:
         return base / Path(text).expanduser()
     except RuntimeError as error:
@@ -253,7 +261,7 @@ def _path(text: str, where: str, base: Path) -> Path:
 
 
 def _folder(value: Any, where: str, base: Path) -> Path:
-    path = _path(_text(value, where), where, base)
+    path = folder_path(_text(value, where), where, base)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise UserError(f"{where}: {path} {what}.", "Give a folder of Markdown or text files.")

@@ -10,15 +10,21 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from atmo.config import checks
+from atmo.config.bridge import BridgeSettings, bridge_settings, from_environment
 from atmo.config.files import find_config, read_config
+from atmo.config.models import auto_update, interest_list, trust_policy
+from atmo.config.storage import storage_limits
+from atmo.config.transfer import TransferSettings, transfer_settings
 from atmo.config.values import HostPort, ProjectSettings, ServerSettings, parse_host_port
 from atmo.errors import UserError
 from atmo.relay.address import RelayAddress
+from atmo.storage.decisions import TrustPolicy
+from atmo.storage.eviction import Limits
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_HTTP = HostPort("127.0.0.1", 11451)
@@ -50,6 +56,13 @@ class Settings:
         stun: STUN servers that tell this node where they see it.
         lan: Whether the node says on its LAN that it is there, and looks for others.
         port_mapping: Whether the node asks the router to let others in.
+        bridge: Which models of other programs it offers.
+        storage: What its store may hold.
+        transfer: How fast transfers may be, and how many at once.
+        trust: Whose models may come here.
+        interests: Capabilities of models that are wanted here.
+        auto_update: Ranges of versions that are kept up to date, by the model's name; empty means all.
+        node_id: What the environment takes for the node's id, which is its key; empty where it says nothing.
         log_level: `debug`, `info`, `warning` or `error`.
     """
 
@@ -63,6 +76,13 @@ class Settings:
     stun: tuple[HostPort, ...] = ()
     lan: bool = True
     port_mapping: bool = True
+    bridge: BridgeSettings = field(default_factory=BridgeSettings)
+    storage: Limits = field(default_factory=Limits)
+    transfer: TransferSettings = field(default_factory=TransferSettings)
+    trust: TrustPolicy = field(default_factory=TrustPolicy)
+    interests: tuple[str, ...] = ()
+    auto_update: Mapping[str, str] = field(default_factory=dict)
+    node_id: str = ""
     log_level: str = "info"
 
 
@@ -85,7 +105,8 @@ def load_settings(
         home: The node's folder; it need not exist.
         environ: The environment, `os.environ` when None. `ATMO_HTTP`, `ATMO_LISTEN`, `ATMO_NAME`,
             `ATMO_OLLAMA_URL` (a URL or `false`), `ATMO_LOG_LEVEL`, `ATMO_RELAYS` (URLs with spaces between),
-            `ATMO_STUN` (`HOST:PORT` with spaces between), `ATMO_LAN` and `ATMO_PORT_MAPPING` (`0` or `1`) count.
+            `ATMO_STUN` (`HOST:PORT` with spaces between), `ATMO_LAN` and `ATMO_PORT_MAPPING` (`0` or `1`) count; so do
+            those of the bridge (`atmo.config.bridge`), and `ATMOSPHERE_NODE_NAME` where `ATMO_NAME` says nothing.
         flags: Values of command-line flags by key; None means not given. `projects` is a list of `NAME=DIR` that is
             added to the configured ones and replaces one of the same name.
 
@@ -93,7 +114,7 @@ def load_settings(
         UserError: Naming the file, variable or flag, the key and the reason.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {"name": default_name()}
+    values: dict[str, Any] = {"name": default_name(), "node_id": environ.get("ATMOSPHERE_NODE_ID", "").strip()}
     path = find_config(home)
     if path is not None:
         raw = read_config(path)
@@ -104,8 +125,11 @@ def load_settings(
     for key in ("name", "http", "listen", "ollama", "log_level", "relays", "stun", "lan", "port_mapping"):
         field, parse = _KEYS[key]
         variable = "ATMO_OLLAMA_URL" if key == "ollama" else f"ATMO_{key.upper()}"
+        if key == "name" and not environ.get(variable, ""):
+            variable = "ATMOSPHERE_NODE_NAME"
         if text := environ.get(variable, ""):
             values[field] = parse(text, variable, home)
+    values["bridge"] = from_environment(values.get("bridge", BridgeSettings()), environ, home)
     for key, value in (flags or {}).items():
         if value is not None and value != [] and key != "projects":
             field, parse = _KEYS[key]
@@ -137,6 +161,12 @@ _KEYS: dict[str, tuple[str, Callable[[Any, str, Path], Any]]] = {
     "stun": ("stun", checks.stun_list),
     "lan": ("lan", checks.switch),
     "port_mapping": ("port_mapping", checks.switch),
+    "bridge": ("bridge", bridge_settings),
+    "storage": ("storage", storage_limits),
+    "transfer": ("transfer", transfer_settings),
+    "trust": ("trust", trust_policy),
+    "interests": ("interests", interest_list),
+    "auto_update": ("auto_update", auto_update),
     "log_level": ("log_level", checks.choice(LOG_LEVELS)),
 }
 """Key of the file -> field of `Settings` and the function that checks it."""

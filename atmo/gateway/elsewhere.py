@@ -10,6 +10,7 @@ from atmo.router.choice import ruled_out
 from atmo.router.decision import Decision, RouteRequest
 from atmo.router.names import offers_named
 from atmo.router.offer import Offer
+from atmo.router.offers import Offers, Tier
 
 _TAG = ":latest"
 """What `router.names` takes for implied where a name has no tag."""
@@ -22,7 +23,7 @@ class Seek(Protocol):
         """Returns when `enough` holds, nobody else is found, or it took too long; at once in a small mesh."""
 
 
-def worth_seeking(decision: Decision, offers: Sequence[Offer]) -> bool:
+def worth_seeking(decision: Decision, offers: Offers) -> bool:
     """Says whether a request failed only because no known node offers its model, or any model for its operation."""
     request, failure = decision.request, decision.failure
     if failure is None or failure.status not in (404, 503) or request.constraints.local_only:
@@ -30,9 +31,10 @@ def worth_seeking(decision: Decision, offers: Sequence[Offer]) -> bool:
     return not _fitting(request, offers)
 
 
-def serves(request: RouteRequest, offers: Sequence[Offer]) -> bool:
+def serves(request: RouteRequest, offers: Offers) -> bool:
     """Says whether one of the offers is for this request and meets its constraints."""
-    return any(not ruled_out(offer, request.constraints) for offer in _fitting(request, offers))
+    fitting = map(offers.fresh, _fitting(request, offers))
+    return any(not ruled_out(offer, request.constraints) for offer in fitting)
 
 
 def keys_of(request: RouteRequest) -> list[bytes]:
@@ -44,6 +46,6 @@ def keys_of(request: RouteRequest) -> list[bytes]:
     return [model_key(name) for name in names]
 
 
-def _fitting(request: RouteRequest, offers: Sequence[Offer]) -> Sequence[Offer]:
-    able = [offer for offer in offers if offer.capability.operation == request.operation]
-    return able if request.auto else offers_named(request.model, able)
+def _fitting(request: RouteRequest, offers: Offers) -> Sequence[Offer] | Tier:
+    able = offers.doing(request.operation)
+    return able.offers if request.auto else offers_named(request.model, able)

@@ -26,11 +26,13 @@ from atmo.gateway.meaning import Embed, Meaning
 from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
 from atmo.gateway.remote import PROTOCOL, Mesh, Outgoing, open_remote
 from atmo.gateway.serving import ExecuteServer
+from atmo.gateway.supply import Supply
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
 from atmo.router.capability import CHAT, EMBEDDINGS
 from atmo.router.decision import Decision, RouteRequest
 from atmo.router.offer import Offer
+from atmo.router.offers import Offers
 from atmo.router.policy import decide
 from atmo.router.table import NodeTable
 
@@ -108,6 +110,9 @@ class Gateway:
         config: Limits.
         random: Draws which nodes are compared.
         seek: Looks in the index for what no known node offers; None where there is none.
+
+    Attributes:
+        on_asked: Told of each model of another machine that a request was sent to.
     """
 
     def __init__(
@@ -129,7 +134,6 @@ class Gateway:
         self.budget = ByteBudget()
         self.server = ExecuteServer(pool)
         self._node = node
-        self._node_name = node_name
         self._pool = pool
         self._mesh = mesh
         self._stored = stored
@@ -137,7 +141,9 @@ class Gateway:
         self._random = random or Random(secrets.randbits(64))
         self._seek = seek
         self._known = KnownModels(stored, self._config.names, self._config.names_s)
+        self.on_asked: Callable[[str], None] = lambda model: None
         self._nursery: trio.Nursery | None = None
+        self._supply = Supply(node, node_name, pool, mesh)
 
     def attach(self, mesh: MeshPort) -> None:
         """Answers other nodes' requests from now on."""
@@ -173,17 +179,10 @@ class Gateway:
         alive = sum(view.present for view in peer.nodes(mesh.now()))
         return Company(alive, len(peer.linked()), len(peer.neighbours()))
 
-    def offers(self) -> list[Offer]:
-        """Returns every capability of every live node; this machine's as they are at this moment."""
-        load = self._pool.in_flight
-        offers = [
-            Offer(self._node, self._node_name, capability, local=True, rtt_s=0.0, load=load, path="local")
-            for capability in self._pool.capabilities()
-        ]
-        mesh = self._mesh()
-        if mesh is not None:
-            offers += [offer for offer in mesh.peer.offers(mesh.now()) if offer.node != self._node]
-        self._known.remember(offers, trio.current_time())
+    def offers(self) -> Offers:
+        """Returns every capability of every live node; the same object for as long as that is the same."""
+        offers = self._supply.offers()
+        self._known.remember(offers.models, trio.current_time())
         return offers
 
     def _path(self, offer: Offer) -> str:
@@ -196,28 +195,31 @@ class Gateway:
         """Returns the objects of `/v1/models`: every model of the mesh."""
         return list_models(self.offers(), self._stored())
 
-    async def route(self, operation: str, body: Mapping[str, Any]) -> Decision:
+    async def route(self, operation: str, body: Mapping[str, Any], *, explain: bool = True) -> Decision:
         """Decides who would run a request; `execute` follows the same decision.
+
+        Args:
+            operation: One of `capability.OPERATIONS`.
+            body: The client's JSON, checked by `gateway.checks`.
+            explain: Whether those are told, too, that played no part.
 
         Raises:
             RequestError: 400, the model or a constraint cannot be read.
         """
         request = RouteRequest(operation, model_of(body), constraints_of(body), self._random.getrandbits(32))
         offers = self.offers()
-        decision = await self._decide(request, body, offers)
+        decision = await self._decide(request, body, offers, explain)
         if self._seek is not None and worth_seeking(decision, offers):
             await self._seek(keys_of(request), lambda: serves(request, self.offers()))
-            decision = await self._decide(request, body, self.offers())
+            decision = await self._decide(request, body, self.offers(), explain)
         return decision
 
-    async def _decide(self, request: RouteRequest, body: Mapping[str, Any], offers: Sequence[Offer]) -> Decision:
+    async def _decide(self, request: RouteRequest, body: Mapping[str, Any], offers: Offers, explain: bool) -> Decision:
         scores = None
-        if request.auto and request.operation != EMBEDDINGS:
-            able = [offer for offer in offers if offer.capability.operation == request.operation]
-            if len({offer.capability.model for offer in able}) > 1:
-                scores = await self.meaning.scores(query_text(body), offers)
+        if request.auto and request.operation != EMBEDDINGS and len(offers.doing(request.operation).models) > 1:
+            scores = await self.meaning.scores(query_text(body), offers)
         now = trio.current_time()
-        decision = decide(request, offers, scores, self.table, now)
+        decision = decide(request, offers, scores, self.table, now, explain=explain)
         if decision.failure is not None and decision.failure.status == 404:
             decision = decide(request, offers, scores, self.table, now, self._known.kinds(now))
         return decision
@@ -244,11 +246,13 @@ class Gateway:
         request_id = request_id or secrets.token_hex(8)
         done = False
         try:
-            decision = await self.route(operation, body)
+            decision = await self.route(operation, body, explain=False)
             self.stats.routed_by_meaning += decision.rule == "meaning"
             if decision.failure is not None or decision.chosen is None:
                 assert decision.failure is not None
                 raise decision.failure.error()
+            if not decision.chosen.local:
+                self.on_asked(decision.chosen.capability.model)
             async with self._answered(decision, _forwarded(body), stream, request_id) as execution:
                 yield execution
             self.stats.answered += 1
@@ -343,8 +347,7 @@ class Gateway:
         Returns:
             The parts of its answer; None where the mesh has no such model, or `run` does not run.
         """
-        general = any(offer.capability.general and offer.capability.operation == CHAT for offer in self.offers())
-        if self._nursery is None or not general:
+        if self._nursery is None or not self.offers().doing(CHAT).general:
             return None
         options = {**(body.get(OPTIONS) or {}), "general_only": True}
         return self._generated(self._nursery, {**body, OPTIONS: options}, stream)

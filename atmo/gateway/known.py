@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from atmo.backends.store import why_not_run
 from atmo.gateway.listing import CatalogRow
 from atmo.router.choice import Known
-from atmo.router.offer import Offer
 
 
 class KnownModels:
@@ -25,11 +24,11 @@ class KnownModels:
         self._keep_s = keep_s
         self._names: dict[str, float] = {}
 
-    def remember(self, offers: Iterable[Offer], now: float) -> None:
+    def remember(self, models: Iterable[str], now: float) -> None:
         """Notes what is on offer at a monotonic second."""
-        for offer in offers:
-            self._names.pop(offer.capability.model, None)
-            self._names[offer.capability.model] = now
+        for model in models:
+            self._names.pop(model, None)
+            self._names[model] = now
         while len(self._names) > self._most:
             del self._names[next(iter(self._names))]
 

@@ -11,7 +11,7 @@ import trio
 from numpy.typing import NDArray
 
 from atmo.router.choice import Scores
-from atmo.router.offer import Offer
+from atmo.router.offers import Offers
 from atmo.router.semantic import SemanticIndex
 
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
@@ -66,13 +66,13 @@ class Meaning:
                 log.exception("cannot embed what capabilities do; routing goes on without them")
             await self._news.wait()
 
-    def track(self, offers: Sequence[Offer]) -> None:
+    def track(self, offers: Offers) -> None:
         """Takes what is on offer now."""
         self._index.track(offers)
         if self._index.missing_texts(1):
             self._news.set()
 
-    async def scores(self, text: str, offers: Sequence[Offer]) -> Scores | None:
+    async def scores(self, text: str, offers: Offers) -> Scores | None:
         """Returns the similarity of `text` with what `offers` do; None where it cannot be computed now."""
         if not text:
             return None

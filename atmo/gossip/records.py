@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from blake3 import blake3
+
 from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.trust.records import LASTING
@@ -21,6 +23,7 @@ from atmo.wire.schema import Most
 DOMAIN = "atmo/record/1"
 
 NODE, MODELS, CAPABILITIES = "node", "models", "capabilities"
+CATALOG, PROFILE, DEPRECATION = "catalog", "profile", "deprecation"
 
 MOST_LIFETIME_S = 20 * 365 * 86_400
 """Only revocations live long; the bound keeps arithmetic sane."""
@@ -28,12 +31,20 @@ MOST_LIFETIME_S = 20 * 365 * 86_400
 REVOCATION_LIFETIME_S = 10 * 365 * 86_400
 """A revocation lives at least this long: longer than any key it puts out is likely to be of use. Source: choice."""
 
+DEPRECATION_LIFETIME_S = 365 * 86_400
+"""Of a deprecation, and of its being taken back: it outlives its author's presence. Source: choice, a membership."""
+
+ROLES = 16
+"""Roles that one list of a model's access names."""
+
 RECORD_ITEMS = 64
 """Elements over all arrays and maps of a record, its body left aside: it has 16, the rest is for newer peers."""
 
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]
+Role = Annotated[str, Most(32)]
+Certificate = Annotated[bytes, Most(limits.CERTIFICATE_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +52,8 @@ class Record:
     """What an author signs.
 
     Attributes:
-        kind: `node`, `models`, `capabilities`, `revocation`; unknown kinds are kept and passed on.
+        kind: `node`, `models`, `catalog`, `capabilities`, `profile`, `deprecation`, `revocation`; unknown kinds are
+            kept and passed on.
         key: Tells records of one kind and author apart: a page number, a node id.
         epoch: Of the author's node, grows with each start.
         sequence: Grows with each record of the author in this epoch.
@@ -124,7 +136,8 @@ class ModelRecord:
         sha256: 32 bytes, of the model's main file.
         manifest: 32 bytes, BLAKE3 of the sealed manifest.
         capabilities: Such as `anomaly_detection`.
-        deprecated: The publisher advises against it.
+        publisher: Who signed the manifest, as the holder says; the manifest itself proves it.
+        read: Roles whose members its holders give it to; nothing means everybody.
     """
 
     name: Name
@@ -135,7 +148,8 @@ class ModelRecord:
     sha256: Annotated[bytes, Most(32)]
     manifest: Annotated[bytes, Most(32)]
     capabilities: Annotated[tuple[Name, ...], Most(16)] = ()
-    deprecated: bool = False
+    publisher: NodeId | None = None
+    read: Annotated[tuple[Role, ...], Most(ROLES)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +157,53 @@ class ModelsBody:
     """The body of a `models` record: one page of a node's models."""
 
     models: Annotated[tuple[ModelRecord, ...], Most(512)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileBody:
+    """The body of a `profile` record: what a node has beside its hardware, and what it is for.
+
+    Attributes:
+        system: `linux`, `darwin`, `windows`.
+        python_version: Such as `3.11.2`.
+        packages: Installed Python packages that models ask for, each as `name==version`.
+        interests: Capabilities of models that its owner wants to have here.
+        max_model_size_mb: Larger models (MiB) are not wanted; 0 means no limit.
+        max_models: Nor more than so many; 0 means no limit.
+    """
+
+    system: Annotated[str, Most(32)] = ""
+    python_version: Annotated[str, Most(32)] = ""
+    packages: Annotated[tuple[Name, ...], Most(64)] = ()
+    interests: Annotated[tuple[Name, ...], Most(32)] = ()
+    max_model_size_mb: Annotated[int, Most(2**40)] = 0
+    max_models: Annotated[int, Most(2**31)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeprecationBody:
+    """The body of a `deprecation` record: its author advises against versions of a model.
+
+    Attributes:
+        name: Of the model.
+        versions: A range of PEP 440; empty means all.
+        reason: For people.
+        replacement: What to use instead, `NAME[@RANGE]`; empty where there is nothing.
+        certificate: The author's own, sealed, so that the record proves itself where its author is not known.
+        issuer_certificate: Sealed, where the issuer is not a founder.
+    """
+
+    name: Name
+    versions: Annotated[str, Most(64)]
+    reason: Annotated[str, Most(200)] = ""
+    replacement: Annotated[str, Most(200)] = ""
+    certificate: Certificate | None = None
+    issuer_certificate: Certificate | None = None
+
+
+def deprecation_key(name: str, versions: str) -> str:
+    """Returns the key of the record: one statement of an author on one range."""
+    return blake3(f"{name}\0{versions}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ def capability_key(capability: str) -> bytes:
     return _key("capability", capability.encode())
 
 
+def model_capability_key(capability: str) -> bytes:
+    """Returns the key under which those who hold a model with a capability are found, whether or not they run it."""
+    return _key("model-capability", capability.encode())
+
+
 def node_key(node: NodeId) -> bytes:
     """Returns the key under which a node itself is found."""
     return _key("node", bytes(node))

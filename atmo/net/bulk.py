@@ -17,7 +17,7 @@ from atmo.net.bulk_config import BulkConfig, BulkStats
 from atmo.net.bulk_frames import BULK
 from atmo.net.bulk_holder import Holder
 from atmo.net.driver import PeerDriver
-from atmo.net.ports import ChunkHandler, Take
+from atmo.net.ports import ChunkService, Take
 from atmo.net.tcp import TcpDoor, TcpStream, connect_tcp
 from atmo.net.udp import to_address
 from atmo.peer import LinkLost
@@ -50,17 +50,17 @@ class Bulk:
         driver.handle(BULK, self.holder.give_ticket)
         driver.observers.append(self._on_event)
 
-    def handle(self, handler: ChunkHandler) -> None:
+    def handle(self, service: ChunkService) -> None:
         """See `BulkPort`."""
         if self._door.listener is not None:
-            self.holder.handler = handler
+            self.holder.service = service
 
-    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter) -> bool:
+    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take) -> bool:
         """See `BulkPort`."""
-        return await self.asker.fetch(node, name, size, take, limiter)
+        return await self.asker.fetch(node, name, size, take)
 
     async def run(self) -> None:
-        """Takes connections and closes idle ones until cancelled."""
+        """Takes connections and closes those that are idle or late, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 if self._door.listener is not None:
@@ -68,6 +68,7 @@ class Bulk:
                 while True:
                     await trio.sleep(self._config.rest_open_s / 2)
                     self.asker.close_idle()
+                    self.holder.close_late()
         finally:
             self.asker.close_all()
 
@@ -94,11 +95,11 @@ class _DriverLinks:
         self.request = driver.request
 
     def is_linked(self, node: NodeId) -> bool:
-        """See `bulk_holder.Members`."""
+        """See `bulk_answers.Members`."""
         return self._driver.member_link(node) is not None
 
     def admits(self, node: NodeId) -> bool:
-        """See `bulk_holder.Members`."""
+        """See `bulk_answers.Members`."""
         return self.is_linked(node) and self._driver.admits(node)
 
     def holding(self, node: NodeId) -> AbstractContextManager[None]:

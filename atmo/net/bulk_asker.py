@@ -1,36 +1,28 @@
 """The asker's end of bulk connections: a few to each holder, opened when a chunk is wanted, one request each at a time.
 
+What is asked of one holder waits in one queue. A connection with something to do has a thread, which takes one order
+after the other; the loop is told of what is done, of several at once where it is busy.
+
 Whether a holder's TCP port is reachable is found by trying. Whatever goes wrong, the chunk is fetched over QUIC.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, Protocol
 
 import trio
+from outcome import Error, Outcome, Value
 
 from atmo.errors import RemoteError, WireError
 from atmo.identity import NodeId
+from atmo.net.bulk_channel import Channel
 from atmo.net.bulk_config import BulkConfig, BulkStats
-from atmo.net.bulk_frames import (
-    BULK,
-    HEAD_BYTES,
-    MESSAGES_MOST,
-    REASON_BYTES,
-    REQUEST_BYTES,
-    TAG_BYTES,
-    Buffers,
-    Kind,
-    Ticket,
-    directions,
-    read_head_untrusted,
-    read_reason_untrusted,
-    read_ticket_untrusted,
-)
-from atmo.net.ports import Buffer, ChunkRefused, NoFastPath, RequestStream, Take
+from atmo.net.bulk_frames import BULK, Buffers, read_ticket_untrusted
+from atmo.net.bulk_orders import Order, Source, Workers
+from atmo.net.interfaces import is_near
+from atmo.net.ports import ChunkRefused, NoFastPath, RequestStream, Take
 from atmo.net.tcp import ByteStream
 from atmo.reach.config import DIRECT, LAN
 from atmo.wire.address import Address
@@ -76,119 +68,6 @@ class Ways(Protocol):
 Connect = Callable[[Address], Awaitable[ByteStream]]
 
 
-class Channel:
-    """One connection to a holder.
-
-    Args:
-        stream: Open; nothing was sent.
-        ticket: Good for it.
-        asker: This node.
-        holder: The other one.
-        buffers: For chunks.
-
-    Attributes:
-        proven: The holder has sent something that only it could seal.
-        idle_since: Monotonic seconds.
-        closing: Called when it is closed.
-    """
-
-    def __init__(self, stream: ByteStream, ticket: Ticket, asker: NodeId, holder: NodeId, buffers: Buffers) -> None:
-        self.proven = False
-        self.idle_since = 0.0
-        self.closing = ExitStack()
-        self._stream = stream
-        self._first: bytes = ticket.ticket
-        self._buffers = buffers
-        self._outward, self._inward = directions(ticket, asker, holder)
-
-    @property
-    def used_up(self) -> bool:
-        """No further request may be sent."""
-        return self._outward.count >= MESSAGES_MOST
-
-    def close(self) -> None:
-        """Ends it; who waits in it gets a `RemoteError`."""
-        self._stream.close()
-        self.closing.close()
-
-    async def fetch(self, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter) -> bool:
-        """Asks for a chunk; see `net.ports.BulkPort.fetch`. After any error but a refusal it must be closed.
-
-        Raises:
-            RemoteError: The connection broke.
-            WireError: What came was not sealed by the holder, or is no answer.
-            ChunkRefused: The holder does not send it.
-        """
-        request = bytearray(self._first + bytes(REQUEST_BYTES))
-        self._outward.seal(name, b"", memoryview(request)[len(self._first) :])
-        self._first = b""
-        await self._stream.send_all(request)
-        most = HEAD_BYTES + max(size, REASON_BYTES) + TAG_BYTES
-        buffer = self._buffers.take(most)
-        try:
-            kind, head, sealed = await self._receive_untrusted(memoryview(buffer)[:most], size)
-            if kind is Kind.CHUNK:
-                return await trio.to_thread.run_sync(self._open_and_take, sealed, head + name, take, limiter=limiter)
-            reason = bytearray(len(sealed) - TAG_BYTES)
-            self._open_untrusted(sealed, head + name, memoryview(reason))
-            raise ChunkRefused(read_reason_untrusted(reason))
-        finally:
-            self._buffers.give(buffer)
-
-    def _open_and_take(self, sealed: memoryview, associated: bytes, take: Take) -> bool:
-        size = len(sealed) - TAG_BYTES
-        buffer = self._buffers.take(size)
-        try:
-            chunk = memoryview(buffer)[:size]
-            self._open_untrusted(sealed, associated, chunk)
-            return take(chunk)
-        finally:
-            self._buffers.give(buffer)
-
-    def _open_untrusted(self, sealed: Buffer, associated: bytes, room: memoryview) -> None:
-        self._inward.open_untrusted(sealed, associated, room)
-        self.proven = True
-
-    async def _receive_untrusted(self, room: memoryview, size: int) -> tuple[Kind, bytes, memoryview]:
-        """Receives an answer; `room` is as large as one may be, and no byte of it is read on the holder's word.
-
-        Raises:
-            RemoteError: The connection broke.
-            WireError: It is no answer.
-        """
-        kind, have, need = Kind.REFUSAL, 0, HEAD_BYTES
-        while have < need:
-            count = await self._stream.receive_into(room[have:])
-            if not count:
-                raise RemoteError("the holder closed the TCP connection")
-            if have < HEAD_BYTES <= have + count:
-                kind, body = read_head_untrusted(room[:HEAD_BYTES], size)
-                need = HEAD_BYTES + body
-            have += count
-        if have > need:
-            raise WireError("more than an answer")
-        return kind, bytes(room[:HEAD_BYTES]), room[HEAD_BYTES:need]
-
-
-@dataclass(eq=False, slots=True)
-class _Holder:
-    """What is known of one holder.
-
-    Attributes:
-        turns: Who has one may use a connection.
-        free: Connections that nobody uses, the one used last at the end.
-        all: All of them.
-        rests_until: Until when no connection is tried.
-        users: Tasks that have or wait for a turn.
-    """
-
-    turns: trio.Semaphore
-    free: list[Channel] = field(default_factory=list)
-    all: dict[Channel, None] = field(default_factory=dict)
-    rests_until: float = 0.0
-    users: int = 0
-
-
 class Asker:
     """Fetches chunks over TCP.
 
@@ -198,36 +77,49 @@ class Asker:
         config: The limits.
         stats: Counts.
         connect: Makes a TCP connection.
+        near: Says whether a host is on a LAN of this machine.
     """
 
-    def __init__(self, node_id: NodeId, ways: Ways, config: BulkConfig, stats: BulkStats, connect: Connect) -> None:
+    def __init__(
+        self,
+        node_id: NodeId,
+        ways: Ways,
+        config: BulkConfig,
+        stats: BulkStats,
+        connect: Connect,
+        near: Callable[[str], bool] = is_near,
+    ) -> None:
         self._node_id = node_id
         self._ways = ways
         self._config = config
         self._stats = stats
         self._connect = connect
+        self._near = near
         self._buffers = Buffers(config.spare_buffers)
-        self._holders: dict[NodeId, _Holder] = {}
+        self._holders: dict[NodeId, Source] = {}
         self._count = 0
+        self._workers = Workers(self._settle)
 
     @property
     def connections(self) -> int:
         """Open ones, and those that are being opened."""
         return self._count
 
-    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter) -> bool:
+    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take) -> bool:
         """See `net.ports.BulkPort`."""
         holder = self._holder(node)
         holder.users += 1
         try:
-            async with holder.turns:
+            right = None
+            while right is None:
                 way = self._ways.way(node)
                 if way is None or way.path not in REACHABLE:
                     raise NoFastPath(f"there is no direct path to {node.short}")
                 if trio.current_time() < holder.rests_until:
                     raise NoFastPath(f"TCP to {node.short} failed a moment ago")
-                channel = holder.free.pop() if holder.free else await self._open(node, holder, way)
-                return await self._use(holder, channel, name, size, take, limiter)
+                channel = await self._channel(node, holder, way)
+                right = await self._wait(holder, channel, Order(name, size, take))
+            return right
         finally:
             holder.users -= 1
 
@@ -236,6 +128,7 @@ class Asker:
         if holder := self._holders.get(node):
             self._stats.cut += len(holder.all)
             self._close(holder, list(holder.all))
+            holder.tell_waiting(lambda: Error(NoFastPath(f"the link to {node.short} is gone")))
 
     def close_idle(self) -> None:
         """Closes the connections that were not used for a while; call it now and then."""
@@ -248,7 +141,7 @@ class Asker:
         for holder in self._holders.values():
             self._close(holder, list(holder.all))
 
-    def _holder(self, node: NodeId) -> _Holder:
+    def _holder(self, node: NodeId) -> Source:
         holder = self._holders.get(node)
         if holder is None:
             if len(self._holders) >= self._config.holders:
@@ -258,46 +151,86 @@ class Asker:
                         del self._holders[each]
             if len(self._holders) >= self._config.holders:
                 raise NoFastPath("too many holders are remembered")
-            holder = self._holders[node] = _Holder(trio.Semaphore(self._config.asked_node_connections))
+            holder = self._holders[node] = Source()
         return holder
 
-    async def _use(
-        self, holder: _Holder, channel: Channel, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter
-    ) -> bool:
-        """Fetches over one connection, which is free afterwards, or closed."""
-        keep = False
-        try:
-            right = await channel.fetch(name, size, take, limiter)
-            keep = True
-            return right
-        except ChunkRefused:
-            keep = True
-            raise
-        except (RemoteError, WireError) as error:
-            if channel in holder.all:
-                self._stats.broken += 1
-                rest = self._config.broken_s if channel.proven else self._config.failed_s
-                holder.rests_until = trio.current_time() + rest
-            raise NoFastPath(str(error)) from error
-        finally:
-            if keep and channel in holder.all and not channel.used_up:
-                channel.idle_since = trio.current_time()
-                holder.free.append(channel)
-            else:
-                self._close(holder, [channel])
-
-    def _close(self, holder: _Holder, channels: list[Channel]) -> None:
+    def _close(self, holder: Source, channels: list[Channel]) -> None:
         for channel in channels:
             channel.close()
-            if channel in holder.all:
-                del holder.all[channel]
-                self._count -= 1
-            if channel in holder.free:
-                holder.free.remove(channel)
+            self._count -= holder.forget(channel)
+
+    # --- orders ---------------------------------------------------------------------------------------------------
+
+    async def _wait(self, holder: Source, channel: Channel | None, order: Order) -> bool | None:
+        """Gives an order to a connection, or to the first that has time, and waits; None where none is left."""
+        order.task = trio.lowlevel.current_task()
+        order.channel = channel = channel or (holder.free.pop() if holder.free else None)
+        if channel is None:
+            holder.add(order)
+        else:
+            self._workers.begin(holder, channel, order)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            order.task = None
+            running = holder.take_back(order)
+            if running is not None:
+                self._close(holder, [running])
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        right: bool | None = await trio.lowlevel.wait_task_rescheduled(abort)
+        return right
+
+    def _settle(self, holder: Source, channel: Channel, order: Order, outcome: Outcome[bool], last: bool) -> None:
+        """Takes what a thread says of an order; in the loop."""
+        told: Outcome[Any] = outcome
+        if isinstance(outcome, Error) and not isinstance(outcome.error, ChunkRefused):
+            told = self._broken(holder, channel, outcome.error)
+        elif last:
+            self._rest(holder, channel)
+        order.tell(told)
+
+    def _broken(self, holder: Source, channel: Channel, error: BaseException) -> Outcome[Any]:
+        """A connection ended by an error; returns what its order is told."""
+        broke, known = isinstance(error, RemoteError | WireError), channel in holder.all
+        self._close(holder, [channel])
+        if broke and known:
+            self._stats.broken += 1
+            rest = self._config.broken_s if channel.proven else self._config.failed_s
+            holder.rests_until = trio.current_time() + rest
+            holder.tell_waiting(lambda: Error(NoFastPath(f"TCP failed: {error}")))
+        elif not holder.all:
+            holder.tell_waiting(lambda: Value(None))
+        if not broke:
+            return Error(error)
+        failed = NoFastPath(str(error))
+        failed.__cause__ = error
+        return Error(failed)
+
+    def _rest(self, holder: Source, channel: Channel) -> None:
+        """A connection has nothing to do, or may do nothing more."""
+        if channel not in holder.all:
+            return
+        if channel.used_up:
+            self._close(holder, [channel])
+            holder.tell_waiting(lambda: Value(None))
+            return
+        if order := holder.next(channel):
+            self._workers.begin(holder, channel, order)
+        else:
+            channel.idle_since = trio.current_time()
+            holder.free.append(channel)
 
     # --- opening --------------------------------------------------------------------------------------------------
 
-    async def _open(self, node: NodeId, holder: _Holder, way: Way) -> Channel:
+    async def _channel(self, node: NodeId, holder: Source, way: Way) -> Channel | None:
+        """Opens a connection where all are busy and there may be another."""
+        config = self._config
+        most = config.asked_lan_connections if way.path == LAN else config.asked_node_connections
+        if holder.free or len(holder.all) + holder.opening >= most:
+            return None
+        return await self._open(node, holder, way)
+
+    async def _open(self, node: NodeId, holder: Source, way: Way) -> Channel:
         """Opens a connection, or has the holder rest.
 
         Raises:
@@ -305,6 +238,7 @@ class Asker:
         """
         self._make_room()
         self._count += 1
+        holder.opening += 1
         channel = None
         within_s = self._config.connect_s + 4 * (way.rtt_s or 0.0)
         why = f"TCP to {node.short} did not answer within {within_s:.1f} s"
@@ -315,6 +249,11 @@ class Asker:
             why = str(error)
         finally:
             self._count -= channel is None
+            holder.opening -= 1
+            if channel is None and not holder.all:
+                holder.tell_waiting(
+                    lambda: Value(None)
+                )  # a cancelled task opens it no more; where it rests, they learn that
         if channel is None:
             self._stats.failed += 1
             holder.rests_until = trio.current_time() + self._config.failed_s
@@ -351,7 +290,9 @@ class Asker:
         for address in addresses:
             with trio.move_on_after(within_s / len(addresses)):
                 try:
-                    return Channel(await self._connect(address), ticket, self._node_id, node, self._buffers)
+                    clear = self._config.clear_on_lan and self._near(address.host)
+                    made = await self._connect(address)
+                    return Channel(made, ticket, self._node_id, node, self._buffers, clear=clear)
                 except RemoteError as error:
                     problem = str(error)
         raise RemoteError(problem)

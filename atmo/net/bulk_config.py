@@ -21,9 +21,17 @@ class BulkConfig:
         host_opening: The same of one IPv4 address or one IPv6 /64. Source: guess.
         opening_s: For showing one. Source: guess, as `ticket_s`.
         idle_s: An incoming connection without a request for so long is closed. Source: twice `rest_open_s`.
-        asked_connections: Connections to all holders. Source: guess.
+        answering: Chunks in memory for answers. Source: guess, 32 MiB.
+        answer_s: Who takes longer for one answer is given up. Source: guess, twice the longest deadline of a fetch.
+        leave_s: A connection that sends chunks one after the other asks the loop so often whether it may go on, and
+            tells it what was sent, instead of for each chunk. Source: measured (docs/measurements.md).
+        leave_most: Chunks that it may send within that time without asking. Source: guess, 3 GB/s.
+        asked_connections: Connections to all holders, each with one chunk in memory at most. Source: guess.
         asked_node_connections: Connections to one holder, with one request each under way. Source: measured, four
             are a quarter faster than two and as fast as eight (docs/measurements.md).
+        asked_lan_connections: The same on a LAN, where an answer begins at once: one chunk travels while the last one
+            is verified and written. Source: measured, four are no faster (docs/measurements.md), and a chunk that was
+            under way is lost with its downloader.
         rest_open_s: A connection to a holder that is not used for so long is closed. Source: guess.
         connect_s: For a ticket and a connection; four round trips come on top. Source: guess: so long the chunk could
             have been on its way over QUIC.
@@ -33,6 +41,7 @@ class BulkConfig:
         holders: Of whom something is remembered.
         spare_buffers: Of a chunk each, kept for the next chunks at either end. Source: what one holder and its asker
             use at once.
+        clear_on_lan: Chunks travel in clear where the other end is on a private network of this machine, and agrees.
     """
 
     ticket_s: float = 10.0
@@ -44,8 +53,13 @@ class BulkConfig:
     host_opening: int = 16
     opening_s: float = 10.0
     idle_s: float = 30.0
+    answering: int = 32
+    answer_s: float = 300.0
+    leave_s: float = 0.02
+    leave_most: int = 64
     asked_connections: int = 64
     asked_node_connections: int = 4
+    asked_lan_connections: int = 2
     rest_open_s: float = 15.0
     connect_s: float = 1.0
     addresses: int = 3
@@ -53,6 +67,7 @@ class BulkConfig:
     broken_s: float = 2.0
     holders: int = 512
     spare_buffers: int = 8
+    clear_on_lan: bool = False
 
 
 @dataclass(slots=True)

@@ -1,7 +1,10 @@
 """The bytes of a bulk connection: its ticket, its keys and its sealed messages (docs/PROTOCOL.md, section 16). No I/O.
 
-The asker sends the id of a ticket and then requests, each the sealed name of a chunk; the holder sends one sealed
-answer for each. Both keys come from a secret that the holder gave the asker over their authenticated connection.
+The asker sends the id of a ticket and then requests, each sealed; the holder sends one answer for each, sealed but for
+a chunk in clear. Both keys come from a secret that the holder gave the asker over their authenticated connection.
+
+Both messages begin with a kind and a length, so that new ones fit in: a request with more in its body, an answer with
+something else than the whole chunk. `Want.CHUNK` and `Kind.CHUNK` are always right.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ SECRET_BYTES: Final = 32
 NAME_BYTES: Final = 32
 KEY_BYTES: Final = 16
 TAG_BYTES: Final = 16
-REQUEST_BYTES: Final = NAME_BYTES + TAG_BYTES
 REASON_BYTES: Final = 16
 """Of a refusal, such as `missing`."""
 
@@ -38,8 +40,21 @@ blocks under one key, at which AES-GCM with counted nonces still hides everythin
 
 _HEAD = struct.Struct(">BI")
 HEAD_BYTES: Final = _HEAD.size
+_REQUEST_HEAD = struct.Struct(">BB")
+REQUEST_HEAD_BYTES: Final = _REQUEST_HEAD.size
+_SIZE = struct.Struct(">I")
+_BODY_BYTES: Final = NAME_BYTES + _SIZE.size
+REQUEST_BYTES: Final = REQUEST_HEAD_BYTES + _BODY_BYTES + TAG_BYTES
 _NONCE = struct.Struct(">4xQ")
 _TO_HOLDER, _TO_ASKER = b"\x01", b"\x02"
+
+
+class Want(IntEnum):
+    """What a request asks for; the body of both is the name of a chunk and its size."""
+
+    CHUNK = 0
+    CLEAR = 1
+    """The chunk may come in clear."""
 
 
 class Kind(IntEnum):
@@ -47,6 +62,8 @@ class Kind(IntEnum):
 
     CHUNK = 0
     REFUSAL = 1
+    CLEAR = 2
+    """The chunk as it is, without a tag; its name proves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +138,7 @@ class Direction:
         self._aead.encrypt_into(self._nonce(), data, associated, room)
 
     def open_untrusted(self, sealed: Buffer, associated: bytes, room: memoryview) -> None:
-        """Opens the next message into `room`, which is smaller by the tag.
+        """Opens the next message into `room`, which is smaller by the tag, and may be where the message begins.
 
         Raises:
             WireError: It is not what the other end sealed as the next one; what is in `room` then is worth nothing.
@@ -147,18 +164,46 @@ def directions(ticket: Ticket, asker: NodeId, holder: NodeId) -> tuple[Direction
     return Direction(key(_TO_HOLDER)), Direction(key(_TO_ASKER))
 
 
-def answer_head(kind: Kind, body_bytes: int) -> bytes:
-    """Returns what goes before a sealed answer."""
-    return _HEAD.pack(kind, body_bytes + TAG_BYTES)
+def seal_request(outward: Direction, want: Want, name: bytes, size: int) -> bytearray:
+    """Returns the next request of a connection."""
+    request = bytearray(REQUEST_BYTES)
+    request[:REQUEST_HEAD_BYTES] = head = _REQUEST_HEAD.pack(want, _BODY_BYTES + TAG_BYTES)
+    outward.seal(name + _SIZE.pack(size), head, memoryview(request)[REQUEST_HEAD_BYTES:])
+    return request
 
 
-def read_head_untrusted(head: Buffer, chunk_bytes: int) -> tuple[Kind, int]:
-    """Returns the kind of an answer and how many sealed bytes follow; never more than were expected.
+def open_request_untrusted(inward: Direction, request: Buffer) -> tuple[Want, bytes, int]:
+    """Returns what the next request asks for: how, which chunk, and how large it should be.
 
     Raises:
-        WireError: It cannot be the answer to a request for a chunk of `chunk_bytes`.
+        WireError: The other end did not seal it as the next one, or it is of no kind that is known.
+    """
+    head = bytes(request[:REQUEST_HEAD_BYTES])
+    number, size = _REQUEST_HEAD.unpack(head)
+    if number not in (Want.CHUNK, Want.CLEAR) or size != _BODY_BYTES + TAG_BYTES:
+        raise WireError(f"a request of kind {number} and {size} bytes")
+    body = bytearray(_BODY_BYTES)
+    inward.open_untrusted(request[REQUEST_HEAD_BYTES:], head, memoryview(body))
+    (chunk_bytes,) = _SIZE.unpack_from(body, NAME_BYTES)
+    if chunk_bytes > limits.CHUNK_BYTES:
+        raise WireError(f"a request for a chunk of {chunk_bytes} bytes")
+    return Want(number), bytes(body[:NAME_BYTES]), chunk_bytes
+
+
+def answer_head(kind: Kind, body_bytes: int) -> bytes:
+    """Returns what goes before an answer."""
+    return _HEAD.pack(kind, body_bytes + (0 if kind is Kind.CLEAR else TAG_BYTES))
+
+
+def read_head_untrusted(head: Buffer, chunk_bytes: int, want: Want = Want.CHUNK) -> tuple[Kind, int]:
+    """Returns the kind of an answer and how many bytes follow; never more than were expected.
+
+    Raises:
+        WireError: It cannot be the answer to such a request for a chunk of `chunk_bytes`.
     """
     number, size = _HEAD.unpack(head)
+    if number == Kind.CLEAR and want is Want.CLEAR and size == chunk_bytes:
+        return Kind.CLEAR, size
     if number == Kind.CHUNK and size == chunk_bytes + TAG_BYTES:
         return Kind.CHUNK, size
     if number == Kind.REFUSAL and TAG_BYTES < size <= TAG_BYTES + REASON_BYTES:

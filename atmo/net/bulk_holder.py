@@ -7,55 +7,32 @@ time, and hear nothing.
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Protocol
 
 import trio
 
 from atmo.clock import Now
 from atmo.errors import RemoteError, WireError
 from atmo.identity import NodeId
+from atmo.net.bulk_answers import Connection, Leave, Members
 from atmo.net.bulk_config import BulkConfig, BulkStats
 from atmo.net.bulk_frames import (
-    HEAD_BYTES,
-    MESSAGES_MOST,
-    NAME_BYTES,
-    REQUEST_BYTES,
     SECRET_BYTES,
-    TAG_BYTES,
     TICKET_BYTES,
     Buffers,
-    Direction,
-    Kind,
     Ticket,
-    answer_head,
     directions,
 )
-from atmo.net.ports import Buffer, ChunkHandler, RequestStream
+from atmo.net.interfaces import is_near
+from atmo.net.ports import ChunkService, RequestStream
 from atmo.net.tcp import ByteStream, receive_exactly
 from atmo.wire import codec
 from atmo.wire.address import host_group
 from atmo.wire.schema import to_wire
 
 BUSY = "busy"
-
-
-class Members(Protocol):
-    """What this needs of the peer's shell."""
-
-    def now(self) -> Now:
-        """Returns the clocks, read once."""
-
-    def is_linked(self, node: NodeId) -> bool:
-        """Says whether a node is linked and a member."""
-
-    def admits(self, node: NodeId) -> bool:
-        """Charges a request of a node that is linked and a member; False where it is neither, or asked too much."""
-
-    def holding(self, node: NodeId) -> AbstractContextManager[None]:
-        """Keeps the link to a node open for the block."""
 
 
 class Tickets:
@@ -113,21 +90,32 @@ class Holder:
         members: Says who may ask.
         config: The limits.
         stats: Counts.
+        near: Says whether a host is on a LAN of this machine.
 
     Attributes:
-        handler: Answers requests; while it is None nobody gets a ticket.
+        service: Answers requests; while it is None nobody gets a ticket.
     """
 
-    def __init__(self, node_id: NodeId, members: Members, config: BulkConfig, stats: BulkStats) -> None:
-        self.handler: ChunkHandler | None = None
+    def __init__(
+        self,
+        node_id: NodeId,
+        members: Members,
+        config: BulkConfig,
+        stats: BulkStats,
+        near: Callable[[str], bool] = is_near,
+    ) -> None:
+        self.service: ChunkService | None = None
         self.tickets = Tickets(config)
         self._node_id = node_id
         self._members = members
         self._config = config
         self._stats = stats
+        self._near = near
         self._buffers = Buffers(config.spare_buffers)
         self._opening: Counter[str] = Counter()
-        self._running: dict[NodeId, dict[trio.CancelScope, None]] = {}
+        self._running: dict[NodeId, dict[Connection, None]] = {}
+        self._threads = trio.CapacityLimiter(config.connections)
+        self._places = threading.BoundedSemaphore(config.answering)
 
     @property
     def connections(self) -> int:
@@ -139,7 +127,7 @@ class Holder:
         node = stream.node_id
         full = len(self._running.get(node, ())) >= self._config.node_connections
         ticket = None
-        if self.handler is not None and not full and self.connections < self._config.connections:
+        if self.service is not None and not full and self.connections < self._config.connections:
             ticket = self.tickets.issue(self._members.now(), node)
         if ticket is None:
             await stream.send(codec.encode({"error": BUSY}))
@@ -150,9 +138,16 @@ class Holder:
     def cut(self, node: NodeId) -> None:
         """Ends all connections of a node."""
         self.tickets.forget(node)
-        for scope in self._running.get(node, ()):
+        for connection in self._running.get(node, ()):
             self._stats.cut += 1
-            scope.cancel()
+            connection.close()
+
+    def close_late(self) -> None:
+        """Closes connections that were idle for long, or take an answer too slowly; call it now and then."""
+        config, now = self._config, trio.current_time()
+        for connection in [connection for each in self._running.values() for connection in each]:
+            if now - connection.since >= (config.answer_s if connection.answers else config.idle_s):
+                connection.close()
 
     async def serve(self, stream: ByteStream, host: str) -> None:
         """Runs one connection from its first byte to its end.
@@ -164,7 +159,7 @@ class Holder:
         try:
             if found := await self._admit(stream, host_group(host)):
                 node, ticket = found
-                await self._run(stream, node, ticket)
+                await self._run(stream, node, ticket, clear=self._config.clear_on_lan and self._near(host))
         except (RemoteError, WireError):
             self._stats.broken += 1
         finally:
@@ -197,71 +192,20 @@ class Holder:
             return None
         return found
 
-    async def _run(self, stream: ByteStream, node: NodeId, ticket: Ticket) -> None:
+    async def _run(self, stream: ByteStream, node: NodeId, ticket: Ticket, *, clear: bool) -> None:
         self._stats.accepted += 1
-        scope = trio.CancelScope()
-        self._running.setdefault(node, {})[scope] = None
+        service = self.service
+        if service is None:
+            return
+        keys = directions(ticket, node, self._node_id)
+        leave = Leave(node, service, self._members, self._config)
+        connection = Connection(stream, keys, leave, self._buffers, self._places, clear=clear)
+        self._running.setdefault(node, {})[connection] = None
         try:
-            with scope, self._members.holding(node):
-                await self._answer_all(stream, node, ticket)
+            with self._members.holding(node):
+                await connection.run(self._threads)
         finally:
-            del self._running[node][scope]
+            connection.close()
+            del self._running[node][connection]
             if not self._running[node]:
                 del self._running[node]
-
-    async def _answer_all(self, stream: ByteStream, node: NodeId, ticket: Ticket) -> None:
-        inward, outward = directions(ticket, node, self._node_id)
-        name = bytearray(NAME_BYTES)
-        while inward.count < MESSAGES_MOST:
-            sealed = None
-            with trio.move_on_after(self._config.idle_s):
-                sealed = await receive_exactly(stream, REQUEST_BYTES)
-            if sealed is None:
-                return
-            inward.open_untrusted(sealed, b"", memoryview(name))
-            if self.handler is None or not self._members.admits(node):
-                return
-            request = _Request(node, bytes(name), stream, outward, self._buffers)
-            try:
-                await self.handler(request)
-            finally:
-                request.end()
-
-
-class _Request:
-    """One request; implements `net.ports.ChunkRequest`."""
-
-    def __init__(self, node_id: NodeId, name: bytes, stream: ByteStream, outward: Direction, buffers: Buffers) -> None:
-        self.node_id = node_id
-        self.name = name
-        self._stream = stream
-        self._outward = outward
-        self._buffers = buffers
-        self._buffer: bytearray | None = None
-
-    def seal(self, data: bytes) -> memoryview:
-        """See `ChunkRequest`."""
-        return self._seal(Kind.CHUNK, data)
-
-    async def send(self, sealed: Buffer) -> None:
-        """See `ChunkRequest`."""
-        await self._stream.send_all(sealed)
-
-    async def refuse(self, reason: str) -> None:
-        """See `ChunkRequest`."""
-        await self._stream.send_all(self._seal(Kind.REFUSAL, reason.encode("ascii")))
-
-    def end(self) -> None:
-        """The answer was sent, or never will be."""
-        if self._buffer is not None:
-            self._buffers.give(self._buffer)
-            self._buffer = None
-
-    def _seal(self, kind: Kind, data: bytes) -> memoryview:
-        assert self._buffer is None, "a request has one answer"
-        size = HEAD_BYTES + len(data) + TAG_BYTES
-        self._buffer = self._buffers.take(size)
-        answer = memoryview(self._buffer)[:size]
-        answer[:HEAD_BYTES] = head = answer_head(kind, len(data))
-        self._outward.seal(data, head + self.name, answer[HEAD_BYTES:])
-        return answer

@@ -19,7 +19,7 @@ import trio
 
 from atmo.clock import Now
 from atmo.engine import CancelFetch, Dial, Effect, Emit, FetchChunk, Hangup, Misbehaved, Send, Store
-from atmo.errors import RemoteError
+from atmo.errors import RemoteError, UserError
 from atmo.gossip.records import NODE
 from atmo.gossip.sync import RecordChanged
 from atmo.identity import NodeId
@@ -45,6 +45,7 @@ __all__ = ["GOSSIP", "DriverStats", "PeerDriver"]
 
 _READY_S = 5.0  # a request waits this long for its sender's Hello
 _STORE_S = 1.0
+_STORE_AGAIN_S = 10.0  # after a try that failed, as where the disk is full or another program holds the database
 _LEAVE_S = 0.3
 _HELLO = "Hello: "  # so begins the reason where who is or was a member is not let in: that is no fault
 _FLUSH_S = 0.1  # a last message is one packet
@@ -149,7 +150,7 @@ class PeerDriver:
         finally:
             self._nursery = self.links.nursery = self._reaching.nursery = self.pathfinder.nursery = None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _LEAVE_S):
-                await self.flush()
+                await self._try_to_flush(quiet=False)
 
     async def _keep_time(self) -> None:
         while True:
@@ -161,16 +162,34 @@ class PeerDriver:
             self.kick()
 
     async def _keep_stores(self) -> None:
+        kept = True
         while True:
-            await trio.sleep(_STORE_S)
+            await trio.sleep(_STORE_S if kept else _STORE_AGAIN_S)
+            kept = await self._try_to_flush(quiet=not kept)
+
+    async def _try_to_flush(self, *, quiet: bool) -> bool:
+        """Says whether it is kept; a disk that fails does not end the node, which needs it only at its next start."""
+        try:
             await self.flush()
+        except UserError as error:
+            log.log(logging.DEBUG if quiet else logging.WARNING, "what is new in the mesh is not kept yet: %s", error)
+            return False
+        return True
 
     async def flush(self) -> None:
-        """Returns when what the peer asked to keep is on the disk."""
+        """Returns when what the peer asked to keep is on the disk.
+
+        Raises:
+            UserError: The disk fails; it is tried again later.
+        """
         async with self._flushing:
             if self._stores:
-                batch, self._stores = list(self._stores.values()), {}
-                await self._store(batch)
+                batch, self._stores = self._stores, {}
+                try:
+                    await self._store(list(batch.values()))
+                except BaseException:
+                    self._stores = batch | self._stores  # what was asked for meanwhile is newer
+                    raise
 
     # --- effects --------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,17 @@ def lan_interfaces(host: str) -> tuple[Interface, ...]:
     return tuple(islice(found, _INTERFACES_MOST))
 
 
+def is_near(host: str) -> bool:
+    """Says whether a host is this machine, or in a private network in which this machine has an address, too."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if ip.is_loopback:
+        return True
+    return ip.is_private and any(ip in interface.network for interface in _interfaces())
+
+
 def _interfaces() -> Iterator[Interface]:
     for adapter in ifaddr.get_adapters():
         if adapter.name.startswith(_VIRTUAL):

@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-import trio
-
 from atmo.clock import Now
 from atmo.errors import RemoteError
 from atmo.identity import NodeId
@@ -79,42 +77,48 @@ class ChunkRefused(RemoteError):
         self.reason = reason
 
 
-class ChunkRequest(Protocol):
-    """A request for a chunk that came over TCP; answered once, by `send` or by `refuse`.
+class ChunkService(Protocol):
+    """Answers requests for chunks over TCP; only certified members of the mesh get through to it."""
 
-    Attributes:
-        node_id: The authenticated other end.
-        name: The BLAKE3 hash of the chunk.
-    """
+    def allow(self, node: NodeId, name: bytes, size: int) -> float:
+        """A node asks for a chunk; called in the loop, at times only after it was sent.
 
-    node_id: NodeId
-    name: bytes
-
-    def seal(self, data: bytes) -> Buffer:
-        """Encrypts the chunk; call it in the thread that read it, once."""
-
-    async def send(self, sealed: Buffer) -> None:
-        """Sends what `seal` returned.
+        Returns:
+            How many seconds to wait before it is sent.
 
         Raises:
-            RemoteError: The connection is gone, or the other end does not read.
+            ChunkRefused: It may not have it, or not now.
         """
 
-    async def refuse(self, reason: str) -> None:
-        """Says in a word why the chunk is not sent."""
+    def is_open(self, name: bytes) -> bool:
+        """Says whether every member may have a chunk; in any thread."""
 
+    def read(self, name: bytes, room: memoryview) -> None:
+        """Fills `room` with a chunk of that size, verified; in a worker thread.
 
-ChunkHandler = Callable[[ChunkRequest], Awaitable[None]]
+        Raises:
+            ChunkRefused: It is not here, or not intact.
+        """
+
+    def sent(self, node: NodeId, size: int) -> None:
+        """What `allow` let through is over: so many bytes were sent, 0 where it was given up. In the loop."""
 
 
 class BulkPort(Protocol):
     """Chunks over TCP. Implemented by `net.bulk.Bulk`."""
 
-    def handle(self, handler: ChunkHandler) -> None:
-        """Registers who answers requests; only certified members of the mesh get through to it."""
+    def handle(self, service: ChunkService) -> None:
+        """Registers who answers requests."""
 
-    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter) -> bool:
-        """Fetches a chunk over TCP and returns what `take` says of it, which runs in a worker thread.
+    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take) -> bool:
+        """Fetches a chunk over TCP and returns what `take` says of it.
+
+        Args:
+            node: The holder.
+            name: Its BLAKE3 hash.
+            size: In bytes.
+            take: Verifies and keeps it, in the worker thread that received it; where the fetch was cancelled it may
+                still run, or never.
 
         Raises:
             NoFastPath: There is no TCP connection to the node, or it broke.

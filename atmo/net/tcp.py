@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import struct
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,27 +26,49 @@ _BACKLOG = 64
 
 _OPTIONS = [(socket.TCP_NODELAY, 1)]
 if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-    _OPTIONS.append((socket.TCP_NOTSENT_LOWAT, 256 * 1024))  # 2 ms at 1 Gbit/s; trio sets 16 KiB
+    _OPTIONS.append((socket.TCP_NOTSENT_LOWAT, 2**20))  # a chunk, so that a sender wakes once for it; trio sets 16 KiB
 
 STALL_S = 30.0
 """The other end takes or sends at least something within this time. Source: guess; TCP itself gives up later."""
 
 
-class ByteStream(Protocol):
-    """A connection: implemented by `TcpStream`, and by tests in memory. Errors of the network are `RemoteError`."""
+class Stalled(RemoteError):
+    """Nothing moved for too long."""
 
-    async def send_all(self, data: Buffer) -> None:
-        """Sends all of it."""
+
+class ByteStream(Protocol):
+    """A connection: implemented by `TcpStream`, and by tests in memory. Errors of the network are `RemoteError`.
+
+    It belongs to the loop until a worker thread first sends or receives, and from then on to one thread at a time.
+    """
 
     async def receive_into(self, room: memoryview) -> int:
         """Receives at least one byte into `room` and returns how many came, 0 at the end."""
 
+    def send_blocking(self, data: Buffer) -> None:
+        """Sends all of it; in a worker thread."""
+
+    def receive_blocking(self, room: memoryview, least: int) -> int:
+        """Receives into `room`, in a worker thread.
+
+        Returns:
+            How many bytes came: at least `least`, or fewer at the end.
+
+        Raises:
+            Stalled: Nothing came for long.
+        """
+
     def close(self) -> None:
-        """Ends it at once; whoever waits in it gets a `RemoteError`."""
+        """Ends it at once; whoever waits in it, in whatever thread, gets a `RemoteError`."""
 
 
 class TcpStream:
-    """A TCP connection as a `ByteStream`."""
+    """A TCP connection as a `ByteStream`.
+
+    Two objects share its descriptor: trio's, and one for threads, which block in the system: with the timeouts of
+    Python each call would poll as well, and a chunk would be many calls. Closing shuts the connection down, which wakes
+    every thread in it; the last one to leave closes the descriptor, so that none ever reads from another file's.
+    """
 
     def __init__(self, sock: trio.socket.SocketType, stall_s: float = STALL_S) -> None:
         self._socket = sock
@@ -51,40 +76,92 @@ class TcpStream:
         for option, value in _OPTIONS:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-    async def send_all(self, data: Buffer) -> None:
-        """See `ByteStream`."""
-        left = memoryview(data)
-        while left:
-            sent = 0
-            with self._watched() as scope:
-                sent = await self._socket.send(left)
-            self._check(scope)
-            left = left[sent:]
+        self._plain = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+        self._blocks = False
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._closed = False
 
     async def receive_into(self, room: memoryview) -> int:
         """See `ByteStream`."""
         count = 0
-        with self._watched() as scope:
-            count = await self._socket.recv_into(room)
-        self._check(scope)
+        try:
+            with trio.move_on_after(self._stall_s) as scope:
+                count = await self._socket.recv_into(room)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise RemoteError(f"the TCP connection broke: {error}") from error
+        if scope.cancelled_caught:
+            raise self._stalled()
         return count
+
+    def send_blocking(self, data: Buffer) -> None:
+        """See `ByteStream`."""
+        left = memoryview(data)
+        with self._entered():
+            while left:
+                left = left[self._plain.send(left) :]
+
+    def receive_blocking(self, room: memoryview, least: int) -> int:
+        """See `ByteStream`."""
+        have, flags = 0, socket.MSG_WAITALL if least == len(room) else 0
+        with self._entered():
+            while have < least:
+                count = self._plain.recv_into(room[have:], 0, flags)
+                if not count:
+                    break
+                have += count
+        return have
 
     def close(self) -> None:
         """See `ByteStream`."""
-        self._socket.close()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            trio.lowlevel.notify_closing(self._plain)
+            with contextlib.suppress(OSError):
+                self._plain.shutdown(socket.SHUT_RDWR)
+            self._socket.detach()
+            if not self._inside:
+                self._plain.close()
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[trio.CancelScope]:
+    def _entered(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise RemoteError("the TCP connection broke: it was closed here")
+            self._inside += 1
         try:
-            with trio.move_on_after(self._stall_s) as scope:
-                yield scope
-        except (OSError, trio.ClosedResourceError) as error:
+            if not self._blocks:
+                self._block()
+            yield
+        except BlockingIOError:
+            raise self._stalled() from None
+        except OSError as error:
             raise RemoteError(f"the TCP connection broke: {error}") from error
+        finally:
+            self._leave()
 
-    def _check(self, scope: trio.CancelScope) -> None:
-        if scope.cancelled_caught:
-            raise RemoteError(f"nothing moved on the TCP connection for {self._stall_s:g} s")
+    def _block(self) -> None:
+        """Takes the connection from the loop."""
+        self._plain.setblocking(True)
+        milliseconds = max(1, int(self._stall_s * 1e3))
+        if sys.platform == "win32":
+            within = struct.pack("=I", milliseconds)
+        else:
+            within = struct.pack("@ll", milliseconds // 1000, milliseconds % 1000 * 1000)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._plain.setsockopt(socket.SOL_SOCKET, option, within)
+        self._blocks = True
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._closed and not self._inside:
+                self._plain.close()
+
+    def _stalled(self) -> Stalled:
+        return Stalled(f"nothing moved on the TCP connection for {self._stall_s:g} s")
 
 
 async def receive_exactly(stream: ByteStream, count: int) -> bytes | None:

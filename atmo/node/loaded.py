@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from atmo.backends.onnx_session import SessionCache
+from atmo.errors import UserError
 from atmo.services.models import ModelService
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 30.0
+"""After a try that failed, as where the disk is full. Source: guess; what is loaded is only shown."""
 
 
 class LoadedModels:
@@ -30,8 +38,16 @@ class LoadedModels:
         """Writes what differs, first what an earlier run left behind; until cancelled."""
         while True:
             self._changed = trio.Event()
-            loaded = {path for path, *_ in self.sessions.loaded()}
-            for model in self._models.local_models():
-                if (model.loaded_at is not None) != (str(model.path) in loaded):
-                    await self._models.mark_loaded(model.name, model.version, str(model.path) in loaded)
-            await self._changed.wait()
+            try:
+                await self._write()
+            except UserError as error:
+                log.warning("which models are loaded is not noted: %s", error)
+                await trio.sleep(AGAIN_S)
+            else:
+                await self._changed.wait()
+
+    async def _write(self) -> None:
+        loaded = {path for path, *_ in self.sessions.loaded()}
+        for model in self._models.local_models():
+            if (model.loaded_at is not None) != (str(model.path) in loaded):
+                await self._models.mark_loaded(model.name, model.version, str(model.path) in loaded)

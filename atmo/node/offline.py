@@ -15,19 +15,24 @@ import trio
 from atmo.config.settings import Settings, load_settings
 from atmo.errors import UserError
 from atmo.identity import Signer
+from atmo.net.bulk_config import BulkConfig
 from atmo.net.driver import PeerDriver
 from atmo.net.interfaces import any_host
 from atmo.net.quic import Endpoint, open_endpoint
 from atmo.net.tcp import TcpDoor
+from atmo.services.care import Care
 from atmo.services.clock import PROTOCOL as CLOCK
 from atmo.services.clock import ClockService
 from atmo.services.host import MeshHost
 from atmo.services.joining import PROTOCOL as JOIN
+from atmo.services.machine import this_profile
 from atmo.services.mesh import MeshService
 from atmo.services.models import ModelService
+from atmo.services.publishing import Publishing
 from atmo.services.scout import Scout
 from atmo.services.topology import PROTOCOL as TOPOLOGY
 from atmo.services.topology import TopologyService
+from atmo.services.versions import Versions
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.database import Database
 from atmo.storage.home import Home
@@ -48,6 +53,9 @@ class Services:
 
     mesh: MeshService
     models: ModelService
+    versions: Versions
+    publishing: Publishing
+    care: Care
     topology: TopologyService
     clock: ClockService
     scout: Scout
@@ -134,6 +142,7 @@ def build_host(
         wall=wall,
         relays=settings.relays,
         tcp=tcp,
+        bulk=BulkConfig(clear_on_lan=settings.transfer.clear_on_lan),
         stun=settings.stun,
         port_mapping=port_mapping,
     )
@@ -143,9 +152,16 @@ def build_host(
 async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) -> AsyncIterator[Services]:
     """Builds the services of a node and resumes its mesh."""
     scout = Scout(host.mesh)
-    models = ModelService(opened.storage, opened.signer, settings.name, host.mesh, convert=_convert, scout=scout)
+    opened.storage.limits = settings.storage
+    models = ModelService(
+        opened.storage, opened.signer, settings.name, host.mesh, convert=_convert, scout=scout, policy=settings.trust
+    )
+    models.transfers.limit(settings.transfer.at_once)
     mesh = MeshService(opened.signer, settings.name, opened.state, opened.database, host, host.mesh, host.wall)
 
+    versions = Versions(models, opened.storage.decisions, settings.auto_update)
+    publishing = Publishing(models, opened.storage, opened.signer, host.mesh)
+    care = Care(models, opened.storage, host.mesh)
     topology = TopologyService(opened.signer.node_id, settings.name, host.mesh)
     clock = ClockService(host.mesh, host.wall)
 
@@ -157,6 +173,10 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         driver.observers.append(models.on_event)
         driver.observers.append(mesh.on_event)
         driver.observers.append(scout.on_event)
+        driver.observers.append(versions.on_event)
+        driver.peer.set_limits(driver.now(), settings.transfer.limits_at(time.localtime().tm_gmtoff))
+        driver.peer.publish_profile(driver.now(), this_profile(settings.interests, settings.storage))
+        publishing.attach(driver)
         models.attach(driver)
         mesh.attach(driver)
 
@@ -173,7 +193,7 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         }
 
     try:
-        yield Services(mesh, models, topology, clock, scout, status)
+        yield Services(mesh, models, versions, publishing, care, topology, clock, scout, status)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
             await host.aclose()

@@ -33,6 +33,7 @@ from atmo.net.driver import PeerDriver
 from atmo.net.quic import Endpoint, open_endpoint
 from atmo.net.tcp import open_tcp
 from atmo.node.backends import build_backends
+from atmo.node.bridging import build_bridge, check_node_id, serve_bridge
 from atmo.node.loaded import LoadedModels
 from atmo.node.offline import NAME_KEY, OpenHome, Services, build_host, listen_host, open_home, open_services
 from atmo.peer import LinkLost, LinkReady, NodeBack, NodeGone
@@ -40,6 +41,7 @@ from atmo.services.doctor import Doctor
 from atmo.services.host import MeshHost
 from atmo.services.lan import LanService, node_lan
 from atmo.services.models import ModelService
+from atmo.services.prefetch import Prefetch
 from atmo.version import __version__
 
 log = logging.getLogger(__name__)
@@ -148,7 +150,7 @@ class _Running:
         self._fetching = models.fetching
         loaded = LoadedModels(models)
         backends = build_backends(
-            settings, opened.home, self.embedder, models.local_models, self._generate, loaded.sessions
+            settings, opened.home, self.embedder, models.offered_models, self._generate, loaded.sessions
         )
         self.pool = BackendPool(backends)
         self.gateway = Gateway(
@@ -160,9 +162,18 @@ class _Running:
             stored=partial(models.rows, "mesh"),
             seek=services.scout.find,
         )
+        prefetch = Prefetch(models, opened.storage, lambda: self.pool.in_flight > 0)
+        self.gateway.on_asked = prefetch.asked.note
         self.pool.on_change(partial(self._publish, host))
         models.on_change(partial(self.pool.refresh, "onnx"))
+        check_node_id(opened, settings)
+        self._bridge = build_bridge(opened, settings, services)
+        nursery.start_soon(self._bridge.run)
+        await serve_bridge(self._bridge, opened, settings, nursery)
         nursery.start_soon(loaded.run)
+        nursery.start_soon(models.transfers.run, stop)
+        nursery.start_soon(services.versions.run)
+        nursery.start_soon(prefetch.run)
         await nursery.start(self.gateway.run)
         await nursery.start(self.pool.run)
         host.on_attach.append(self._attach)
@@ -195,10 +206,12 @@ class _Running:
             self.gateway,
             services.mesh,
             Trainer(self.embedder.embed, save, self._training),
-            control_router(token, services.mesh, services.models, partial(self._status, services, host), doctor.checks),
+            control_router(token, services, partial(self._status, services, host), doctor.checks, self._bridge),
             self._settings.http.host,
             partial(self._stats, host),
             services.topology,
+            self._bridge,
+            services.models,
         )
 
     def _lan_state(self) -> tuple[str | None, int]:
@@ -274,6 +287,7 @@ class _Running:
             "peers": services.mesh.peers(),
             "punches": host.port.pathfinder.punches() if isinstance(host.port, PeerDriver) else {},
             "requests_running": self.pool.in_flight,
+            "bridge": self._bridge.summary(),
             "uptime_s": round(time.monotonic() - self._started, 1),
             "counters": {
                 f"{group}.{name}": value

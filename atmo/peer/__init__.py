@@ -11,10 +11,11 @@ from atmo.peer.messages import decode_message_untrusted, encode_message
 from atmo.peer.peer import Peer
 from atmo.peer.presence import NodeBack, NodeGone
 from atmo.peer.rules import LinkAge
-from atmo.peer.views import LinkView, NodeView
+from atmo.peer.views import Advice, LinkView, NodeView
 
 __all__ = [
     "AdvertLeftOut",
+    "Advice",
     "CapabilitiesBody",
     "Crypto",
     "LinkAge",

@@ -10,7 +10,18 @@ from atmo.clock import Now
 from atmo.engine import Emit, Outbox
 from atmo.errors import WireError
 from atmo.gossip import records as kinds
-from atmo.gossip.records import Hardware, ModelRecord, ModelsBody, NodeRecord
+from atmo.gossip.catalog import digest
+from atmo.gossip.records import (
+    DEPRECATION,
+    DEPRECATION_LIFETIME_S,
+    DeprecationBody,
+    Hardware,
+    ModelRecord,
+    ModelsBody,
+    NodeRecord,
+    ProfileBody,
+    deprecation_key,
+)
 from atmo.gossip.sync import RecordSync
 from atmo.peer.config import PeerStats
 from atmo.peer.directory import CapabilitiesBody
@@ -24,7 +35,9 @@ from atmo.wire.schema import pack, pack_checked
 
 _PAGE_BYTES = 40 * 1024
 _ITEM_BYTES = 56 * 1024  # with the record around it under the message limit
-_PAGES = 24  # of models and of capabilities each: together under `SyncConfig.author_bytes`
+_PAGES = 24  # of capabilities: with those of models under `SyncConfig.author_bytes`
+_CATALOG_PAGES = 4
+"""A catalog of more pages is told by its digest alone. Source: guess; some 800 models, 160 KiB in every table."""
 
 
 class Adverts:
@@ -88,22 +101,46 @@ class Adverts:
         self._near = near
         self.refresh_node(now)
         own = self._own.certificate.subject
-        for kind in (kinds.MODELS, kinds.CAPABILITIES):
+        for kind in (kinds.MODELS, kinds.CATALOG, kinds.CAPABILITIES, kinds.PROFILE):
             number = 0
             while (held := self._sync.record(own, kind, str(number))) is not None:
                 if held.body:
                     self._sync.publish(now, kind, str(number), held.body, near=near)
                 number += 1
 
-    def models(self, now: Now, models: Sequence[ModelRecord]) -> None:
-        """See `Peer.publish_models`."""
+    def models(self, now: Now, models: Sequence[ModelRecord]) -> tuple[tuple[ModelRecord, ...], bool]:
+        """See `Peer.publish_models`.
+
+        Returns:
+            Those that readers accept, and whether only a digest tells of them.
+        """
         cut, unfit = _pages(models)
         self._leave_out((model.name, error) for model, error in unfit)
+        fit = tuple(model for page in cut for model in page)
+        if len(cut) > _CATALOG_PAGES:
+            self._put_pages(now, kinds.CATALOG, [pack(digest(fit))])
+            self._put_pages(now, kinds.MODELS, [])
+            return fit, True
         self._put_pages(now, kinds.MODELS, [pack(ModelsBody(page)) for page in cut])
+        self._put_pages(now, kinds.CATALOG, [])
+        return fit, False
+
+    def profile(self, now: Now, profile: ProfileBody) -> None:
+        """See `Peer.publish_profile`."""
+        self._put_pages(now, kinds.PROFILE, [pack_checked(profile)])
+
+    def deprecation(self, now: Now, body: DeprecationBody, *, withdrawn: bool) -> None:
+        """See `Peer.publish_deprecation`."""
+        own = self._own
+        proven = replace(body, certificate=own.sealed, issuer_certificate=own.issuer_sealed)
+        said = b"" if withdrawn else pack_checked(proven)
+        self._sync.publish(now, DEPRECATION, deprecation_key(body.name, body.versions), said, DEPRECATION_LIFETIME_S)
 
     def capabilities(self, now: Now, capabilities: Sequence[Capability]) -> None:
         """See `Peer.publish_capabilities`."""
         cut, unfit = _pages(capabilities)
+        if len(cut) > _PAGES:
+            raise WireError(f"{len(capabilities)} adverts are more than one node may tell the mesh")
         self._leave_out((capability.id, error) for capability, error in unfit)
         self._put_pages(now, kinds.CAPABILITIES, [pack(CapabilitiesBody(page)) for page in cut])
 
@@ -130,9 +167,6 @@ def _pages(items: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[tuple[Any,
 
     Returns:
         The pages, and the adverts that no reader would accept, which are in none, each with why.
-
-    Raises:
-        WireError: They are too many for any node.
     """
     cut: list[list[Any]] = []
     unfit: list[tuple[Any, WireError]] = []
@@ -148,8 +182,6 @@ def _pages(items: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[tuple[Any,
             size = 0
         cut[-1].append(item)
         size += item_size
-    if len(cut) > _PAGES:
-        raise WireError(f"{len(items)} adverts are more than one node may tell the mesh")
     return [tuple(page) for page in cut], unfit
 
 

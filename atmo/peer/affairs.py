@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 from atmo.clock import Now
 from atmo.engine import Emit
@@ -14,7 +15,7 @@ from atmo.gossip.records import RevocationBody
 from atmo.gossip.sync import RecordChanged, Signed
 from atmo.identity import NodeId, Signer
 from atmo.index.events import LookupDone, NodeFound
-from atmo.index.keys import capability_key, manifest_key, model_key, node_key
+from atmo.index.keys import capability_key, manifest_key, model_capability_key, model_key, node_key
 from atmo.peer.config import PeerConfig
 from atmo.peer.core import Act, Core
 from atmo.peer.crypto import Crypto
@@ -26,6 +27,9 @@ from atmo.peer.scale import RECORDS_BYTES, lifetime_s
 from atmo.trust.mesh import MeshTrust
 from atmo.trust.records import INVITE, REDEMPTION, REVOCATION, SUCCESSION
 from atmo.wire.schema import unpack_untrusted
+
+PROVIDED_MOST = 2_048
+"""Keys of one node in the index, itself and what it runs first. Source: guess; renewed five a second."""
 
 
 class Affairs(Core):
@@ -140,11 +144,12 @@ class Affairs(Core):
 
     def _own_keys(self) -> dict[bytes, None]:
         keys = {node_key(self.node_id): None}
-        for model in self._directory.models_of(self.node_id):
-            keys |= {model_key(model.name): None, manifest_key(model.manifest): None}
         for capability in self._directory.capabilities_of(self.node_id):
             keys |= {capability_key(capability.operation): None, model_key(capability.model): None}
-        return keys
+        for model in self._directory.models_of(self.node_id):
+            keys |= {model_key(model.name): None, manifest_key(model.manifest): None}
+            keys |= {model_capability_key(name): None for name in model.capabilities}
+        return dict.fromkeys(islice(keys, PROVIDED_MOST))
 
     def _look_at_size(self, now: Now) -> None:
         scale = self._config.scale

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from atmo.clock import Now
-from atmo.engine import FetchChunk, Misbehaved, Send
+from atmo.engine import FetchChunk, Misbehaved, Send, Store
 from atmo.errors import WireError
 from atmo.gossip.messages import Goodbye
-from atmo.gossip.records import Hardware, ModelRecord, NodeRecord
+from atmo.gossip.records import DeprecationBody, Hardware, ModelRecord, NodeRecord, ProfileBody
 from atmo.identity import NodeId
 from atmo.peer.budgets import Cost
 from atmo.peer.directory import open_body_untrusted
 from atmo.peer.queries import Queries
 from atmo.peer.rights import Rights
 from atmo.router.capability import Capability
+from atmo.transfer.limits import LimitsConfig
+from atmo.transfer.scores import SCORES_KEY
 from atmo.wire.address import CONTACT_ADDRESSES, Address, Contact
 
 REASON_CHARS = 200
@@ -41,29 +43,64 @@ class Commands(Queries, Rights):
         self._adverts.relay(now, url)
         self._settle(now)
 
-    def publish_models(self, now: Now, models: Sequence[ModelRecord]) -> None:
+    def publish_models(self, now: Now, models: Sequence[ModelRecord]) -> tuple[ModelRecord, ...]:
         """Tells the mesh which models this node holds, in place of what it said before.
+
+        One that no reader would accept is left out: an `AdvertLeftOut` says so. Where they are many, the mesh is told
+        a digest of them, and who asks gets answers by pages.
+
+        Returns:
+            Those that were not left out.
+        """
+        told, untold = self._adverts.models(now, models)
+        self._settle(now)
+        if untold:
+            self._directory.answered(self.node_id, told, most=len(told))
+        self._provide(now)
+        self._settle(now)
+        return told
+
+    def publish_capabilities(self, now: Now, capabilities: Sequence[Capability]) -> None:
+        """Tells the mesh what this node can run, in place of what it said before.
 
         One that no reader would accept is left out: an `AdvertLeftOut` says so.
 
         Raises:
             WireError: They are more than a node may tell; what it said before stands.
         """
-        self._adverts.models(now, models)
-        self._settle(now)
-        self._provide(now)
-        self._settle(now)
-
-    def publish_capabilities(self, now: Now, capabilities: Sequence[Capability]) -> None:
-        """Tells the mesh what this node can run, in place of what it said before; see `publish_models`."""
         self._adverts.capabilities(now, capabilities)
         self._settle(now)
         self._provide(now)
         self._settle(now)
 
+    def publish_profile(self, now: Now, profile: ProfileBody) -> None:
+        """Tells the mesh what this node has beside its hardware.
+
+        Raises:
+            WireError: Nobody would accept it.
+        """
+        self._adverts.profile(now, profile)
+        self._settle(now)
+
+    def publish_deprecation(self, now: Now, deprecation: DeprecationBody, *, withdrawn: bool = False) -> None:
+        """Advises everybody against versions of a model, for a year, or takes that back.
+
+        This node says it again after each start, as what it said before is not its word any more.
+
+        Raises:
+            WireError: Nobody would accept it, or this node says too much.
+        """
+        self._adverts.deprecation(now, deprecation, withdrawn=withdrawn)
+        self._settle(now)
+
+    def learn_models(self, now: Now, node: NodeId, models: Iterable[ModelRecord]) -> None:
+        """A node that tells the mesh a digest answered that it has these: they count among its models from now on."""
+        self._directory.answered(node, models)
+
     def leave(self, now: Now, reason: str = "shutting down") -> None:
         """Tells the mesh that this node leaves, and says goodbye to everyone it is linked with."""
         self._adverts.leave(now)
+        self.transfer.keep(now)
         self.hyparview.leave(now)
         self._settle(now)
         for node in self.linked():
@@ -99,6 +136,13 @@ class Commands(Queries, Rights):
         """Keeps out who broke too much before a restart: keys that begin with `strikes.BAN_PREFIX`, and values."""
         for store in self._offenders.load(now, kept):
             self._out.put(store)
+
+    def load_scores(self, now: Now, kept: bytes | None) -> None:
+        """Remembers what is known of sources from before a restart: what lay under `scores.SCORES_KEY`, if anything."""
+        try:
+            self.transfer.scores.unpack_untrusted(now, kept or b"")
+        except WireError:
+            self._out.put(Store(SCORES_KEY, None))
 
     # --- links ----------------------------------------------------------------------------------------------------
 
@@ -188,10 +232,50 @@ class Commands(Queries, Rights):
     # --- downloads ------------------------------------------------------------------------------------------------
 
     def want(
-        self, now: Now, transfer: str, sizes: Sequence[int], have: Collection[int], holders: Iterable[NodeId]
+        self,
+        now: Now,
+        transfer: str,
+        sizes: Sequence[int],
+        have: Collection[int],
+        holders: Iterable[NodeId],
+        *,
+        patient: bool = False,
+        serves: bool = False,
     ) -> None:
         """Starts a download; see `TransferEngine.want`."""
-        self.transfer.want(now, transfer, sizes, have, holders)
+        self.transfer.want(now, transfer, sizes, have, holders, patient=patient, serves=serves)
+        self._settle(now)
+
+    def share(self, now: Now, transfer: str, count: int) -> None:
+        """A model is here as a whole, in so many chunks: others may fetch it; see `TransferEngine.share`."""
+        self.transfer.share(now, transfer, count)
+
+    def unshare(self, now: Now, transfer: str) -> None:
+        """A model is no longer here."""
+        self.transfer.unshare(now, transfer)
+        self._settle(now)
+
+    def may_serve(self, now: Now, node: NodeId, size: int) -> float | None:
+        """A node asks for a chunk; returns the seconds to wait before it is sent, None where it has no slot."""
+        return self.transfer.may_serve(now, node, size)
+
+    def served(self, now: Now, node: NodeId, size: int, spared: int = 0) -> None:
+        """What `may_serve` let through is over: so many bytes were sent, and so many did not have to be."""
+        self.transfer.served(now, node, size, spared)
+
+    def pause(self, now: Now, transfer: str) -> None:
+        """Takes all fetches of a download back and asks for nothing more."""
+        self.transfer.pause(now, transfer)
+        self._settle(now)
+
+    def resume(self, now: Now, transfer: str) -> None:
+        """The counterpart of `pause`."""
+        self.transfer.resume(now, transfer)
+        self._settle(now)
+
+    def set_limits(self, now: Now, limits: LimitsConfig) -> None:
+        """Other limits of transfers hold from now on."""
+        self.transfer.set_limits(now, limits)
         self._settle(now)
 
     def cancel(self, now: Now, transfer: str) -> None:
@@ -209,9 +293,9 @@ class Commands(Queries, Rights):
         self.transfer.source_left(now, transfer, node)
         self._settle(now)
 
-    def chunk_done(self, now: Now, fetch: FetchChunk) -> None:
-        """A chunk is verified and stored."""
-        self.transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index)
+    def chunk_done(self, now: Now, fetch: FetchChunk, travelled: int | None = None) -> None:
+        """A chunk is verified and stored; so many bytes came in its place where it did not come as it is."""
+        self.transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index, travelled)
         self._settle(now)
 
     def chunk_failed(self, now: Now, fetch: FetchChunk, reason: str, *, fatal: bool) -> None:

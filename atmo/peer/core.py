@@ -77,7 +77,7 @@ class Core:
         self.index.certificate, self.index.issuer_certificate = member.sealed, member.issuer_sealed
         self.presence = Presence(config.presence, own, Random(f"{seed}/presence"))
         self.routes = RouteFinder(config.routes, own, Random(f"{seed}/routes"))
-        self.transfer = TransferEngine(Random(f"{seed}/transfer"), config.transfer)
+        self.transfer = TransferEngine(Random(f"{seed}/transfer"), config.transfer, self._contact)
         self.renewal = Renewal(config.renewal, signer, trust, Random(f"{seed}/renewal"), self._contacts)
         self.invitations = Invitations(trust)
         self._engines: tuple[Engine, ...] = (
@@ -160,7 +160,7 @@ class Core:
             case Emit(event):
                 self._act(now, event)
             case Ask(contact, message):
-                self._links.ask(now, contact, message)
+                self._links.ask(now, contact if contact.addresses else self._contact(contact.node), message)
             case Dial(node, addresses):
                 self._links.dial(now, Contact(node, addresses))
             case Hangup(node, reason, lingers):
@@ -258,6 +258,7 @@ class Core:
         self.hyparview.dial_failed(now, node)
         self.index.failed(now, node)
         self.renewal.failed(now, node)
+        self.transfer.failed(now, node)
         self._curious.pop(node, None)
         for query in [query for query, sought in self._sought.items() if sought == node]:
             del self._sought[query]

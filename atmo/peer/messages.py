@@ -8,6 +8,7 @@ from atmo.errors import WireError
 from atmo.gossip import messages as gossip
 from atmo.index import messages as index
 from atmo.peer import renewal, rights, routes
+from atmo.transfer import messages as transfer
 from atmo.wire import codec, limits
 from atmo.wire.schema import from_wire_untrusted, to_wire
 
@@ -17,12 +18,13 @@ MESSAGES: Final[dict[str, type]] = {
     **renewal.MESSAGES,
     **rights.MESSAGES,
     **routes.MESSAGES,
+    **transfer.MESSAGES,
 }
 
 MESSAGE_ITEMS = 64
 """Elements over all arrays and maps of one message: the largest without lists has 20, the rest is for newer peers."""
 
-_ITEMS: Final[dict[str, int]] = {**gossip.ITEMS, **index.ITEMS}
+_ITEMS: Final[dict[str, int]] = {**gossip.ITEMS, **index.ITEMS, **transfer.ITEMS}
 _NAMES = {cls: name for name, cls in MESSAGES.items()}
 
 _HEADS = {codec.encode([name, 0])[:-1]: name for name in MESSAGES}

@@ -25,6 +25,7 @@ from atmo.peer.events import LinkLost, LinkReady
 from atmo.peer.renewal import MESSAGES as RENEWAL
 from atmo.peer.rights import Successions, hear_successions_untrusted
 from atmo.peer.routes import RouteAnswer, RouteQuery
+from atmo.transfer.messages import MESSAGES as TRANSFER
 from atmo.trust.mesh import MeshTrust
 
 FORWARD = "forward"
@@ -84,6 +85,7 @@ class Peer(Commands):
             (self.index, tuple(index.MESSAGES.values())),
             (self.routes, (RouteQuery, RouteAnswer)),
             (self.renewal, tuple(RENEWAL.values())),
+            (self.transfer, tuple(TRANSFER.values())),
         ):
             table |= dict.fromkeys(names, engine.receive)
             self._moves |= dict.fromkeys(names, self._engines.index(engine))
@@ -230,6 +232,7 @@ class Peer(Commands):
             self._out.put(Send(source, Introduce()))
         self._next_check = min(self._next_check, now.mono + self._config.members_s)
         self._next_look = min(self._next_look, now.mono + self._config.scale.look_s)
+        self.transfer.link_up(now, source)
         self._out.put(Emit(LinkReady(source)))
 
     def _heard_successions(self, now: Now, source: NodeId, message: Successions) -> None:

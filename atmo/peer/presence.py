@@ -146,6 +146,9 @@ class Presence:
         config: Times and bounds.
         own: This node.
         rng: Spreads answers.
+
+    Attributes:
+        changes: How often somebody was held for gone, or was not any more.
     """
 
     def __init__(self, config: PresenceConfig, own: NodeId, rng: Random) -> None:
@@ -165,6 +168,7 @@ class Presence:
         self._next_case = math.inf
         self.out = Outbox()
         self.stats = PresenceStats()
+        self.changes = 0
 
     # --- queries --------------------------------------------------------------------------------------------------
 
@@ -225,12 +229,14 @@ class Presence:
 
     def _bury(self, node: NodeId, version: Version) -> None:
         if node not in self._tombstones:
+            self.changes += 1
             self.stats.gone += 1
             self.out.put(Emit(NodeGone(node)))
         self._tombstones[node] = version
 
     def _raise(self, node: NodeId) -> None:
         del self._tombstones[node]
+        self.changes += 1
         self.stats.back += 1
         self.out.put(Emit(NodeBack(node)))
 

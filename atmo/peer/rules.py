@@ -10,11 +10,20 @@ from atmo.clock import Now
 from atmo.errors import WireError
 from atmo.gossip import records as kinds
 from atmo.gossip.entry import open_record_untrusted
-from atmo.gossip.records import NodeRecord, Record, RevocationBody
+from atmo.gossip.records import (
+    DEPRECATION,
+    DEPRECATION_LIFETIME_S,
+    DeprecationBody,
+    NodeRecord,
+    Record,
+    RevocationBody,
+    deprecation_key,
+)
 from atmo.gossip.sync import Refusal
 from atmo.identity import NodeId
 from atmo.peer.directory import check_body_untrusted, open_body_untrusted
 from atmo.peer.rights import apply_succession
+from atmo.transfer.names import check_name
 from atmo.trust.certificate import valid_name, valid_role
 from atmo.trust.mesh import MeshTrust, NotCounting, NotEntitled, NotKnown
 from atmo.trust.records import (
@@ -28,6 +37,7 @@ from atmo.trust.records import (
     SuccessionBody,
 )
 from atmo.wire.schema import unpack_untrusted
+from atmo.wire.versions import parse_range
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -45,6 +55,9 @@ def judge_untrusted(
             return None
         if record.kind == kinds.NODE:
             _introduce_untrusted(trust, now, author, record)
+        elif record.kind == DEPRECATION:
+            _check_deprecation_untrusted(trust, now, author, record)
+            return None
         elif not trust.is_member(now.wall, author):
             return Refusal("its author is no member", unknown=trust.member(author) is None)
         elif record.body:
@@ -63,6 +76,25 @@ def _introduce_untrusted(trust: MeshTrust, now: Now, author: NodeId, record: Rec
     if record.key or not valid_name(node.name):
         raise WireError("a node record has a key or an unprintable name")
     trust.admit_untrusted(now.wall, author, node.certificate, node.issuer_certificate)
+
+
+def _check_deprecation_untrusted(trust: MeshTrust, now: Now, author: NodeId, record: Record) -> None:
+    """Checks a deprecation, which may travel where its author is not known; whom it counts for is not asked here."""
+    if not _HASH.fullmatch(record.key) or record.near or record.lifetime_s > DEPRECATION_LIFETIME_S:
+        raise WireError("a deprecation has a key that is no hash, is not for everyone, or lives too long")
+    body = open_body_untrusted(DeprecationBody, record.body) if record.body else None
+    if body is not None:
+        try:
+            check_name(body.name)
+            parse_range(body.versions)
+        except ValueError as error:
+            raise WireError(f"a deprecation of nothing: {error}") from error
+        if record.key != deprecation_key(body.name, body.versions):
+            raise WireError("a deprecation has the key of another one")
+    if not trust.is_member(now.wall, author):
+        if body is None or body.certificate is None:
+            raise NotKnown("its author is no member")
+        trust.admit_untrusted(now.wall, author, body.certificate, body.issuer_certificate)
 
 
 def _check_revocation_untrusted(trust: MeshTrust, wall: float | None, author: NodeId, record: Record) -> None:

@@ -14,6 +14,7 @@ from atmo.peer.directory import Directory
 from atmo.peer.links import Links
 from atmo.peer.presence import Presence
 from atmo.router.offer import Offer
+from atmo.router.offers import Offers
 from atmo.trust.mesh import Member, MeshTrust
 from atmo.wire.address import Address
 
@@ -59,6 +60,28 @@ class LinkView:
     neighbour: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A member advises against versions of a model.
+
+    Attributes:
+        author: Who; it counts for models that it published, and of an admin for all.
+        author_name: For people.
+        admin: It is an admin or a founder now.
+        name, versions, reason, replacement: See `DeprecationBody`.
+        issued_s: Unix seconds by the author's clock.
+    """
+
+    author: NodeId
+    author_name: str
+    admin: bool
+    name: str
+    versions: str
+    reason: str
+    replacement: str
+    issued_s: int
+
+
 class Views:
     """Read-only answers over the peer's tables, which it shares.
 
@@ -86,6 +109,8 @@ class Views:
         self._presence = presence
         self._directory = directory
         self._links = links
+        self._offers = Offers()
+        self._offers_of: tuple[object, ...] = ()
 
     def adopt(self, own: Member) -> None:
         """This node has a new certificate."""
@@ -116,16 +141,29 @@ class Views:
             if self.is_present(node)
         ]
 
-    def offers(self) -> list[Offer]:
-        """See `Peer.offers`."""
-        offers = []
-        for node, capability in self._directory.capabilities():
-            if node != self._own.subject and self.is_present(node):
-                link, state = self._links.get(node), self._detector.links.get(node)
-                path = link.path if link else ""
-                rtt_s, load = (state.rtt_s, state.load) if state else (None, 0)
-                offers.append(Offer(node, self._directory.name(node), capability, False, rtt_s, load, path))
-        return offers
+    def offers(self) -> Offers:
+        """See `Peer.offers`; the same object for as long as the same is offered by the same nodes."""
+        directory, own = self._directory, self._own.subject
+        heard = tuple(node for node in self._detector.links if self._presence.is_gone(node))
+        now = (directory.offer_changes, self._presence.changes, heard)
+        if now != self._offers_of:
+            self._offers_of = now
+            offers = [
+                Offer(node, directory.name(node), capability, False, None, 0, "")
+                for node, capability in directory.capabilities()
+                if node != own and self.is_present(node)
+            ]
+            self._offers = Offers(offers, self._fresh)
+        return self._offers
+
+    def _fresh(self, offer: Offer) -> Offer:
+        """Returns an offer with what is known of the way to its node now."""
+        link, state = self._links.get(offer.node), self._detector.links.get(offer.node)
+        if link is None and state is None:
+            return offer
+        path = link.path if link else ""
+        rtt_s, load = (state.rtt_s, state.load) if state else (None, 0)
+        return Offer(offer.node, offer.node_name, offer.capability, False, rtt_s, load, path)
 
     def nodes(self, now: Now) -> list[NodeView]:
         """Returns every member that is known: this node first, then by name; those who are away as they were last."""

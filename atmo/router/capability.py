@@ -17,6 +17,9 @@ OPERATIONS = (CHAT, EMBEDDINGS, CLASSIFY, ANOMALY)
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]
 
+CapabilityKey = tuple[str, ...]
+"""The texts by which requests are compared with a capability: its description, then its examples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capability:
@@ -45,3 +48,10 @@ class Capability:
     concurrency: int = 1
     cost_per_1k: float = 0.0
     backend: Name = ""
+
+
+def key_of(capability: Capability) -> CapabilityKey:
+    """Returns the texts that tell what `capability` does; its model's name where it does not say."""
+    if capability.description:
+        return (capability.description, *capability.examples)
+    return capability.examples or (capability.model,)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from atmo.router import decision as rules
-from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS
+from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS, CapabilityKey, key_of
 from atmo.router.decision import Constraints, Failure, RouteRequest
 from atmo.router.names import offers_named
 from atmo.router.offer import Offer
-from atmo.router.semantic import CapabilityKey, key_of
+from atmo.router.offers import Able, Offers, Tier, preference
 
 THRESHOLD = 0.47
 """Cosine from which a specialist is near enough, against the nearest of its texts.
@@ -35,6 +35,8 @@ _MISSING = {
 
 _NAMES_SHOWN = 8
 
+_ANY = Constraints()
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -49,7 +51,7 @@ class Choice:
 
     rule: str
     reason: str
-    tiers: tuple[Sequence[Offer], ...]
+    tiers: tuple[Tier, ...]
     why_not: Callable[[Offer], str]
 
 
@@ -60,11 +62,11 @@ Known = Mapping[str, str]
 
 
 def choose_model(
-    request: RouteRequest, offers: Sequence[Offer], scores: Scores | None, known: Known, threshold: float
+    request: RouteRequest, offers: Offers, scores: Scores | None, known: Known, threshold: float
 ) -> Choice | Failure:
     """Returns the model that answers `request`, or why there is none."""
-    able = [offer for offer in offers if offer.capability.operation == request.operation]
-    allowed = [offer for offer in able if not ruled_out(offer, request.constraints)]
+    able = offers.doing(request.operation)
+    allowed = able if request.constraints == _ANY else Able(_meeting(request.constraints, offers, able))
     if not request.auto:
         return _by_name(request, offers, able, allowed, known)
     if not able:
@@ -78,14 +80,17 @@ def choose_model(
         )
     if not allowed:
         return _constrained(request)
-    models = {offer.capability.model for offer in allowed}
-    if len(models) == 1:
-        model = models.pop()
+    if len(allowed.models) == 1:
+        (model,) = allowed.models
         only = f"{model} is the only model that does {request.operation}"
         return Choice(rules.RULE_ONLY, only, (offers_named(model, allowed),), lambda _: "an older version")
     if request.operation == EMBEDDINGS:
         return _by_default(allowed)
     return _by_meaning(request, allowed, scores, threshold)
+
+
+def _meeting(constraints: Constraints, offers: Offers, able: Able) -> list[Offer]:
+    return [offer for offer in map(offers.fresh, able.offers) if not ruled_out(offer, constraints)]
 
 
 def ruled_out(offer: Offer, constraints: Constraints) -> str:
@@ -103,19 +108,13 @@ def ruled_out(offer: Offer, constraints: Constraints) -> str:
     return ""
 
 
-def _by_name(
-    request: RouteRequest,
-    offers: Sequence[Offer],
-    able: Sequence[Offer],
-    allowed: Sequence[Offer],
-    known: Known,
-) -> Choice | Failure:
+def _by_name(request: RouteRequest, offers: Offers, able: Able, allowed: Able, known: Known) -> Choice | Failure:
     model = request.model
     try:
         found = offers_named(model, allowed)
         if not found and offers_named(model, able):
             return _constrained(request)
-        elsewhere = [] if found else offers_named(model, offers)
+        elsewhere = found or offers_named(model, offers.all)
     except ValueError as error:
         return Failure(400, f"The model '{model[:128]}' cannot be read: {error}.", "invalid_model_version", "model")
     if not found:
@@ -128,10 +127,10 @@ def _by_name(
     return Choice(rules.RULE_MODEL, f"the request names {model}", (found,), why_not)
 
 
-def _unknown(request: RouteRequest, able: Sequence[Offer], elsewhere: Sequence[Offer], known: Known) -> Failure:
+def _unknown(request: RouteRequest, able: Able, elsewhere: Tier, known: Known) -> Failure:
     shown, name = request.model[:128], request.model.partition("@")[0]
     if elsewhere:
-        operation = elsewhere[0].capability.operation
+        operation = next(iter(elsewhere)).capability.operation
         where = f": send it to {ENDPOINTS[operation]}" if operation in ENDPOINTS else ""
         return Failure(
             400,
@@ -141,7 +140,7 @@ def _unknown(request: RouteRequest, able: Sequence[Offer], elsewhere: Sequence[O
         )
     same_name = offers_named(name, able)
     if same_name:
-        versions = sorted({offer.capability.version for offer in able if offer.capability.model == name})
+        versions = sorted(able.models.get(name, ()))
         has = f"the mesh has {_list(versions)}" if any(versions) else f"it has none, ask for '{name[:128]}'"
         return Failure(404, f"No version of '{name[:128]}' fits '{shown}': {has}.", "model_not_found", "model")
     kind = known.get(request.model, known.get(name))
@@ -163,7 +162,7 @@ def _unknown(request: RouteRequest, able: Sequence[Offer], elsewhere: Sequence[O
             "model",
             kind="api_error",
         )
-    models = sorted({offer.capability.model for offer in able})
+    models = sorted(able.models)
     near = difflib.get_close_matches(request.model[:128], models[:512], n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     has = (
@@ -187,13 +186,9 @@ def _constrained(request: RouteRequest) -> Failure:
     )
 
 
-def _by_default(allowed: Sequence[Offer]) -> Choice:
+def _by_default(allowed: Able) -> Choice:
     """Vectors of two models cannot be compared, so the choice depends on nothing that changes from call to call."""
-
-    def order(offer: Offer) -> tuple[bool, bool, str]:
-        return (not offer.local, offer.capability.backend != "builtin", offer.capability.model)
-
-    model = min(allowed, key=order).capability.model
+    model = allowed.default.capability.model
     return Choice(
         rules.RULE_DEFAULT,
         f"{model} makes every embedding that names no model, so that vectors can be compared",
@@ -202,20 +197,10 @@ def _by_default(allowed: Sequence[Offer]) -> Choice:
     )
 
 
-def _by_meaning(
-    request: RouteRequest, allowed: Sequence[Offer], scores: Scores | None, threshold: float
-) -> Choice | Failure:
-    general = [offer for offer in allowed if offer.capability.general]
-    special = [offer for offer in allowed if not offer.capability.general]
-    cheapest = min((offer.capability.cost_per_1k for offer in general), default=0.0)
-    free = [offer for offer in general if offer.capability.cost_per_1k == cheapest]
-    dear = [offer for offer in general if offer.capability.cost_per_1k > cheapest]
+def _by_meaning(request: RouteRequest, allowed: Able, scores: Scores | None, threshold: float) -> Choice | Failure:
+    general, special = allowed.general, allowed.special
     known = scores or {}
-    ranked = sorted(
-        special, key=lambda o: (-known.get(key_of(o.capability), -1.0), not o.local, o.capability.model, o.node)
-    )
-    best = ranked[0].capability.model if ranked else ""
-    score = known.get(key_of(ranked[0].capability), -1.0) if ranked else -1.0
+    score, best = _nearest(special, known)
 
     def why_not(offer: Offer) -> str:
         if offer.capability.model == best:
@@ -227,16 +212,16 @@ def _by_meaning(
             return f"similarity {similarity:.2f} is below {threshold:.2f}"
         return f"{best} is nearer to the request ({score:.2f} against {similarity:.2f})"
 
-    if ranked and score >= threshold:
+    if len(special) and score >= threshold:
         reason = f"what the request says is near to what {best} does (similarity {score:.2f})"
-        return Choice(rules.RULE_MEANING, reason, (offers_named(best, special), free, dear), why_not)
+        return Choice(rules.RULE_MEANING, reason, (offers_named(best, special), *general), why_not)
     if general:
         reason = "no specialist is near to the request, a general model takes it"
-        return Choice(rules.RULE_GENERAL, reason, (free, dear), why_not)
+        return Choice(rules.RULE_GENERAL, reason, general, why_not)
     if known or request.operation == CHAT:
         reason = f"no general model is in the mesh, {best} is the nearest specialist"
         return Choice(rules.RULE_NEAREST, reason, (offers_named(best, special),), why_not)
-    models = sorted({offer.capability.model for offer in special})
+    models = sorted(special.models)
     return Failure(
         400,
         f"Several models do {request.operation} and the request has no words to choose by: "
@@ -244,6 +229,14 @@ def _by_meaning(
         "model_required",
         "model",
     )
+
+
+def _nearest(special: Able, known: Scores) -> tuple[float, str]:
+    """Returns the similarity of the nearest specialist and its model; of several that are as near, this machine's."""
+    if not len(special):
+        return -1.0, ""
+    order = min((-known.get(key, -1.0), preference(offer)) for key, offer in special.meanings.items())
+    return -order[0], order[1][1]
 
 
 def _list(names: Sequence[str]) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from packaging.version import InvalidVersion, Version
 
-from atmo.router.offer import Offer
+from atmo.router.offers import NOBODY, Able, Tier, tier_of
 from atmo.wire.versions import newest_in, parse_range
 
 AUTO = "auto"
 _IMPLIED_TAG = ":latest"
 _ZERO = Version("0.dev0")
+_NONE: Mapping[str, Tier] = {}
 
 
 def is_auto(model: str) -> bool:
@@ -19,7 +20,7 @@ def is_auto(model: str) -> bool:
     return model in ("", AUTO)
 
 
-def offers_named(model: str, offers: Sequence[Offer]) -> list[Offer]:
+def offers_named(model: str, able: Able) -> Tier:
     """Returns the offers of the model that `model` names, the newest version that it admits only.
 
     `iris` is the newest `iris`, `iris@1.0.0` that version, `iris@>=1,<2` the newest in the range, and `llama3.2` also
@@ -28,31 +29,32 @@ def offers_named(model: str, offers: Sequence[Offer]) -> list[Offer]:
     Raises:
         ValueError: What follows the `@` is neither a version nor a range.
     """
-    found = _by_name(model, offers)
+    found = _by_name(model, able)
     name, at, wanted = model.partition("@")
     if not found and at:
-        versions = [(version_of(offer), offer) for offer in _by_name(name, offers)]
-        admitted = newest_in(parse_range(wanted), {version for version, _ in versions if version is not None})
-        found = [offer for version, offer in versions if version in admitted[:1]]
-    if len({offer.capability.version for offer in found}) > 1:
+        texts = _by_name(name, able)
+        read = {text: version for text in texts if (version := version_of(text)) is not None}
+        admitted = newest_in(parse_range(wanted), set(read.values()))[:1]
+        found = {text: texts[text] for text, version in read.items() if version in admitted}
+    if len(found) > 1:
         newest = max(map(_rank, found))
-        found = [offer for offer in found if _rank(offer) == newest]
-    return found
+        found = {text: tier for text, tier in found.items() if _rank(text) == newest}
+    tiers = list(found.values())
+    return tiers[0] if len(tiers) == 1 else tier_of(offer for tier in tiers for offer in tier) if tiers else NOBODY
 
 
-def version_of(offer: Offer) -> Version | None:
-    """Returns the version of what is offered, None where it has none that PEP 440 knows."""
+def version_of(text: str) -> Version | None:
+    """Returns a version, None for what PEP 440 does not know as one."""
     try:
-        return Version(offer.capability.version)
+        return Version(text)
     except InvalidVersion:
         return None
 
 
-def _by_name(name: str, offers: Sequence[Offer]) -> list[Offer]:
-    exact = [offer for offer in offers if offer.capability.model == name]
-    return exact or [offer for offer in offers if offer.capability.model == name + _IMPLIED_TAG]
+def _by_name(name: str, able: Able) -> Mapping[str, Tier]:
+    return able.models.get(name) or able.models.get(name + _IMPLIED_TAG) or _NONE
 
 
-def _rank(offer: Offer) -> tuple[bool, Version]:
-    version = version_of(offer) or _ZERO
+def _rank(text: str) -> tuple[bool, Version]:
+    version = version_of(text) or _ZERO
     return (not version.is_prerelease, version)

@@ -8,7 +8,7 @@ texts always give the same answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import hnswlib
@@ -16,20 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atmo.identity import NodeId
-from atmo.router.capability import Capability
-from atmo.router.offer import Offer
+from atmo.router.capability import CapabilityKey, key_of
+from atmo.router.offers import Offers
 
 Vectors = NDArray[np.float32]
-
-CapabilityKey = tuple[str, ...]
-"""The texts by which requests are compared with a capability: its description, then its examples."""
-
-
-def key_of(capability: Capability) -> CapabilityKey:
-    """Returns the texts that tell what `capability` does; its model's name where it does not say."""
-    if capability.description:
-        return (capability.description, *capability.examples)
-    return capability.examples or (capability.model,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +51,7 @@ class SemanticIndex:
 
     def __init__(self, config: SemanticConfig | None = None) -> None:
         self._config = config or SemanticConfig()
+        self._offers: Offers | None = None
         self._keys: dict[CapabilityKey, None] = {}
         self._wanted: dict[str, None] = {}
         self._rows: dict[str, int] = {}
@@ -72,11 +63,14 @@ class SemanticIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def track(self, offers: Iterable[Offer]) -> None:
+    def track(self, offers: Offers) -> None:
         """Takes what is on offer now; texts of anything else are forgotten in time."""
+        if offers is self._offers:
+            return
+        self._offers = offers
         used: dict[NodeId, int] = {}
         keys: dict[CapabilityKey, None] = {}
-        for offer in sorted(offers, key=lambda one: not one.local):
+        for offer in sorted(offers.lasting, key=lambda one: not one.local):
             key = key_of(offer.capability)
             texts = used.get(offer.node, 0) + len(key)
             if key not in keys and texts <= self._config.max_texts_per_node:

@@ -74,6 +74,14 @@ class _Row:
     open_until: float = 0.0
 
 
+@dataclass(slots=True)
+class _Usual:
+    """The service times of all rows of one capability."""
+
+    total_s: float = 0.0
+    count: int = 0
+
+
 class NodeTable:
     """Outcomes per (node, capability), bounded."""
 
@@ -81,6 +89,7 @@ class NodeTable:
         self._config = config or TableConfig()
         self._rows: dict[tuple[NodeId, str], _Row] = {}
         self._in_flight: dict[NodeId, int] = {}
+        self._usual: dict[str, _Usual] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -111,7 +120,15 @@ class NodeTable:
         row = self._close(ticket)
         seconds = max(0.0, now - ticket.began - ticket.rtt_s) / ticket.queue_factor
         weight = self._config.ewma_weight
-        row.service_s = seconds if row.service_s is None else (1 - weight) * row.service_s + weight * seconds
+        usual = self._usual.setdefault(ticket.capability, _Usual())
+        if row.service_s is None:
+            usual.count += 1
+            usual.total_s += seconds
+            row.service_s = seconds
+        else:
+            change = weight * (seconds - row.service_s)
+            usual.total_s = max(0.0, usual.total_s + change)
+            row.service_s += change
         row.last = now
         row.failures = row.opened = 0
         row.open_until = 0.0
@@ -129,6 +146,11 @@ class NodeTable:
     def cancel(self, ticket: Ticket) -> None:
         """Notes that the request ended without telling anything about the node."""
         self._close(ticket)
+
+    def usual_s(self, capability: str) -> float | None:
+        """Returns the average service time over all nodes of a capability, by its id; None where none was observed."""
+        usual = self._usual.get(capability)
+        return usual.total_s / usual.count if usual else None
 
     def seen(self, node: NodeId, capability: str, now: float) -> Seen:
         """Returns what is known of `capability` on `node` at `now`."""
@@ -155,7 +177,16 @@ class NodeTable:
         idle: Iterator[tuple[NodeId, str]] = (key for key, row in self._rows.items() if not row.in_flight)
         oldest = next(idle, None)
         if oldest is not None:
-            del self._rows[oldest]
+            service_s = self._rows.pop(oldest).service_s
+            if service_s is not None:
+                self._forget(oldest[1], service_s)
+
+    def _forget(self, capability: str, service_s: float) -> None:
+        usual = self._usual[capability]
+        usual.count -= 1
+        usual.total_s = max(0.0, usual.total_s - service_s)
+        if not usual.count:
+            del self._usual[capability]
 
 
 def queue_factor(load: int, concurrency: int) -> float:

@@ -6,7 +6,7 @@ the first of them takes over and continues from what is on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -16,17 +16,19 @@ from atmo.errors import RemoteError, UserError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
 from atmo.index.keys import manifest_key
-from atmo.net.ports import MeshPort
+from atmo.net.ports import Buffer, MeshPort
 from atmo.services.catalog import Key, Version, gather
-from atmo.services.fetch import Fetcher, Misled, NotThere, contradiction, first_manifest
+from atmo.services.deltas import Deltas, find_deltas
+from atmo.services.fetch import Came, Fetcher, Misled, NotThere, Refused, contradiction, first_manifest
 from atmo.services.progress import Meter, Report, beside, with_reports
 from atmo.services.scout import Scout
+from atmo.storage.audit import USER
 from atmo.storage.chunks import ModelStorage, WrongContent
 from atmo.storage.partial import PartialDownload
 from atmo.storage.registry import LocalModel
 from atmo.transfer.config import TransferConfig
 from atmo.transfer.engine import TransferDone, TransferFailed, TransferProgress
-from atmo.transfer.manifest import Manifest, open_manifest_untrusted
+from atmo.transfer.manifest import Manifest, manifest_id, open_manifest_untrusted
 
 REFRESH_S = 1.0
 """How often holders that came or went are looked up. Source: guess."""
@@ -38,8 +40,18 @@ holds a dead node for gone within about that time."""
 SOURCES_MOST = TransferConfig().sources_most
 """Holders of one download at once; others take the places of those who leave."""
 
+THREADS_MOST = 32
+"""Threads that verify and write chunks which came over QUIC, each with one in memory; connections over TCP have threads
+of their own. Source: guess; two for each core of a large machine."""
+
 TRAVELLING = ("onnx", "safetensors", "gguf")
 """Formats that are only data. Others can run code when they are loaded, so nothing here would ever load them."""
+
+Vet = Callable[[bytes, Manifest, NodeId], Awaitable[None]]
+"""Raises a `UserError` where a manifest of that name and publisher may not come here; see `Vetting.check`."""
+
+MakeRoom = Callable[[int, bytes], Awaitable[None]]
+"""Evicts models until one of that size and manifest fits; raises a `UserError` where the limits forbid it."""
 
 _AGAIN = "What has arrived is kept: pull it again to continue."
 
@@ -51,14 +63,16 @@ class Unobtainable(UserError):
 class _Download:
     """One download under way."""
 
-    def __init__(self, mesh: MeshPort, version: Version) -> None:
+    def __init__(self, mesh: MeshPort, version: Version, who: str) -> None:
         self.mesh = mesh
         self.version = version
+        self.who = who
         self.meter = Meter("looking")
         self.finished = trio.Event()
         self.model: LocalModel | None = None
         self.error: UserError | None = None
         self.partial: PartialDownload | None = None
+        self.deltas = Deltas({})
         self.transfer = ""
         self.settled = trio.Event()
         self.problem: UserError | None = None
@@ -118,22 +132,32 @@ class Downloads:
     Args:
         storage: Where they go.
         scout: Finds further holders in a large mesh; None where only known ones are asked.
+        vet: Looks at each manifest before the first chunk of it is fetched.
+        make_room: Called then, too.
 
     Attributes:
-        writers: Of the threads that write chunks.
+        writers: Of the threads that verify and write chunks which came over QUIC.
         fetcher: Fetches chunks; its statistics are of interest.
     """
 
-    def __init__(self, storage: ModelStorage, scout: Scout | None = None) -> None:
+    def __init__(self, storage: ModelStorage, scout: Scout | None, vet: Vet, make_room: MakeRoom) -> None:
         self._storage = storage
         self._scout = scout
+        self._vet = vet
+        self._make_room = make_room
         self._active: dict[Key, _Download] = {}
         self._by_transfer: dict[str, _Download] = {}
-        self.writers = trio.CapacityLimiter(4)
+        self.writers = trio.CapacityLimiter(THREADS_MOST)
         self.fetcher = Fetcher(self.writers)
 
-    async def pull(self, mesh: MeshPort, version: Version, report: Report | None) -> LocalModel:
+    async def pull(self, mesh: MeshPort, version: Version, report: Report | None, who: str) -> LocalModel:
         """Downloads a version, or joins the download of it that is under way.
+
+        Args:
+            mesh: The way to its holders.
+            version: Which.
+            report: Told how far it is.
+            who: At whose wish, for the audit log; a person's goes before this node's own.
 
         Raises:
             Unobtainable: It cannot be had now; what arrived is kept.
@@ -142,7 +166,8 @@ class Downloads:
         while True:
             active = self._active.get(version.key)
             if active is None:
-                return await self._lead(_Download(mesh, version), report)
+                return await self._lead(_Download(mesh, version, who), report)
+            active.who = USER if USER in (who, active.who) else who
             await with_reports(active.meter, report, active.finished.wait)
             if active.error is not None:
                 raise type(active.error)(active.error.message, active.error.hint)
@@ -170,12 +195,9 @@ class Downloads:
         download = self._by_transfer.get(effect.transfer)
         if download is None or download.partial is None:
             return
-        mesh, partial = download.mesh, download.partial
-        peer, source, index = mesh.peer, effect.source, effect.index
+        mesh, peer, source = download.mesh, download.mesh.peer, effect.source
         try:
-            right = await self.fetcher.fetch(
-                mesh, source, partial.places[index], lambda data: partial.write(index, data)
-            )
+            came = await self._fetch(download, download.partial, effect)
         except NotThere:
             download.gone.add(source)
             peer.holder_left(mesh.now(), effect.transfer, source)
@@ -189,12 +211,37 @@ class Downloads:
         except UserError as error:
             download.fail(error)
         else:
-            if right:
+            download.meter.travelled += came.travelled
+            if came.right:
                 download.origin = download.origin or peer.name(source)
-                peer.chunk_done(mesh.now(), effect)
+                peer.chunk_done(mesh.now(), effect, came.travelled)
             else:
-                self._wrong(download, effect, f"chunk {index} of {download.label} with wrong bytes")
+                self._wrong(download, effect, f"chunk {effect.index} of {download.label} with wrong bytes")
         mesh.kick()
+
+    async def _fetch(self, download: _Download, partial: PartialDownload, effect: FetchChunk) -> Came:
+        """Gets a chunk and writes it: as a delta where one pays, and as it is where a delta does not work."""
+        mesh, deltas, source, index = download.mesh, download.deltas, effect.source, effect.index
+        place = partial.places[index]
+
+        def write(data: Buffer) -> bool:
+            return partial.write(index, data)
+
+        base = deltas.base(mesh, effect)
+        if base is not None:
+            try:
+                came = await self.fetcher.fetch_delta(mesh, source, place, base, self._storage.read_chunk, write)
+            except Refused:
+                raise
+            except RemoteError:
+                if mesh.peer.is_ready(source):
+                    deltas.without(source)
+                raise
+            if came is not None:
+                deltas.came(as_delta=came.is_delta)
+                return came
+            deltas.forget(index)
+        return Came(await self.fetcher.fetch(mesh, source, place, write), place.size)
 
     def _wrong(self, download: _Download, effect: FetchChunk, reason: str) -> None:
         """Drops a source; it is blamed only where it holds the manifest, which may lie about what others hold."""
@@ -227,21 +274,30 @@ class Downloads:
         return await beside(lambda: scout.find(keys, lambda: len(held()) >= SOURCES_MOST), lambda: self._run(download))
 
     async def _run(self, download: _Download) -> LocalModel:
+        self._storage.limits.check_size(download.version.record.size_bytes)
         sealed, manifest = await self._find_manifest(download)
         check_travels(manifest)
         _, publisher = await trio.to_thread.run_sync(open_manifest_untrusted, sealed)
+        if contradiction(download.version.record, manifest, publisher) is not None:
+            raise Unobtainable(f"{download.label} is not by the publisher that its holders name.", "Pull it anew.")
+        await self._vet(manifest_id(sealed), manifest, publisher)
+        await self._make_room(manifest.size_bytes, manifest_id(sealed))
         meter, check = download.meter, checker(download.meter)
         meter.begin("checking", manifest.size_bytes)
         partial = await trio.to_thread.run_sync(self._storage.open_partial, sealed, check)
         try:
+            download.deltas = await trio.to_thread.run_sync(find_deltas, self._storage, partial)
             download.partial = partial
             download.transfer = partial.folder.name
+            meter.copied = partial.copied_bytes
             meter.begin("downloading", manifest.size_bytes, partial.bytes_done)
             await self._transfer(download, partial)
             meter.begin("verifying", manifest.size_bytes)
-            return await trio.to_thread.run_sync(self._storage.finish, partial, download.origin or "mesh", check)
+            origin = download.origin or "mesh"
+            return await trio.to_thread.run_sync(self._storage.finish, partial, origin, check, download.who)
         except WrongContent as error:
             mesh = download.mesh
+            mesh.peer.unshare(mesh.now(), download.transfer)
             mesh.peer.accuse(mesh.now(), publisher, f"a manifest of {download.label} that lies: {error}")
             mesh.kick()
             raise Unobtainable(
@@ -279,7 +335,7 @@ class Downloads:
         try:
             download.told = download.sources()
             sizes = [place.size for place in partial.places]
-            mesh.peer.want(mesh.now(), transfer, sizes, set(partial.have), download.told)
+            mesh.peer.want(mesh.now(), transfer, sizes, set(partial.have), download.told, serves=True)
             mesh.kick()
             while not download.settled.is_set():
                 with trio.move_on_after(REFRESH_S):

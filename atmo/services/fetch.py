@@ -1,6 +1,6 @@
-"""The downloader's side of `atmo/manifest/1` and `atmo/chunks/1`: one request each, nothing believed.
+"""The downloader's side of `atmo/manifest/1`, `atmo/chunks/1` and `atmo/deltas/1`: one request each, nothing believed.
 
-Chunks come over TCP where the holder's port is reachable.
+Chunks come over TCP where the holder's port is reachable, deltas over QUIC alone.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
-from atmo.errors import AtmoError, RemoteError, WireError
+from atmo.errors import AtmoError, RemoteError, UserError, WireError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
 from atmo.net.ports import ChunkRefused, MeshPort, NoFastPath, RequestStream, Take
-from atmo.services.serve import CHUNK_PROTOCOL, MANIFEST_PROTOCOL, MISSING
+from atmo.services.serve import CHUNK_PROTOCOL, DELTA_PROTOCOL, DELTAS_MOST, FORBIDDEN, MANIFEST_PROTOCOL, MISSING
+from atmo.storage.chunks import CorruptChunk, MissingChunk
+from atmo.storage.delta import decode_untrusted
 from atmo.transfer.manifest import ChunkPlace, Manifest, manifest_id, most_bytes, open_manifest_untrusted
 from atmo.wire import codec, limits
 
@@ -33,6 +36,10 @@ beside it. Source: guess; a dial and an answer over 0.3 s take 1 s."""
 
 SEARCH_S = 60.0
 """For all holders together. Source: a person waits."""
+
+
+class Refused(RemoteError):
+    """The holder does not send it now."""
 
 
 class NotThere(AtmoError):
@@ -57,10 +64,10 @@ async def fetch_manifest(mesh: MeshPort, node: NodeId, record: ModelRecord) -> t
     if manifest_id(sealed) != record.manifest:
         raise Misled("a manifest that is not the one it announced")
     try:
-        manifest, _ = await trio.to_thread.run_sync(open_manifest_untrusted, sealed)
+        manifest, publisher = await trio.to_thread.run_sync(open_manifest_untrusted, sealed)
     except WireError as error:
         raise Misled(f"a manifest that is not sound: {error}") from error
-    reason = contradiction(record, manifest)
+    reason = contradiction(record, manifest, publisher)
     if reason is not None:
         raise Misled(reason)
     return sealed, manifest
@@ -126,10 +133,11 @@ class _Search:
         over.set()
 
 
-def contradiction(record: ModelRecord, manifest: Manifest) -> str | None:
-    """Says that an announcement is not of this manifest."""
+def contradiction(record: ModelRecord, manifest: Manifest, publisher: NodeId | None = None) -> str | None:
+    """Says that an announcement is not of this manifest; its publisher is compared where both are known."""
     said = (record.name, record.version, record.size_bytes, record.sha256)
-    if said == (manifest.name, manifest.version, manifest.size_bytes, manifest.checksum_sha256):
+    same = said == (manifest.name, manifest.version, manifest.size_bytes, manifest.checksum_sha256)
+    if same and (publisher is None or record.publisher in (None, publisher)):
         return None
     return "an announcement that its manifest contradicts"
 
@@ -140,27 +148,39 @@ class FetchStats:
 
     Attributes:
         tcp_chunks, tcp_bytes: That came over TCP.
-        quic_chunks, quic_bytes: That came over QUIC.
+        quic_chunks, quic_bytes: That came over QUIC as they are.
+        deltas, delta_bytes: That came as deltas; what travelled for them.
+        spared_bytes: What did not travel for them.
     """
 
     tcp_chunks: int = 0
     tcp_bytes: int = 0
     quic_chunks: int = 0
     quic_bytes: int = 0
+    deltas: int = 0
+    delta_bytes: int = 0
+    spared_bytes: int = 0
+
+    @property
+    def travelled_bytes(self) -> int:
+        """All that came."""
+        return self.tcp_bytes + self.quic_bytes + self.delta_bytes
 
 
 class Fetcher:
     """Fetches chunks.
 
     Args:
-        limiter: Of the threads that take chunks.
+        limiter: Of the threads that take chunks which came over QUIC.
 
     Attributes:
         stats: Counts.
+        makers: Of the threads that apply deltas.
     """
 
     def __init__(self, limiter: trio.CapacityLimiter) -> None:
         self.stats = FetchStats()
+        self.makers = trio.CapacityLimiter(DELTAS_MOST)
         self._limiter = limiter
 
     async def fetch(self, mesh: MeshPort, node: NodeId, place: ChunkPlace, take: Take) -> bool:
@@ -180,7 +200,7 @@ class Fetcher:
         """
         if mesh.bulk is not None:
             try:
-                right = await mesh.bulk.fetch(node, place.hash, place.size, take, self._limiter)
+                right = await mesh.bulk.fetch(node, place.hash, place.size, take)
             except NoFastPath as error:
                 log.debug("a chunk comes over QUIC: %s", error)
             except ChunkRefused as error:
@@ -194,6 +214,67 @@ class Fetcher:
         self.stats.quic_bytes += place.size
         return await trio.to_thread.run_sync(take, data, limiter=self._limiter)
 
+    async def fetch_delta(
+        self, mesh: MeshPort, node: NodeId, place: ChunkPlace, base: bytes, read: Callable[[bytes], bytes], take: Take
+    ) -> Came | None:
+        """Gets a chunk as its difference to one that is here, or as it is where the holder finds that better.
+
+        Args:
+            mesh: The way to it.
+            node: The holder.
+            place: The chunk.
+            base: The name of the chunk that is here.
+            read: Returns a chunk that is here; called in a worker thread.
+            take: Verifies the bytes and keeps them, in a worker thread.
+
+        Returns:
+            How it came; None where what is here cannot be read, so that the chunk has to come as it is.
+
+        Raises:
+            RemoteError, NotThere, UserError: As `fetch` does.
+            Misled: It announces a size that cannot be, or sends what is no delta for this chunk.
+        """
+        head = {"chunk": place.hash, "base": base}
+        async with mesh.request(node, DELTA_PROTOCOL, head, CHUNK_S) as stream:
+            size, is_delta = await _delta_size_untrusted(stream, place.size)
+            data = await stream.receive_raw(size)
+        if not is_delta:
+            self.stats.quic_chunks += 1
+            self.stats.quic_bytes += size
+            return Came(await trio.to_thread.run_sync(take, data, limiter=self._limiter), size, is_delta)
+        self.stats.deltas += 1
+        self.stats.delta_bytes += size
+        self.stats.spared_bytes += place.size - size
+
+        def apply_untrusted() -> bool | None:
+            try:
+                before = read(base)
+            except (MissingChunk, CorruptChunk, UserError) as error:
+                log.warning("a delta cannot be applied: %s", error)
+                return None
+            return take(decode_untrusted(data, before, place.size))
+
+        try:
+            right = await trio.to_thread.run_sync(apply_untrusted, limiter=self.makers)
+        except WireError as error:
+            raise Misled(str(error)) from error
+        return None if right is None else Came(right, size, is_delta)
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """How a chunk came.
+
+    Attributes:
+        right: The bytes are the chunk.
+        travelled: How many bytes came for it.
+        is_delta: As a delta.
+    """
+
+    right: bool
+    travelled: int
+    is_delta: bool = False
+
 
 async def _fetch_chunk(mesh: MeshPort, node: NodeId, place: ChunkPlace) -> bytes:
     async with mesh.request(node, CHUNK_PROTOCOL, {"chunk": place.hash}, CHUNK_S) as stream:
@@ -204,17 +285,36 @@ async def _fetch_chunk(mesh: MeshPort, node: NodeId, place: ChunkPlace) -> bytes
 
 
 def _refusal(reason: str) -> AtmoError:
-    return NotThere("it has this no more") if reason == MISSING else RemoteError(f"the node refuses: {reason[:100]}")
+    if reason == FORBIDDEN:
+        return NotThere("it does not give this to members with this node's roles")
+    return NotThere("it has this no more") if reason == MISSING else Refused(f"the node refuses: {reason[:100]}")
 
 
 async def _size_untrusted(stream: RequestStream, most: int) -> int:
+    size, _ = await _answer_untrusted(stream, most)
+    return size
+
+
+async def _delta_size_untrusted(stream: RequestStream, chunk_bytes: int) -> tuple[int, bool]:
+    """Returns how many bytes come, and whether they are a delta."""
+    size, answer = await _answer_untrusted(stream, chunk_bytes)
+    match answer.get("delta"):
+        case True if size < chunk_bytes:
+            return size, True
+        case False if size == chunk_bytes:
+            return size, False
+    raise Misled(f"{size} bytes, delta {answer.get('delta')!r:.20}, for a chunk of {chunk_bytes}")
+
+
+async def _answer_untrusted(stream: RequestStream, most: int) -> tuple[int, Mapping[str, Any]]:
+    """Returns how many bytes come, at most `most`, and the answer that says so."""
     answer = await stream.receive()
     if answer is None:
         raise RemoteError("the node ended the request without an answer")
     try:
         match codec.decode_untrusted(answer, limits.MESSAGE_BYTES):
-            case {"size": int() as size} if type(size) is int and 0 <= size <= most:
-                return size
+            case {"size": int() as size} as told if type(size) is int and 0 <= size <= most:
+                return size, told
             case {"error": str() as reason}:
                 raise _refusal(reason)
     except WireError as error:

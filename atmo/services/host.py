@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from atmo.errors import RemoteError, UserError, WireError, leaf_error
 from atmo.gossip.records import Hardware
 from atmo.identity import NodeId, Signer
 from atmo.net.bulk import Bulk
+from atmo.net.bulk_config import BulkConfig
 from atmo.net.driver import PeerDriver
 from atmo.net.interface_changes import hosts_now, watch_interfaces
 from atmo.net.interfaces import any_host, reachable_addresses
@@ -32,6 +32,7 @@ from atmo.peer import Peer, PeerConfig
 from atmo.peer.rules import apply_successions_untrusted
 from atmo.relay.address import RelayAddress
 from atmo.relay.client import RelayState
+from atmo.services.machine import this_hardware
 from atmo.storage.meshstate import MeshCredentials, MeshState
 from atmo.trust.mesh import MeshTrust
 from atmo.version import __version__
@@ -57,6 +58,7 @@ class MeshHost:
         wall: Reads the wall clock, in Unix seconds.
         relays: At which others shall find this node.
         tcp: Where TCP connections come in; None where models go over QUIC alone.
+        bulk: The limits of these connections.
         stun: Hosts and ports of servers that tell this node where they see it.
         port_mapping: Whether routers are asked to let others in, unless only this machine reaches the socket.
     """
@@ -74,11 +76,13 @@ class MeshHost:
         wall: Callable[[], float] = time.time,
         relays: Sequence[RelayAddress] = (),
         tcp: TcpDoor | None = None,
+        bulk: BulkConfig = BulkConfig(),
         stun: Sequence[tuple[str, int]] = (),
         port_mapping: bool = False,
     ) -> None:
         self.wall = wall
         self._tcp = tcp
+        self._bulk_config = bulk
         self.bulk: Bulk | None = None
         self._relays = relays
         self._relayed: RelayPaths | None = None
@@ -181,6 +185,7 @@ class MeshHost:
         peer = Peer(PeerConfig(), self._signer, trust, epoch, os.urandom(16).hex())
         records = await trio.to_thread.run_sync(self._state.records)
         bans = await trio.to_thread.run_sync(self._state.bans)
+        scores = await trio.to_thread.run_sync(self._state.scores)
         if self._endpoint is None or self._nursery is None:
             self.port = OfflinePort(peer)
             peer.load_records(self.port.now(), records)
@@ -190,13 +195,14 @@ class MeshHost:
         driver = PeerDriver(self._endpoint, peer, self._keep, self._load, self.wall)
         peer.load_records(driver.now(), records)
         peer.load_bans(driver.now(), bans)
+        peer.load_scores(driver.now(), scores)
         self._hardware = await trio.to_thread.run_sync(this_hardware)
         peer.publish_node(driver.now(), self._name, self.addresses(), __version__, self._hardware)
         peer.publish_relay(driver.now(), self.home_relay())
         if self._relayed is not None:
             driver.use_relays(self._relayed)
         if self._tcp is not None:
-            self.bulk = driver.bulk = Bulk(driver, self._tcp)
+            self.bulk = driver.bulk = Bulk(driver, self._tcp, self._bulk_config)
             self._nursery.start_soon(self.bulk.run)
         self.port = driver
         for callback in self.on_attach:
@@ -338,12 +344,3 @@ async def _dialled(endpoint: Endpoint, where: Address | VirtualPath, node: NodeI
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 0.5):
             await connection.aclose("done")
-
-
-def this_hardware() -> Hardware:
-    """Describes this machine for its node record (docs/manifest.md)."""
-    try:
-        memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    except (ValueError, OSError):
-        memory_mb = 0
-    return Hardware(memory_mb, os.cpu_count() or 0, platform.machine().lower(), None)

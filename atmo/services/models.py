@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import trio
 
-from atmo.engine import FetchChunk
-from atmo.errors import UserError, WireError
-from atmo.gossip.records import ModelOffer
+from atmo.errors import UserError
 from atmo.identity import Signer
-from atmo.index.keys import model_key
 from atmo.net.ports import MeshPort
-from atmo.services.catalog import ModelRow, Version, choose, gather, parse, record_of, rivals
-from atmo.services.downloads import Downloads, Unobtainable, check_travels, checker
-from atmo.services.fetch import FetchStats
-from atmo.services.progress import Meter, Progress, Report, with_reports
+from atmo.services.catalog import ModelRow, parse
+from atmo.services.downloads import checker
+from atmo.services.holdings import Scope
+from atmo.services.progress import Meter, Report, done, with_reports
+from atmo.services.pulling import Pulling
 from atmo.services.scout import Scout
-from atmo.services.serve import Server
+from atmo.services.transfers import Transfers
 from atmo.storage import importing
+from atmo.storage.audit import USER
 from atmo.storage.chunks import ModelStorage
-from atmo.storage.importing import Candidate, Converted
+from atmo.storage.decisions import TrustPolicy
+from atmo.storage.importing import Candidate, Converted, Preview
 from atmo.storage.registry import LocalModel
-from atmo.transfer.document import to_document
-from atmo.transfer.names import Spec, newest_first
+from atmo.transfer.names import newest_first
 
-log = logging.getLogger(__name__)
+__all__ = ["Convert", "ModelService", "Scope"]
 
-Scope = Literal["local", "mesh", "available"]
 Convert = Callable[[Path, Path], Awaitable[Converted]]
 """Turns the joblib or pickle file at the first path into ONNX at the second, in a process that can do no harm."""
 
 
-class ModelService:
+class ModelService(Pulling):
     """What people and backends ask about models.
 
     Args:
@@ -45,9 +43,14 @@ class ModelService:
         mesh: Returns the running peer, None where there is none.
         convert: None where joblib and pickle files cannot be imported.
         scout: Finds holders in a large mesh; None where only known ones are asked.
+        policy: Whose models may come here; without one everybody's may.
 
     Attributes:
         server: Answers other nodes; its statistics are of interest.
+        transfers: Every download of this node, to be listed, paused, resumed and cancelled.
+        consent: Decides on publishers.
+        vetting: Decides which models may come here.
+        offers: Asks nodes whose catalogs are too large to be told.
     """
 
     def __init__(
@@ -58,102 +61,11 @@ class ModelService:
         mesh: Callable[[], MeshPort | None],
         convert: Convert | None = None,
         scout: Scout | None = None,
+        policy: TrustPolicy = TrustPolicy(first_time="allow"),
     ) -> None:
-        self.server = Server(storage)
-        self._storage = storage
-        self._signer = signer
-        self._node_name = node_name
-        self._mesh = mesh
+        super().__init__(storage, signer, node_name, mesh, scout, policy)
         self._convert = convert
-        self._scout = scout
-        self._downloads = Downloads(storage, scout)
-        self._callbacks: list[Callable[[], None]] = []
-        self._models = storage.models()
-
-    # --- the network ----------------------------------------------------------------------------------------------
-
-    def attach(self, mesh: MeshPort) -> None:
-        """Answers other nodes through `mesh` and tells it what is here."""
-        self.server.attach(mesh)
-        self._publish(mesh)
-
-    async def fetch(self, effect: FetchChunk) -> None:
-        """Performs the effect and reports to the transfer engine; the driver calls it and may cancel it."""
-        await self._downloads.fetch(effect)
-
-    def on_event(self, event: Any) -> None:
-        """Takes every event that the peer emits; those of transfers are acted on."""
-        self._downloads.on_event(event)
-
-    def _publish(self, mesh: MeshPort) -> None:
-        try:
-            mesh.peer.publish_models(mesh.now(), tuple(record_of(model) for model in self._models))
-        except WireError as error:
-            log.error("the mesh does not learn of this node's models: %s", error)
-        mesh.kick()
-
-    @property
-    def fetching(self) -> FetchStats:
-        """What downloads fetched, and how."""
-        return self._downloads.fetcher.stats
-
-    @property
-    def threads(self) -> tuple[trio.CapacityLimiter, ...]:
-        """The limiters of the threads that read and write chunks; all others use trio's own."""
-        return self._downloads.writers, self.server.readers
-
-    # --- reading --------------------------------------------------------------------------------------------------
-
-    def local_models(self) -> list[LocalModel]:
-        """Returns the models on this machine by name, the newest version of each first."""
-        return list(self._models)
-
-    def rows(self, scope: Scope) -> list[ModelRow]:
-        """Lists models: on this machine, anywhere in the mesh, or in the mesh and not here."""
-        versions = self._versions()
-        if scope == "local":
-            versions = [version for version in versions if version.local]
-        elif scope == "available":
-            versions = [version for version in versions if not version.local]
-        return [version.row(self._node_name) for version in versions]
-
-    def info(self, name: str) -> dict[str, Any]:
-        """Tells everything known of `NAME[@RANGE]`: the newest version in the range, all versions, who has it.
-
-        `claims` is how many different manifests claim that version; more than one deserves a look.
-
-        Raises:
-            UserError: No node has it.
-        """
-        spec = parse(name)
-        versions = self._versions()
-        version = choose(spec, versions)
-        row = version.row(self._node_name)
-        about: dict[str, Any] = row.to_json()
-        if version.local is not None:
-            model = version.local
-            about["path"] = str(model.path)
-            about["source_node"] = model.source_node
-            about["added_at"] = model.added_at
-            about["loaded"] = model.loaded_at is not None
-            about["manifest"] = to_document(model.manifest, model.publisher)
-        else:
-            about["manifest"] = None
-        same_name = [other for other in versions if other.record.name == spec.name]
-        about["claims"] = len(rivals(version, versions))
-        about["versions"] = [other.row(self._node_name).to_json() for other in same_name]
-        return about
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Has `callback` run after each change of the models on this machine."""
-        self._callbacks.append(callback)
-
-    def _versions(self) -> list[Version]:
-        mesh = self._mesh()
-        offers: Sequence[ModelOffer] = mesh.peer.models(mesh.now()) if mesh else ()
-        return gather(self._models, offers)
-
-    # --- changing -------------------------------------------------------------------------------------------------
+        self.transfers = Transfers(storage.transfers, self)
 
     async def import_model(
         self,
@@ -165,6 +77,7 @@ class ModelService:
         capabilities: Sequence[str] = (),
         description: str = "",
         config: Mapping[str, Any] | None = None,
+        private: bool = False,
         progress: Report | None = None,
     ) -> ModelRow:
         """Copies a file into the store as a model and tells the mesh.
@@ -175,6 +88,8 @@ class ModelService:
             version: PEP 440; else the sidecar's, else the next free one.
             kind: The manifest's `type`; else the sidecar's, else what the file tells.
             capabilities, description, config: As in the manifest.
+            private: The mesh does not hear of it until it is published; so it is where the sidecar says
+                `publish: false`.
             progress: Told how far it is, a few times a second.
 
         Raises:
@@ -189,22 +104,63 @@ class ModelService:
             "config": dict(config or {}),
         }
         meter = Meter("reading")
-        model = await with_reports(meter, progress, lambda: self._import(path, said, meter))
-        await self._refresh()
+        model = await with_reports(meter, progress, lambda: self._import(path, said, meter, private))
+        await self.refresh()
         if progress:
-            progress(_done("done", model.manifest.size_bytes))
+            progress(done("done", model.manifest.size_bytes))
         return self._row(model)
 
-    async def _import(self, path: Path, said: Mapping[str, Any], meter: Meter) -> LocalModel:
+    async def _import(self, path: Path, said: Mapping[str, Any], meter: Meter, private: bool) -> LocalModel:
         candidate = await trio.to_thread.run_sync(importing.look_at, path, said)
+        self._check_may_write(candidate.name)
+        if private or not candidate.publish:
+            return await self._take_privately(candidate, meter)
+        return await self._take(candidate, meter)
+
+    async def _take_privately(self, candidate: Candidate, meter: Meter) -> LocalModel:
+        """A model that is here already stays what it is; of a new one nobody hears, not even between two steps."""
+        decisions = self._storage.decisions
+        before = {model.manifest_id for model in self._models}
+        await trio.to_thread.run_sync(decisions.begin_private, time.time(), before)
+        model: LocalModel | None = None
+        try:
+            model = await self._take(candidate, meter)
+            return model
+        finally:
+            fresh = model.manifest_id if model is not None and model.manifest_id not in before else None
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(decisions.end_private, fresh)
+
+    async def preview(self, path: Path, said: Mapping[str, Any]) -> Preview:
+        """Returns what a file would become if it were imported; `said` is as in `importing.look_at`.
+
+        Raises:
+            UserError: It cannot be imported.
+        """
+        candidate = await trio.to_thread.run_sync(importing.look_at, path, said)
+        if candidate.detected.runs_code and self._convert is None:
+            raise importing.unconverted(path)
+        return await trio.to_thread.run_sync(importing.preview, self._storage, candidate)
+
+    async def _take(self, candidate: Candidate, meter: Meter) -> LocalModel:
+        path = candidate.source
         if not candidate.detected.runs_code:
             return await self._store(candidate, None, meter, path)
         if self._convert is None:
             raise importing.unconverted(path)
+        made = await trio.to_thread.run_sync(importing.converted_before, self._storage, candidate, checker(meter))
+        if made is not None:
+            return made
         with self._storage.incoming(0, ".onnx") as target:
             meter.begin("converting", 0)
             converted = await self._convert(path, target)
             return await self._store(candidate, (target, converted), meter, target)
+
+    def _check_may_write(self, name: str) -> None:
+        held = next((model for model in self._models if model.name == name), None)
+        if held is not None:
+            own = self._signer.node_id
+            self.vetting.check_write(held.manifest, held.publisher, own, f"The file would be {name}, which")
 
     async def _store(
         self, candidate: Candidate, converted: tuple[Path, Converted] | None, meter: Meter, source: Path
@@ -213,71 +169,6 @@ class ModelService:
         return await trio.to_thread.run_sync(
             importing.store, self._storage, self._signer, self._node_name, candidate, converted, checker(meter)
         )
-
-    async def pull(self, spec: str, progress: Report | None = None) -> ModelRow:
-        """Downloads the newest version in `NAME[@RANGE]` from all its holders; nothing is done if it is here.
-
-        Raises:
-            UserError: Nobody has it, or it cannot be had now; what arrived is kept and continued the next time.
-        """
-        wanted = parse(spec)
-        mesh = self._mesh()
-        version = await self._choose(mesh, wanted, progress) if mesh else self._choose_local(wanted.name, spec)
-        if version.local is not None or mesh is None:
-            assert version.local is not None
-            if progress:
-                progress(_done("here already", version.record.size_bytes))
-            return version.row(self._node_name)
-        self._check_not_taken(version)
-        model = await self._pull_any(mesh, rivals(version, self._versions()), progress)
-        await self._refresh()
-        if progress:
-            progress(_done("done", model.manifest.size_bytes))
-        return self._row(model)
-
-    async def _pull_any(self, mesh: MeshPort, claims: Sequence[Version], progress: Report | None) -> LocalModel:
-        """Pulls by the first of several manifests of one version that works; one that lies must not spoil the rest."""
-        problems: list[UserError] = []
-        for claim in claims:
-            if problems:
-                failed = claims[len(problems) - 1].record.manifest
-                await trio.to_thread.run_sync(self._storage.discard_partial, failed)
-            try:
-                check_travels(claim.record)
-                return await self._downloads.pull(mesh, claim, progress)
-            except Unobtainable as error:
-                problems.append(error)
-        raise problems[0]
-
-    async def _choose(self, mesh: MeshPort, wanted: Spec, progress: Report | None) -> Version:
-        """Chooses among what is known; in a large mesh others may have what nobody known has."""
-        scout = self._scout
-        try:
-            return choose(wanted, self._versions())
-        except UserError:
-            if scout is None or not mesh.peer.mesh_size.large:
-                raise
-        await with_reports(Meter("looking in the index"), progress, lambda: scout.find([model_key(wanted.name)]))
-        return choose(wanted, self._versions())
-
-    def _choose_local(self, name: str, spec: str) -> Version:
-        try:
-            return choose(parse(spec), self._versions())
-        except UserError as error:
-            raise UserError(
-                f"{name} is not here, and this node is in no mesh that runs.",
-                "Start it with `atmo node`; join a mesh with `atmo mesh join CODE`.",
-            ) from error
-
-    def _check_not_taken(self, wanted: Version) -> None:
-        for version in self._versions():
-            if version.local is not None and version.key[:2] == wanted.key[:2]:
-                ours = f"{version.record.name}@{version.record.version}"
-                if version.content == wanted.content:
-                    problem = f"{wanted.record.version} and {version.record.version} are one version: {ours} is here."
-                else:
-                    problem = f"{ours} is here with another content than in the mesh."
-                raise UserError(problem, f"Remove ours first (atmo model remove {ours}), or pull another version.")
 
     async def remove(self, spec: str) -> list[ModelRow]:
         """Removes the versions of `NAME[@RANGE]` from this machine, all of them without a range.
@@ -292,31 +183,20 @@ class ModelService:
         else:
             doomed = wanted.matching(here) if wanted.text else newest_first(here)
         dropped = await trio.to_thread.run_sync(self._storage.discard_partials, wanted)
+        await self.transfers.dropped(wanted)
         if not doomed and not dropped:
+            for model in self._bridged():
+                if model.name == wanted.name:
+                    problem = f"{spec} is not in this node's store: it belongs to {model.source}."
+                    raise UserError(problem, f"Delete it there: {model.path}.")
             there = f"Here are: {', '.join(newest_first(here))}." if here else "See `atmo model list`."
             raise UserError(f"{spec} is not on this machine.", there)
         removed = [self._row(here[version]) for version in doomed]
         for version in doomed:
-            await trio.to_thread.run_sync(self._storage.remove, wanted.name, version)
-        await self._refresh()
+            await trio.to_thread.run_sync(self._storage.remove, wanted.name, version, USER)
+        await self.refresh()
         return removed
 
     async def mark_loaded(self, name: str, version: str, loaded: bool) -> None:
         """Notes in the registry that a backend has loaded a model, or let go of it."""
-        await trio.to_thread.run_sync(self._storage.set_loaded, name, version, loaded)
-
-    async def _refresh(self) -> None:
-        self._models = await trio.to_thread.run_sync(self._storage.models)
-        mesh = self._mesh()
-        if mesh is not None:
-            self._publish(mesh)
-        for callback in self._callbacks:
-            callback()
-
-    def _row(self, model: LocalModel) -> ModelRow:
-        own = Version(record_of(model), model)
-        return next((version for version in self._versions() if version.key == own.key), own).row(self._node_name)
-
-
-def _done(phase: str, size_bytes: int) -> Progress:
-    return Progress(phase, size_bytes, size_bytes, eta_s=0.0)
+        await trio.to_thread.run_sync(self._storage.set_loaded, name, version, loaded, self._node_name)

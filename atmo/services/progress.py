@@ -30,6 +30,8 @@ class Progress:
         rate_bytes_s: Over the last seconds.
         sources: Names of the nodes that are sending.
         eta_s: Seconds left at this rate, None while it is not known.
+        travelled_bytes: Of a download: what came over the network, which is less than the model where deltas did.
+        copied_bytes: Of a download: what other models on this machine had already.
     """
 
     phase: str
@@ -38,6 +40,8 @@ class Progress:
     rate_bytes_s: float = 0.0
     sources: tuple[str, ...] = ()
     eta_s: float | None = None
+    travelled_bytes: int = 0
+    copied_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same as plain values."""
@@ -52,6 +56,7 @@ class Meter:
 
     Attributes:
         phase, done, total, sources: As in `Progress`.
+        travelled, copied: `travelled_bytes` and `copied_bytes` there.
     """
 
     def __init__(self, phase: str) -> None:
@@ -59,6 +64,8 @@ class Meter:
         self.done = 0
         self.total = 0
         self.sources: tuple[str, ...] = ()
+        self.travelled = 0
+        self.copied = 0
         self._samples: deque[tuple[float, int]] = deque()
 
     def begin(self, phase: str, total: int, done: int = 0) -> None:
@@ -74,7 +81,7 @@ class Meter:
         (then, before), done = self._samples[0], self._samples[-1][1]
         rate = (done - before) / (now - then) if now > then else 0.0
         eta = max(0, self.total - done) / rate if rate > 0 and self.total else None
-        return Progress(self.phase, done, self.total, rate, self.sources, eta)
+        return Progress(self.phase, done, self.total, rate, self.sources, eta, self.travelled, self.copied)
 
 
 async def with_reports(meter: Meter, report: Report | None, job: Callable[[], Awaitable[T]]) -> T:
@@ -109,3 +116,32 @@ async def _report_regularly(meter: Meter, report: Report) -> None:
     while True:
         report(meter.read(trio.current_time()))
         await trio.sleep(PERIOD_S)
+
+
+class Latest:
+    """Passes reports on and keeps the latest.
+
+    Args:
+        report: Told of each; None for nobody.
+
+    Attributes:
+        progress: The latest.
+    """
+
+    def __init__(self, report: Report | None) -> None:
+        self.progress = Progress("")
+        self._report = report
+
+    def __call__(self, progress: Progress) -> None:
+        self.progress = progress
+        if self._report is not None:
+            self._report(progress)
+
+    def travel(self) -> dict[str, int]:
+        """Returns what travelled and what was copied, as plain values."""
+        return {name: getattr(self.progress, name) for name in ("travelled_bytes", "copied_bytes")}
+
+
+def done(phase: str, size_bytes: int, travelled_bytes: int = 0, copied_bytes: int = 0) -> Progress:
+    """Returns the last report of a job: all of it is there."""
+    return Progress(phase, size_bytes, size_bytes, 0.0, (), 0.0, travelled_bytes, copied_bytes)

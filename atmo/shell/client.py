@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx
@@ -22,6 +22,8 @@ GENERATE_S = 600.0
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
+Change = Literal["pause", "resume", "cancel"]
+Known = Literal["publishers", "deprecations", "updates"]
 FindNode = Callable[[], Mapping[str, Any] | None]
 OnProgress = Callable[[Mapping[str, Any]], None]
 
@@ -105,13 +107,43 @@ class NodeClient:
         """Imports a file of this machine; `fields` are those of the route, `path` absolute."""
         return self._job("/models/import", fields, on_progress)
 
-    def pull(self, spec: str, on_progress: OnProgress) -> dict[str, Any]:
-        """Pulls `NAME[@RANGE]`. Closing the connection, as an interrupt does, cancels it."""
-        return self._job("/models/pull", {"spec": spec}, on_progress)
+    def preview(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what a file would become; `fields` as for `import_model`."""
+        return self._control("POST", "/models/preview", fields)
+
+    def import_folder(self, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
+        """Imports all models of a folder of this machine: `path` absolute, perhaps `type`."""
+        return self._job("/models/import-folder", fields, on_progress)
+
+    def job(self, name: str, fields: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
+        """Has a job of `atmo.services.jobs` done, such as a pull. Closing the connection, as an interrupt does, stops
+        it."""
+        return self._job(f"/models/{name}", fields, on_progress)
+
+    def pull_later(self, spec: str) -> dict[str, Any]:
+        """Leaves a pull to the node; returns the `transfer`, or the `model` that is here already."""
+        return self._control("POST", "/models/pull-later", {"spec": spec})
 
     def remove(self, spec: str) -> list[dict[str, Any]]:
         """Removes local versions of a model."""
         return _list(self._control("POST", "/models/remove", {"spec": spec}), "removed")
+
+    def deployment(self, name: str | None) -> dict[str, Any]:
+        """Returns which models are where, of one name or of all, and how transfers went."""
+        return self._control("GET", "/deployment" + (f"?name={quote(name, safe='')}" if name else ""))
+
+    def known(self, what: Known) -> list[dict[str, Any]]:
+        """Returns the publishers that were decided on, what is advised against, or what is kept up to date."""
+        return _list(self._control("GET", f"/{what}"), what)
+
+    def transfers(self, *, over: bool = False) -> list[dict[str, Any]]:
+        """Returns the transfers that are not over, or all that the node remembers."""
+        return _list(self._control("GET", f"/transfers?over={int(over)}"), "transfers")
+
+    def change_transfers(self, how: Change, which: str, *, keep: bool = False) -> list[dict[str, Any]]:
+        """Pauses, resumes or cancels transfers, and returns them."""
+        more = {"keep": keep} if how == "cancel" else {}
+        return _list(self._control("POST", f"/transfers/{how}", {"which": which, **more}), "transfers")
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Posts to the OpenAI-compatible endpoint and returns its body."""
@@ -252,6 +284,9 @@ def _error(status: int, content: bytes) -> UserError:
 
 
 def _error_of(error: Any) -> UserError:
-    message = error.get("message") if isinstance(error, dict) else error
-    hint = error.get("hint") if isinstance(error, dict) else ""
-    return UserError(str(message or "The node reported an error without a reason."), str(hint or ""))
+    fields = error if isinstance(error, dict) else {"message": error}
+    message = fields.get("message") or "The node reported an error without a reason."
+    told = UserError(str(message), str(fields.get("hint") or ""))
+    told.code = str(fields.get("code") or "")
+    told.about = about if isinstance(about := fields.get("about"), dict) else {}
+    return told

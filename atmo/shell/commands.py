@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from atmo.errors import UserError
-from atmo.shell.client import NodeClient
+from atmo.shell.client import Change, NodeClient
 from atmo.shell.progress import shown_progress
 from atmo.shell.text import Wrapper, printable, prose, size_text, table
+from atmo.shell.transfer_views import TRANSFER_HEADERS, transfer_rows
 from atmo.shell.views import (
     MODEL_HEADERS,
     NODE_HEADERS,
@@ -78,6 +79,10 @@ class Shell:
             "route": Command("route TEXT", "who would answer, and why", self._route, _anything),
             "use": Command("use [MODEL]", "ask this model from now on; alone, whichever fits", self._use, _word),
             "pull": Command("pull NAME[@RANGE]", "fetch a model to this machine", self._pull, _word),
+            "transfers": Command("transfers", "downloads to this machine", self._transfers, _nothing),
+            "pause": Command("pause ID|NAME", "stop a download for now", self._pause, _word),
+            "resume": Command("resume ID|NAME", "go on with it", self._resume, _word),
+            "cancel": Command("cancel ID|NAME", "end a download, and delete what arrived", self._cancel, _word),
             "help": Command("help", "this list", self._help, _nothing),
             "quit": Command("quit", "leave, as does Ctrl-D", self._quit, _nothing),
         }
@@ -170,8 +175,30 @@ class Shell:
                 "There is no model to pull.", "Type its name after the command; `models available` has them."
             )
         with shown_progress(f"Pulling {printable(spec)}", self._err) as show:
-            row = self._connect().pull(spec, show)
+            row = self._connect().job("pull", {"spec": spec}, show)
         self._say(f"Pulled {printable(row['name'])} {printable(row['version'])}, {size_text(row['size_bytes'])}.")
+
+    def _transfers(self, _rest: str) -> None:
+        rows = self._connect().transfers()
+        if rows:
+            self._table(TRANSFER_HEADERS, transfer_rows(rows))
+        else:
+            self._say("There are none.")
+
+    def _pause(self, which: str) -> None:
+        self._change("pause", which)
+
+    def _resume(self, which: str) -> None:
+        self._change("resume", which)
+
+    def _cancel(self, which: str) -> None:
+        self._change("cancel", which)
+
+    def _change(self, how: Change, which: str) -> None:
+        if not which:
+            raise UserError("There is no transfer named.", "Type its number after the command; `transfers` has them.")
+        for row in self._connect().change_transfers(how, which):
+            self._say(f"{row['id']} {printable(row['name'])} {printable(row['version'])}: {row['state']}")
 
     def _help(self, _rest: str) -> None:
         width = max(len(command.usage) for command in self.commands.values())

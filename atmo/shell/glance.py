@@ -13,7 +13,7 @@ from prompt_toolkit.document import Document
 from atmo.errors import UserError
 from atmo.shell.client import Connector, NodeClient
 from atmo.shell.commands import SCOPES, Shell
-from atmo.shell.text import printable
+from atmo.shell.text import count_text, printable
 
 REFRESH_S = 3.0
 LEAVE_S = 0.5
@@ -96,12 +96,8 @@ class Glance:
         if not state.name:
             return " ..."
         mesh = f"mesh {state.mesh}" if state.mesh else "no mesh yet"
-        counts = f"{_count(len(state.nodes), 'node')} · {_count(len(state.models), 'model')}"
+        counts = f"{count_text(len(state.nodes), 'node')} · {count_text(len(state.models), 'model')}"
         return printable(f" {state.name} · {mesh} · {counts} · asking {model}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class ShellCompleter(Completer):

@@ -82,6 +82,11 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def count_text(number: int, noun: str) -> str:
+    """Writes a number of things."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def time_text(seconds: float | None) -> str:
     """Writes a time of the day's scale: `now`, `12 s`, `5 min`, `3 h`, `2 d`; `-` where it is not known."""
     if seconds is None:

@@ -11,7 +11,7 @@ from atmo.shell.text import printable, size_text, time_text
 
 NODE_HEADERS = ("NAME", "ROLES", "PATH", ">SINCE", ">RTT", ">SEEN", "ID")
 PEER_HEADERS = ("NODE", "PATH", "ADDRESS", ">SINCE", ">RTT")
-MODEL_HEADERS = ("NAME", "VERSION", "TYPE", "FORMAT", ">SIZE", "HERE", "NODES")
+MODEL_HEADERS = ("NAME", "VERSION", "TYPE", "FORMAT", ">SIZE", "HERE", "NODES", "NOTE")
 ROUTE_HEADERS = ("", "MODEL", "NODE", "PATH", ">RTT", ">LIKE", ">LOAD", "REASON")
 SHORT_ID_CHARS = 10
 SHOWN_NODES = 4
@@ -70,9 +70,18 @@ def model_rows(models: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             size_text(model["size_bytes"]),
             "yes" if model["local"] else "no",
             names_text(model.get("nodes") or []),
+            _note(model),
         ]
         for model in models
     ]
+
+
+def _note(model: Mapping[str, Any]) -> str:
+    """Says what is unusual about a version."""
+    words = [word for word in ("deprecated", "private") if model.get(word)]
+    readers = model.get("readers") or ()
+    words += [f"for {names_text(readers)}"] if readers else []
+    return ", ".join([*words, *([str(model["source"])] if model.get("source") else [])])
 
 
 def holder_rows(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -85,11 +94,14 @@ def holder_rows(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 _INFO_ELSEWHERE = ("name", "version", "versions", "manifest", "local", "loaded", "checksum_sha256", "file", "files")
+_INFO_WHERE_SO = ("deprecated", "private", "active")
+"""Told where they are true only: it is the usual thing that a version is none of these."""
 
 
 def info_lines(info: Mapping[str, Any]) -> list[str]:
     """Returns the lines of `atmo model info`: what the row says, then what only the manifest knows."""
     fields = {key: value for key, value in info.items() if key not in _INFO_ELSEWHERE}
+    fields = {key: value for key, value in fields.items() if value or key not in _INFO_WHERE_SO}
     for key, value in (info.get("manifest") or {}).items():
         if key not in _INFO_ELSEWHERE:
             fields.setdefault(key, value)
@@ -107,13 +119,14 @@ def _info_value(key: str, value: Any) -> str:
     if key.endswith("_at") and isinstance(value, int | float):
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{printable(name)}: {_brief(item)}" for name, item in value.items() if item)
+        return ", ".join(f"{printable(name)}: {brief(item)}" for name, item in value.items() if item)
     if isinstance(value, list | tuple):
-        return ", ".join(_brief(item) for item in value)
+        return ", ".join(brief(item) for item in value)
     return "" if value is None else printable(value)
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """Returns a value on one line."""
     return printable(json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping | list) else value)
 
 

@@ -41,31 +41,37 @@ MOBILE = Line(0.6e6, 3e6, 1.0)
 
 
 class _Queue:
-    """One direction of all lines: a rule of the network."""
+    """One direction of all lines: a rule of the network.
+
+    It knows how much work waits, not until when the line is taken: what one node sends or gets is told of here out of
+    order, and what begins late must not hold up what is there before it.
+    """
 
     def __init__(self, lines: Lines, outward: bool) -> None:
         self._lines = lines
         self._outward = outward
-        self._free_at: dict[NodeId, float] = {}
+        self._work: dict[NodeId, tuple[float, float]] = {}  # the latest time it was told of, and seconds of work then
         self.on = False
 
     def route(self, now: float, source: NodeId, target: NodeId, size: int) -> float:
         node = source if self._outward else target
-        line = self._lines.of(node)
-        free_at = self._free_at.get(node, 0.0)
-        waits = free_at - now if free_at > now else 0.0
-        if waits > line.queue_s:
-            return LOST
-        takes = size / (line.up_bytes_s if self._outward else line.down_bytes_s)
-        self._free_at[node] = now + waits + takes
-        return waits + takes
+        waits = self._waits(now, node)
+        return LOST if waits > self._lines.of(node).queue_s else self._put(now, node, waits, size)
 
     def bulk(self, now: float, node: NodeId, size: int) -> float:
-        """Returns when `size` bytes are through, after all that came before."""
+        """Returns when `size` bytes are through that get here at `now`."""
+        return now + self._put(now, node, self._waits(now, node), size)
+
+    def _waits(self, now: float, node: NodeId) -> float:
+        told_at, work = self._work.get(node, (now, 0.0))
+        return max(0.0, work - max(0.0, now - told_at))
+
+    def _put(self, now: float, node: NodeId, waits: float, size: int) -> float:
         line = self._lines.of(node)
-        takes = size / (line.up_bytes_s if self._outward else line.down_bytes_s)
-        self._free_at[node] = max(now, self._free_at.get(node, 0.0)) + takes
-        return self._free_at[node]
+        told_at, _ = self._work.get(node, (now, 0.0))
+        work = waits + size / (line.up_bytes_s if self._outward else line.down_bytes_s)
+        self._work[node] = (max(now, told_at), work)
+        return work
 
 
 class Lines:
@@ -97,8 +103,14 @@ class Lines:
         """Returns the line of a node."""
         return self._own.get(node, self._usual)
 
-    def bulk(self, now: float, source: NodeId, target: NodeId, size: int) -> float:
-        """Returns when `size` bytes of bulk have left `source` and come in at `target`, their way not counted."""
+    def send_bulk(self, now: float, source: NodeId, size: int) -> tuple[float, float]:
+        """Returns when the first and the last of `size` bytes of bulk leave a node."""
         sent = self._bulk_up.bulk(now, source, size)
-        started = max(now, sent - size / self.of(source).up_bytes_s)
-        return max(sent, self._bulk_down.bulk(started, target, size))
+        return sent - size / self.of(source).up_bytes_s, sent
+
+    def take_bulk(self, now: float, target: NodeId, size: int) -> float:
+        """Returns when `size` bytes of bulk have come in at a node, the first of which is there at `now`.
+
+        It must be asked at that time: what began to come earlier comes first.
+        """
+        return self._bulk_down.bulk(now, target, size)

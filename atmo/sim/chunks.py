@@ -36,11 +36,15 @@ class ChunkStats:
     Attributes:
         served: By node: chunks that it sent whole.
         wrong: Chunks that were not what their names said.
+        twice: Chunks that arrived where they had arrived already.
+        refused: Requests for which there was no slot, or no chunk.
         bytes: Of all chunks that arrived.
     """
 
     served: dict[NodeId, int]
     wrong: int = 0
+    twice: int = 0
+    refused: int = 0
     bytes: int = 0
 
 
@@ -53,6 +57,8 @@ class Chunks:
 
     Attributes:
         sizes: Of the chunks of each transfer; others have chunks of a mebibyte.
+        whole: By transfer: the names of those who have the model without having fetched it; of other transfers
+            everybody is taken to have everything.
         stats: Counters.
     """
 
@@ -60,7 +66,10 @@ class Chunks:
         self._world = world
         self._lines = lines
         self.sizes: dict[str, Sequence[int]] = {}
+        self.whole: dict[str, dict[str, None]] = {}
         self.stats = ChunkStats({})
+        self._kept: dict[tuple[str, str], dict[int, None]] = {}
+        self._under_way: dict[tuple[NodeId, NodeId], int] = {}
 
     def fetch(self, node: Node, fetch: FetchChunk) -> None:
         """Begins a fetch; without a link one is opened first."""
@@ -104,44 +113,91 @@ class Chunks:
         return fail
 
     def _begin(self, node: Node, fetch: FetchChunk) -> None:
+        """Sends a request; both ends keep their link while any of theirs is under way."""
         world, now = self._world, self._world.loop.now
         source = world.node(fetch.source)
-        arrives = now + CHUNK_S
-        if self._lines is not None and source is not None:
-            size = self._size(fetch)
+        if source is None:
+            world.later(now + CHUNK_S, self._failing(node, fetch, "the link is gone"))
+            return
+        pair = (node.id, source.id)
+        self._under_way[pair] = self._under_way.get(pair, 0) + 1
+        if self._under_way[pair] == 1:
+            for end, other in self._ends(node, source):
+                end.running.hold(world.now(end), other)
+        way = 0.0
+        if self._lines is not None:
             way = world.network.route(now, node.id, source.id, REQUEST_BYTES)
-            delay = STREAM_S if math.isinf(way) else 2 * way
-            arrives = self._lines.bulk(now, source.id, node.id, size) + delay
-            source.sent_bytes += size
-            node.received_bytes += size
-        for end, other in self._ends(node, source):
-            end.running.hold(world.now(end), other)
-        world.loop.put(arrives, self._arrived, node, fetch, node.life, source.life if source else 0)
+            way = STREAM_S if math.isinf(way) else way
+        world.loop.put(now + way, self._asked, node, source, fetch, node.life, source.life, way)
+
+    def _asked(self, node: Node, source: Node, fetch: FetchChunk, life: int, source_life: int, way: float) -> None:
+        """A source has a slot for who asks and sends the chunk, or refuses; one that is off says nothing."""
+        world, now = self._world, self._world.loop.now
+        if source.peer is None or source.life != source_life or node.life != life:
+            world.loop.put(now, self._over, node, source, life, source_life)
+            return
+        size = self._size(fetch)
+        whole = self.whole.get(fetch.transfer)
+        has = whole is None or source.name in whole or fetch.index in self.kept(source, fetch.transfer)
+        waits_s = world.command(source, lambda peer, now: peer.may_serve(now, node.id, size)) if has else None
+        if waits_s is None:
+            self.stats.refused += 1
+            world.loop.put(
+                now + way, self._refused, node, source, fetch, life, source_life, "busy" if has else "missing"
+            )
+            return
+        if self._lines is None:
+            world.loop.put(now + waits_s + CHUNK_S, self._arrived, node, source, fetch, life, source_life)
+            return
+        source.sent_bytes += size
+        node.received_bytes += size
+        began, sent = self._lines.send_bulk(now + waits_s, source.id, size)
+        world.loop.put(began + way, self._coming, node, source, fetch, life, source_life, sent + way)
+
+    def _coming(self, node: Node, source: Node, fetch: FetchChunk, life: int, source_life: int, last: float) -> None:
+        """The first byte of a chunk is at its reader; `last` is when the last one would be, were its line free."""
+        assert self._lines is not None
+        taken = self._lines.take_bulk(self._world.loop.now, node.id, self._size(fetch))
+        self._world.loop.put(max(last, taken), self._arrived, node, source, fetch, life, source_life)
+
+    def _over(self, node: Node, source: Node, life: int, source_life: int) -> None:
+        """A request has ended, however it did."""
+        pair = (node.id, source.id)
+        self._under_way[pair] -= 1
+        if not self._under_way[pair]:
+            del self._under_way[pair]
+            if (node.life, source.life) == (life, source_life):
+                for end, other in self._ends(node, source):
+                    end.running.release(self._world.now(end), other)
+
+    def _refused(self, node: Node, source: Node, fetch: FetchChunk, life: int, source_life: int, reason: str) -> None:
+        self._over(node, source, life, source_life)
+        if node.life == life:
+            self._failing(node, fetch, f"the node refuses: {reason}")()
 
     @staticmethod
-    def _ends(node: Node, source: Node | None) -> list[tuple[Node, NodeId]]:
+    def _ends(node: Node, source: Node) -> list[tuple[Node, NodeId]]:
         """Returns those that run of the two ends of a fetch, each with the other's id."""
-        if source is None:
-            return []
         return [row for row in ((node, source.id), (source, node.id)) if row[0].peer is not None]
 
     def _size(self, fetch: FetchChunk) -> int:
         sizes = self.sizes.get(fetch.transfer)
         return sizes[fetch.index] if sizes else CHUNK_BYTES
 
-    def _arrived(self, node: Node, fetch: FetchChunk, life: int, source_life: int) -> None:
-        """A chunk arrives if the link still stands."""
-        source = self._world.node(fetch.source)
-        if source is not None and (node.life, source.life) == (life, source_life):
-            for end, other in self._ends(node, source):
-                end.running.release(self._world.now(end), other)
+    def _arrived(self, node: Node, source: Node, fetch: FetchChunk, life: int, source_life: int) -> None:
+        """A chunk arrives if the link still stands; of a source that was turned off meanwhile nothing comes."""
+        self._over(node, source, life, source_life)
+        if source.peer is not None and source.life == source_life:
+            source.peer.served(self._world.now(source), node.id, self._size(fetch))
         key = (fetch.transfer, fetch.source, fetch.index)
-        if node.peer is None or node.life != life or node.fetches.get(key) is not fetch:
+        if node.peer is None or (node.life, source.life) != (life, source_life) or node.fetches.get(key) is not fetch:
+            return
+        if source.peer is None:
             return
         del node.fetches[key]
         world = self._world
         world.note(kinds.CHUNK, node, source, fetch.transfer, fetch.index)
-        if source is None or fetch.source not in node.ends:
+        if fetch.source not in node.ends:
             world.command(node, lambda peer, now: peer.chunk_failed(now, fetch, "the link is gone", fatal=False))
         elif source.malice is not None and not source.malice.chunk_is_good(source, node.id):
             self.stats.wrong += 1
@@ -150,4 +206,11 @@ class Chunks:
         else:
             self.stats.served[source.id] = self.stats.served.get(source.id, 0) + 1
             self.stats.bytes += self._size(fetch)
+            kept = self.kept(node, fetch.transfer)
+            self.stats.twice += fetch.index in kept
+            kept[fetch.index] = None
             world.command(node, lambda peer, now: peer.chunk_done(now, fetch))
+
+    def kept(self, node: Node, transfer: str) -> dict[int, None]:
+        """Returns the chunks that arrived at a node and were what their names say: its disk."""
+        return self._kept.setdefault((node.name, transfer), {})

@@ -49,6 +49,7 @@ class Fetching:
 
     def seed(self, node: Node) -> None:
         """Lets a node have the model from the beginning."""
+        self._world.chunks.whole.setdefault(self._transfer, {})[node.name] = None
         self._has(node)
 
     def want(self, node: Node) -> None:
@@ -61,10 +62,22 @@ class Fetching:
             offer.node for offer in offers if offer.record.manifest == self.record.manifest and offer.node != node.id
         ]
         self._stage.streams.of(node.id, "holders").shuffle(holders)
-        self._world.command(node, lambda peer, now: peer.want(now, self._transfer, self.sizes, (), holders))
+        have = self._world.chunks.kept(node, self._transfer)
+        self._world.command(
+            node, lambda peer, now: peer.want(now, self._transfer, self.sizes, have, holders, serves=True)
+        )
+
+    def again(self, node: Node) -> None:
+        """Lets a node that has the model say so after a restart."""
+        self._has(node)
+
+    def lacks(self, node: Node) -> bool:
+        """Says whether a chunk of the model never arrived at a node."""
+        return len(self._world.chunks.kept(node, self._transfer)) < len(self.sizes)
 
     def _has(self, node: Node) -> None:
-        self.had_at[node.name] = self._world.loop.now
+        self.had_at.setdefault(node.name, self._world.loop.now)
+        self._world.command(node, lambda peer, now: peer.share(now, self._transfer, len(self.sizes)))
         self._world.command(node, lambda peer, now: peer.publish_models(now, [self.record]))
 
     def _changed(self, node: Node, change: RecordChanged) -> None:

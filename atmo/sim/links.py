@@ -181,7 +181,7 @@ class Links:
             return
         there = self._route(now, source.id, target.id, PACKET_BYTES)
         if there != LOST and target.up:
-            back = self._route(now + there, target.id, source.id, PACKET_BYTES)
+            back = self._route(now, target.id, source.id, PACKET_BYTES)  # as it is now, see `_route_again`
             if back != LOST:
                 self._loop.put(now + there + back, self._establish, source, target, life, target.life)
                 return
@@ -241,9 +241,14 @@ class Links:
         return delay
 
     def _route_again(self, now: float, source: NodeId, target: NodeId, size: int) -> float:
+        """Returns when a packet arrives that is sent until it does.
+
+        The network is asked as it is now: of seconds to come it must not hear, or what waits in no queue yet would hold
+        up what is sent until then.
+        """
         late = 0.0
         for attempt in range(PACKET_TRIES):
-            way = self._route(now + late, source, target, size)
+            way = self._route(now, source, target, size)
             if way != LOST:
                 return late + way
             late += self._config.resend_s * 2.0**attempt

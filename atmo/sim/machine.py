@@ -83,6 +83,14 @@ class Node(Port):
         assert self.peer is not None, f"{self.name} does not run"
         return self.peer
 
+    def begin(self, now: float, epoch: int) -> None:
+        """It is turned on: all that it had in memory is gone."""
+        self.started_at, self.epoch = now, epoch
+        self.events.clear()
+        self.fetches.clear()
+        self.awaiting.clear()
+        self.timer_at = math.inf
+
 
 @dataclass(slots=True)
 class WorldStats:

@@ -32,6 +32,7 @@ from atmo.sim.network import Network
 from atmo.sim.report import CheckFailed
 from atmo.sim.sizes import HANDSHAKE_BYTES, message_bytes, packets_bytes
 from atmo.sim.trace import Trace
+from atmo.transfer.scores import SCORES_KEY
 from atmo.trust.certificate import ADMIN, Certificate, issue
 from atmo.trust.genesis import found
 from atmo.trust.mesh import MeshTrust
@@ -147,12 +148,7 @@ class World:
         now = self.now(node)
         trust = MeshTrust(self.genesis, open_certificate=self._memory.open_certificate)
         trust.admit_untrusted(now.wall, node.id, node.certificate, None)
-        node.epoch = max(node.epoch + 1, int(now.wall))
-        node.events.clear()
-        node.fetches.clear()
-        node.awaiting.clear()
-        node.timer_at = math.inf
-        node.started_at = self.loop.now
+        node.begin(self.loop.now, max(node.epoch + 1, int(now.wall)))
         seed = f"{self.seed}/{node.name}/{node.epoch}"
         peer = node.peer = Peer(self._config, node.signer, trust, node.epoch, seed, self._memory.crypto)
         self.links.start(node)
@@ -162,6 +158,7 @@ class World:
             records += other.running.node_records()[:KNOWS_MOST]
         peer.load_records(now, records)
         peer.load_bans(now, [row for row in node.disk.items() if row[0].startswith(BAN_PREFIX)])
+        peer.load_scores(now, node.disk.get(SCORES_KEY))
         peer.publish_node(now, node.name, [node.address], __version__, Hardware())
         self._perform(node)
         if node.malice is not None:

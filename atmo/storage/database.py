@@ -73,8 +73,101 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     "DROP TABLE records;",  # records of the mesh lie under kv
+    """
+    CREATE TABLE transfers (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL,
+        version TEXT NOT NULL,
+        version_key TEXT NOT NULL,
+        manifest BLOB NOT NULL,
+        purpose TEXT NOT NULL,
+        state TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        bytes_done INTEGER NOT NULL,
+        bytes_total INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        changed_at REAL NOT NULL,
+        took_s REAL NOT NULL
+    );
+    CREATE UNIQUE INDEX open_transfers ON transfers (name, version_key) WHERE state NOT IN ('done', 'cancelled');
+    """,
+    """
+    ALTER TABLE models ADD COLUMN used_at REAL NOT NULL DEFAULT 0;
+    ALTER TABLE models ADD COLUMN pulled INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE orphans (
+        place TEXT PRIMARY KEY,
+        size_bytes INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE audit_waiting (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL,
+        at TEXT NOT NULL,
+        event TEXT NOT NULL
+    );
+    """,
+    """
+    CREATE TABLE publishers (
+        node BLOB PRIMARY KEY,
+        trusted INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        decided_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE choices (
+        name TEXT PRIMARY KEY,
+        active TEXT,
+        auto TEXT
+    ) WITHOUT ROWID;
+    CREATE TABLE seen (
+        manifest BLOB PRIMARY KEY,
+        first_seen REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE private (manifest BLOB PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE deprecations (
+        name TEXT NOT NULL,
+        versions TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        replacement TEXT NOT NULL,
+        withdrawn INTEGER NOT NULL,
+        decided_at REAL NOT NULL,
+        PRIMARY KEY (name, versions)
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE bridge_files (
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        seen_at REAL NOT NULL,
+        reason TEXT NOT NULL,
+        about TEXT NOT NULL,
+        sha256 BLOB NOT NULL,
+        file BLOB NOT NULL
+    );
+    CREATE TABLE bridge_chunks (
+        hash BLOB NOT NULL,
+        file INTEGER NOT NULL REFERENCES bridge_files (id) ON DELETE CASCADE,
+        offset INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        PRIMARY KEY (hash, file, offset)
+    ) WITHOUT ROWID;
+    CREATE INDEX bridge_chunks_of_file ON bridge_chunks (file);
+    CREATE TABLE bridge_manifests (
+        id BLOB PRIMARY KEY,
+        file INTEGER NOT NULL REFERENCES bridge_files (id) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        version TEXT NOT NULL,
+        sealed BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX bridge_manifests_of_file ON bridge_manifests (file);
+    """,
+    """
+    ALTER TABLE transfers ADD COLUMN travelled_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE transfers ADD COLUMN copied_bytes INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 """One script per version; a released one never changes."""
+
+
+_HINT = "Check free space and permissions."
 
 
 class Database:
@@ -163,6 +256,24 @@ class Database:
             finally:
                 self._depth = 0
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Keeps other threads from changing anything between several queries."""
+        with self._lock:
+            yield
+
+    def state(self) -> tuple[int, int] | None:
+        """Returns what is another after each change of any table, by whichever process; None within a transaction.
+
+        Raises:
+            UserError: The file is damaged or cannot be read.
+        """
+        with self._lock:
+            if self._depth:
+                return None
+            ((version,),) = self.query("PRAGMA data_version")
+            return self._connection.total_changes, int(version)
+
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Returns all rows of a reading statement.
 
@@ -177,7 +288,9 @@ class Database:
 
     def _as_user_error(self, error: sqlite3.DatabaseError) -> UserError:
         if isinstance(error, sqlite3.OperationalError):
-            return UserError(f"Cannot use the database {self.path}: {error}.", "Check free space and permissions.")
+            locked = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            hint = "End the other program that uses it, and try again." if locked else _HINT
+            return UserError(f"Cannot use the database {self.path}: {error}.", hint)
         return damaged(self.path, str(error))
 
     def kv_get(self, key: str) -> bytes | None:

@@ -19,6 +19,10 @@ RESERVE_BYTES = 64 * 1024 * 1024
 """Room that stays free for the database and logs. Source: guess."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a file cannot grow."""
+
+
 def nothing(done: int) -> None:
     """The check that lets everything pass."""
 
@@ -30,6 +34,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Writes all of `data` at an offset.
+
+    Raises:
+        OSError: The disk is full or fails.
+    """
+    while len(data):
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -70,6 +85,6 @@ def no_room(folder: Path, what: str) -> UserError:
 
 def as_user_error(error: OSError, doing: str) -> UserError:
     """Turns an error of the disk into one for a person."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return no_room(Path(error.filename or "the store"), f"{doing} found the disk full")
     return UserError(f"{doing} failed: {error.strerror or error}.", "Check the folder's permissions and the disk.")

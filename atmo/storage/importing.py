@@ -8,7 +8,7 @@ stored converted to ONNX; where there is no conversion they are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,18 +17,21 @@ import yaml
 from atmo.errors import UserError, WireError
 from atmo.identity import Signer
 from atmo.storage import files, hashing
+from atmo.storage.audit import USER
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.files import Check, nothing
 from atmo.storage.formats import Detected, detect
 from atmo.storage.registry import LocalModel
 from atmo.transfer.document import fields_from_document_untrusted
 from atmo.transfer.manifest import CHUNK_BYTES, Manifest, ModelFile, seal_manifest
-from atmo.transfer.names import check_version, name_from, next_version
+from atmo.transfer.names import check_version, name_from, next_version, version_key
 
 SIDECAR = "model-manifest.yaml"
 _SIDECAR_MOST_BYTES = 1024 * 1024
 _CONVERTIBLE = "sklearn"
 _CLAIMS = ("size_bytes", "checksum_sha256")
+SOURCE_SHA256 = "source_sha256"
+"""Under this key the config of a converted model tells the file that it was made from."""
 
 
 class Converted(Protocol):
@@ -51,12 +54,14 @@ class Candidate:
         detected: What it is.
         fields: What caller and sidecar say, as arguments of `Manifest`.
         claims: `size_bytes` and `checksum_sha256` of the sidecar, to be held against the file.
+        publish: The sidecar lets the mesh hear of it.
     """
 
     source: Path
     detected: Detected
     fields: Mapping[str, Any] = field(default_factory=dict)
     claims: Mapping[str, Any] = field(default_factory=dict)
+    publish: bool = True
 
     @property
     def name(self) -> str:
@@ -83,6 +88,7 @@ def look_at(source: Path, said: Mapping[str, Any]) -> Candidate:
         )
     fields = _read_sidecar(source)
     claims: dict[str, Any] = {name: fields.pop(name) for name in _CLAIMS if name in fields}
+    publish = fields.pop("publish", True)
     fields |= {name: value for name, value in said.items() if value}
     fields.pop("file", None)
     fields.pop("format", None)
@@ -91,10 +97,72 @@ def look_at(source: Path, said: Mapping[str, Any]) -> Candidate:
             fields["version"] = check_version(fields["version"])
         except ValueError as error:
             raise UserError(f"{error}.", "Give one with --version.") from error
-    candidate = Candidate(source, detected, fields, claims)
+    candidate = Candidate(source, detected, fields, claims, publish)
     nothing_yet = ModelFile(f"model{detected.suffix}", 0, bytes(32), CHUNK_BYTES, b"")
     _describe(candidate, None, fields.get("version", "1.0.0"), nothing_yet)  # before a long copy, not after it
     return candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a file would become, as far as can be told before it is imported.
+
+    Attributes:
+        name, version, type, capabilities, description: As the manifest would have them; what was said, else a guess.
+        format: Of the file; `converted` where it would be stored as ONNX.
+        size_bytes: Of the file.
+        converted: It can run code, so that only its ONNX form would be stored.
+        config: What the file tells of itself.
+    """
+
+    name: str
+    version: str
+    type: str
+    format: str
+    capabilities: tuple[str, ...]
+    description: str
+    size_bytes: int
+    converted: bool
+    config: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as plain values."""
+        return {**asdict(self), "capabilities": list(self.capabilities), "config": dict(self.config)}
+
+
+def preview(storage: ModelStorage, candidate: Candidate) -> Preview:
+    """Returns what a file would become; a version that nobody named is the next free one."""
+    fields, detected = candidate.fields, candidate.detected
+    held = [model.version for model in storage.models() if model.name == candidate.name]
+    return Preview(
+        name=candidate.name,
+        version=fields.get("version") or next_version(held),
+        type=fields.get("type") or detected.type,
+        format=detected.format,
+        capabilities=tuple(fields.get("capabilities") or detected.capabilities),
+        description=fields.get("description", ""),
+        size_bytes=candidate.source.stat().st_size,
+        converted=detected.runs_code,
+        config=detected.config,
+    )
+
+
+def converted_before(storage: ModelStorage, candidate: Candidate, check: Check = nothing) -> LocalModel | None:
+    """Returns the newest model of the same name that was made from this very file, unless another version is wanted.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    wanted = candidate.fields.get("version")
+    made = [model for model in storage.models() if model.name == candidate.name and SOURCE_SHA256 in model.config]
+    if not made:
+        return None
+    try:
+        sha256 = hashing.sha256_of(candidate.source, check).hex()
+    except OSError as error:
+        raise files.as_user_error(error, f"Reading {candidate.source}") from error
+    same = (model for model in made if model.config[SOURCE_SHA256] == sha256)
+    return next((model for model in same if wanted in (None, model.version)), None)
 
 
 def check_claims(candidate: Candidate, size_bytes: int, sha256: bytes) -> None:
@@ -127,26 +195,34 @@ def store(
     """Copies the file (or what it was converted to) into the store, hashing it, and registers it.
 
     The very same content under the same name and version is not stored again. A version that nobody named is the next
-    free one.
+    free one. Models are evicted where the limits of the store want it.
 
     Raises:
-        UserError: The file runs code when it is loaded and is not converted, there is not enough room, the disk fails,
-            the sidecar lies, or the version is taken.
+        UserError: The file runs code when it is loaded and is not converted, there is not enough room, the limits of
+            the store forbid it, the disk fails, the sidecar lies, or the version is taken.
     """
     if candidate.detected.runs_code and not converted:
         raise unconverted(candidate.source)
     source = converted[0] if converted else candidate.source
     try:
-        if converted and candidate.claims:
-            check_claims(candidate, candidate.source.stat().st_size, hashing.sha256_of(candidate.source, check))
+        storage.limits.check_size(source.stat().st_size)
+        if converted:
+            original = hashing.sha256_of(candidate.source, check)
+            check_claims(candidate, candidate.source.stat().st_size, original)
+            candidate = replace(candidate, fields=_with_source(candidate.fields, original))
         with storage.incoming(source.stat().st_size) as target:
             suffix = ".onnx" if converted else candidate.detected.suffix
             file = hashing.copy_hashed(source, target, f"model{suffix}", check)
             if not converted:
                 check_claims(candidate, file.size_bytes, file.sha256)
+            storage.reader.merge(target, file, source)
             return _register(storage, signer, node_name, candidate, converted[1] if converted else None, file, target)
     except OSError as error:
         raise files.as_user_error(error, f"Importing {candidate.source}") from error
+
+
+def _with_source(fields: Mapping[str, Any], sha256: bytes) -> dict[str, Any]:
+    return {**fields, "config": {**(fields.get("config") or {}), SOURCE_SHA256: sha256.hex()}}
 
 
 def _register(
@@ -169,7 +245,9 @@ def _register(
             sealed = seal_manifest(signer, manifest)
         except ValueError as error:
             raise _unfit(candidate, error) from error
-        return storage.register(target, sealed, node_name)
+        if version_key(manifest.version) not in map(version_key, held):  # else it is refused
+            storage.make_room(file.size_bytes)
+        return storage.register(target, sealed, node_name, who=USER, source=str(candidate.source))
 
 
 def _describe(candidate: Candidate, converted: Converted | None, version: str, file: ModelFile) -> Manifest:

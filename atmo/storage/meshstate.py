@@ -10,6 +10,7 @@ from atmo.gossip.sync import STORE_PREFIX
 from atmo.peer.renewal import CERTIFICATE_KEY, ISSUER_KEY
 from atmo.peer.strikes import BAN_PREFIX
 from atmo.storage.database import Database
+from atmo.transfer.scores import SCORES_KEY
 from atmo.trust.records import SUCCESSION
 
 _GENESIS, _EPOCH = "mesh/genesis", "mesh/epoch"
@@ -69,6 +70,10 @@ class MeshState:
     def bans(self) -> list[tuple[str, bytes]]:
         """Returns who was kept out in earlier runs, as the peer asked to keep it."""
         return self._database.kv_items(BAN_PREFIX)
+
+    def scores(self) -> bytes | None:
+        """Returns what was known of sources of models in earlier runs, as the peer asked to keep it."""
+        return self._database.kv_get(SCORES_KEY)
 
     def successions(self) -> list[bytes]:
         """Returns those among them that may say who has a founder's rights: without them no certificate is judged."""

@@ -12,6 +12,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from atmo.errors import UserError
@@ -20,13 +21,13 @@ from atmo.storage.files import Check, nothing
 from atmo.transfer.manifest import ChunkPlace, Manifest, chunk_hash
 
 MANIFEST, JOURNAL, DATA = "manifest", "journal", "data"
-Find = Callable[[bytes], bytes | None]
-"""Returns the chunk of a BLAKE3 hash from the models that are here, None where none has it."""
+Put = Callable[[bytes, int, int, int], int | None]
+"""Puts a chunk that is elsewhere on this machine into a file: hash, size, descriptor, offset; see `ChunkReader.put`."""
 
 _ENTRY = struct.Struct(">I")
 
 
-def find_nothing(name: bytes) -> None:
+def put_nothing(name: bytes, size: int, target: int, to: int) -> None:
     """The source of chunks that has none."""
 
 
@@ -38,23 +39,28 @@ class PartialDownload:
         sealed: The sealed manifest.
         manifest: The same, opened.
         check: Called with the bytes found whole while a former run's chunks are hashed again and others are copied.
-        find: Asked for each chunk that is missing; what it has is copied and need not be downloaded.
+        put: Asked for each chunk that is missing; what it has need not be downloaded.
 
     Attributes:
         have: Indices of the chunks that are verified and written.
+        copied_bytes: Of chunks that were found elsewhere on this machine when it was opened.
+        shared_bytes: What takes no room of its own of them.
 
     Raises:
         UserError: There is not enough room, or the disk fails.
     """
 
     def __init__(
-        self, folder: Path, sealed: bytes, manifest: Manifest, check: Check = nothing, find: Find = find_nothing
+        self, folder: Path, sealed: bytes, manifest: Manifest, check: Check = nothing, put: Put = put_nothing
     ) -> None:
         self.folder = folder
         self.sealed = sealed
         self.manifest = manifest
         self.places: list[ChunkPlace] = list(manifest.chunk_places())
         self.have: set[int] = set()
+        self.copied_bytes = 0
+        self.shared_bytes = 0
+        self._indices: dict[bytes, list[int]] = {}
         self._lock = threading.Condition()
         self._writers = 0
         self._closed = False
@@ -62,7 +68,9 @@ class PartialDownload:
         self._journal = -1
         try:
             self._open(check)
-            self._copy_known(check, find)
+            self._copy_known(check, put)
+            for descriptor, file in zip(self._data, manifest.files, strict=True):
+                _allocate(descriptor, file.size_bytes)
         except OSError as error:
             self.close()
             raise files.as_user_error(error, f"Preparing the download in {folder}") from error
@@ -100,7 +108,7 @@ class PartialDownload:
                 raise UserError("This download has been stopped.", "Pull the model again to continue it.")
             self._writers += 1
         try:
-            _pwrite_all(self._data[place.file], memoryview(data), place.offset)
+            files.write_at(self._data[place.file], memoryview(data), place.offset)
             with self._lock:
                 if index not in self.have:
                     os.write(self._journal, _ENTRY.pack(index))
@@ -113,8 +121,28 @@ class PartialDownload:
                 self._lock.notify_all()
         return True
 
+    def find(self, name: bytes) -> list[tuple[Path, int, int]]:
+        """Returns where the chunk of that BLAKE3 hash lies, of those that have arrived: file, offset, size."""
+        with self._lock:
+            if not self._indices:
+                for index, place in enumerate(self.places):
+                    self._indices.setdefault(place.hash, []).append(index)
+        found = [self.places[index] for index in self._indices.get(name, ()) if index in self.have]
+        data = self.folder / DATA
+        return [(data / self.manifest.files[place.file].path, place.offset, place.size) for place in found]
+
     def wrong_file(self, check: Check = nothing) -> str | None:
-        """Compares each file's SHA-256 with the manifest; returns the path of the first that differs."""
+        """Compares each file's SHA-256 with the manifest; returns the path of the first that differs.
+
+        What was written goes to the disk meanwhile: the one costs a core, the other the disk.
+        """
+        with ThreadPoolExecutor(1, "sync") as beside:
+            synced = beside.submit(self.sync)
+            wrong = self._wrong_file(check)
+            synced.result()
+        return wrong
+
+    def _wrong_file(self, check: Check) -> str | None:
         done = 0
         for file in self.manifest.files:
             before = done
@@ -150,7 +178,7 @@ class PartialDownload:
         for file, path in zip(self.manifest.files, paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._data.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            _allocate(self._data[-1], file.size_bytes)
+            _extend(self._data[-1], file.size_bytes)
         self._journal = os.open(
             self.folder / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
@@ -169,13 +197,20 @@ class PartialDownload:
                     done += place.size
                 check(done)
 
-    def _copy_known(self, check: Check, find: Find) -> None:
-        """Takes the chunks that other models here have."""
+    def _copy_known(self, check: Check, put: Put) -> None:
+        """Takes the chunks that are elsewhere on this machine, without a second copy where the file system can."""
         done = self.bytes_done
         for index, place in enumerate(self.places):
-            if index not in self.have and (data := find(place.hash)) is not None and self.write(index, data):
-                done += place.size
-                check(done)
+            if index not in self.have:
+                shared = put(place.hash, place.size, self._data[place.file], place.offset)
+                if shared is not None:
+                    with self._lock:
+                        os.write(self._journal, _ENTRY.pack(index))
+                        self.have.add(index)
+                    self.copied_bytes += place.size
+                    self.shared_bytes += shared
+                    done += place.size
+                    check(done)
 
 
 def _allocated(path: Path) -> int:
@@ -185,16 +220,16 @@ def _allocated(path: Path) -> int:
         return 0
 
 
-def _allocate(descriptor: int, size: int) -> None:
-    """Gives a file its full size, with its blocks where the file system can: it cannot run out of room later."""
+def _extend(descriptor: int, size: int) -> None:
     if os.fstat(descriptor).st_size != size:
         os.ftruncate(descriptor, size)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Gives a file its blocks where the file system can, so that it cannot run out of room later.
+
+    Comes after what is shared with other files: room that was given first would stay taken on btrfs.
+    """
     if size and hasattr(os, "posix_fallocate"):
         with contextlib.suppress(NotImplementedError):
             os.posix_fallocate(descriptor, 0, size)
-
-
-def _pwrite_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while len(data):
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written

@@ -9,14 +9,14 @@ from pathlib import Path
 from atmo.errors import WireError
 from atmo.storage.database import Database
 from atmo.storage.partial import DATA, MANIFEST
-from atmo.storage.registry import VIEW, Registry
+from atmo.storage.registry import VIEW
 from atmo.transfer.manifest import Manifest, manifest_id, open_manifest_untrusted
 
 Warn = Callable[[str], None]
 
 
-def recover(root: Path, database: Database, registry: Registry, warn: Warn) -> None:
-    """Repairs the store: afterwards tables, files and the view agree, and downloads can be continued.
+def recover(root: Path, database: Database, warn: Warn) -> None:
+    """Repairs the store: afterwards tables and files agree, and downloads can be continued.
 
     Raises:
         OSError: The disk fails.
@@ -25,18 +25,28 @@ def recover(root: Path, database: Database, registry: Registry, warn: Warn) -> N
     models, partial = root / "models", root / "partial"
     for left in (*(root / "incoming").iterdir(), *models.glob(f".{VIEW}.*.tmp")):
         delete(left)
-    _settle_pending(models, partial, database, warn)
+    settle_pending(models, partial, database, warn)
     _drop_rows_without_manifests(database, warn)
     _drop_rows_without_files(models, database, warn)
     for folder in partial.iterdir():
         if sealed_manifest(folder) is None:
             warn(f"{folder} is no download that could be continued; it is deleted")
             delete(folder)
-    with database.transaction() as run:
-        run.execute("DELETE FROM manifests WHERE id NOT IN (SELECT manifest FROM models)")
-        run.execute("UPDATE models SET loaded_at = NULL")
+    for wrong, tidy in _LEFT_BEHIND:
+        if database.query(wrong):  # a full disk takes no writing, and must still open
+            with database.transaction() as run:
+                run.execute(tidy)
     _report_strangers(models, database, warn)
-    registry.write_view()
+
+
+_LEFT_BEHIND = (
+    (
+        "SELECT 1 FROM manifests WHERE id NOT IN (SELECT manifest FROM models) LIMIT 1",
+        "DELETE FROM manifests WHERE id NOT IN (SELECT manifest FROM models)",
+    ),
+    ("SELECT 1 FROM models WHERE loaded_at IS NOT NULL LIMIT 1", "UPDATE models SET loaded_at = NULL"),
+)
+"""What to ask, and what to do where there is an answer."""
 
 
 def delete(path: Path) -> None:
@@ -47,11 +57,11 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _settle_pending(models: Path, partial: Path, database: Database, warn: Warn) -> None:
+def settle_pending(models: Path, partial: Path, database: Database, warn: Warn) -> None:
     """A file that was renamed but not registered goes back to its download, or away; so does one half removed."""
     for place, origin in database.query("SELECT place, partial FROM pending"):
         path = models / place
-        if not _is_registered(database, place) and path.exists():
+        if not is_registered(database, place) and path.exists():
             found = sealed_manifest(partial / origin) if origin else None
             if found is None:
                 delete(path)
@@ -69,7 +79,8 @@ def _put_back(path: Path, data: Path, manifest: Manifest) -> None:
     path.rename(target)
 
 
-def _is_registered(database: Database, place: str) -> bool:
+def is_registered(database: Database, place: str) -> bool:
+    """Says whether a file or folder under `models/` is a model's."""
     rows = database.query("SELECT place FROM files")
     return any(str(taken).split("/")[0] == place for (taken,) in rows)
 
@@ -95,6 +106,7 @@ def _drop_rows_without_files(models: Path, database: Database, warn: Warn) -> No
     rows = database.query(
         "SELECT models.id, name, version, place, size_bytes FROM files JOIN models ON models.id = files.model"
     )
+    broken: set[int] = set()
     for model, name, version, place, size in rows:
         path = models / place
         if not path.is_file():
@@ -104,6 +116,15 @@ def _drop_rows_without_files(models: Path, database: Database, warn: Warn) -> No
         else:
             continue
         _forget(database, model)
+        broken.add(model)
+    kept = [(place, size) for model, _, _, place, size in rows if model in broken and _has(models / place, size)]
+    if kept:  # what is left of a model that is not whole: garbage, and known to be ours
+        with database.transaction() as run:
+            run.executemany("INSERT OR REPLACE INTO orphans VALUES (?, ?)", kept)
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def sealed_manifest(folder: Path) -> tuple[bytes, Manifest] | None:

@@ -10,6 +10,7 @@ from atmo.errors import WireError
 from atmo.identity import NodeId
 from atmo.transfer import names
 from atmo.transfer.manifest import Deployment, Manifest, NodeRequirements
+from atmo.transfer.terms import Access, Base
 from atmo.wire import schema
 
 
@@ -30,6 +31,8 @@ def to_document(manifest: Manifest, publisher: NodeId | None = None) -> dict[str
         "config": dict(manifest.config),
         "node_requirements": schema.to_wire(manifest.node_requirements),
         "deployment": schema.to_wire(manifest.deployment),
+        "access": schema.to_wire(manifest.access),
+        "base": _base_document(manifest.base),
         "files": [
             {
                 "path": file.path,
@@ -46,11 +49,18 @@ def to_document(manifest: Manifest, publisher: NodeId | None = None) -> dict[str
     return document
 
 
+def _base_document(base: Base | None) -> dict[str, Any] | None:
+    if base is None:
+        return None
+    known = {"manifest": base.manifest.hex()} if base.manifest is not None else {}
+    return {"name": base.name, "version": base.version, **known}
+
+
 def fields_from_document_untrusted(document: Any) -> dict[str, Any]:
     """Reads what a `model-manifest.yaml` says into arguments of `Manifest`; everything may be absent.
 
     Unknown names are ignored, and so is `files`: the files themselves are read instead. `size_bytes` and
-    `checksum_sha256` come back as claims to be checked against the file.
+    `checksum_sha256` come back as claims to be checked against the file, and `publish` says whether others hear of it.
 
     Raises:
         WireError: A field has the wrong type; the message names it.
@@ -76,6 +86,12 @@ def _map(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise WireError(f"{name} is not a map")
     return dict(value)
+
+
+def _flag(value: Any, name: str) -> bool:
+    if type(value) is not bool:
+        raise WireError(f"{name} is neither true nor false")
+    return value
 
 
 def _version(value: Any, name: str) -> str:
@@ -105,7 +121,11 @@ def _size(value: Any, name: str) -> int:
 
 
 def _checksum(value: Any, name: str) -> bytes:
-    text = _text(value, name).removeprefix("sha256:")
+    return _hash(_text(value, name).removeprefix("sha256:"), name)
+
+
+def _hash(value: Any, name: str) -> bytes:
+    text = _text(value, name)
     try:
         checksum = bytes.fromhex(text)
     except ValueError:
@@ -121,6 +141,19 @@ def _needs(value: Any, name: str) -> NodeRequirements:
 
 def _deployment(value: Any, name: str) -> Deployment:
     return schema.from_wire_untrusted(Deployment, _map(value, name), name)
+
+
+def _access(value: Any, name: str) -> Access:
+    return schema.from_wire_untrusted(Access, _map(value, name), name)
+
+
+def _base(value: Any, name: str) -> Base:
+    said = _map(value, name)
+    if said.get("version") is not None:
+        said["version"] = _version(said["version"], f"{name}.version")
+    if said.get("manifest") is not None:
+        said["manifest"] = _hash(said["manifest"], f"{name}.manifest")
+    return schema.from_wire_untrusted(Base, said, name)
 
 
 _READERS: dict[str, Callable[[Any, str], Any]] = {
@@ -140,4 +173,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "config": _map,
     "node_requirements": _needs,
     "deployment": _deployment,
+    "access": _access,
+    "base": _base,
+    "publish": _flag,
 }

@@ -8,7 +8,8 @@ ask for it, is the BLAKE3 hash of the sealed bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from atmo.errors import WireError
 from atmo.identity import NodeId, Signer
 from atmo.transfer import names
+from atmo.transfer.terms import Access, Base
 from atmo.wire import envelope, limits, schema
 from atmo.wire.schema import Most
 
@@ -26,14 +28,21 @@ DOMAIN = "atmo/manifest/1"
 HASH_BYTES = 32
 
 CHUNK_BYTES = 1024 * 1024
-"""What we cut files into. Source: docs/measurements.md, "Size of chunks"."""
+"""About what we cut files into. Source: docs/measurements.md, "Size of chunks"."""
 
 LEAST_CHUNK_BYTES = 64 * 1024
+"""Of a chunk in a file whose chunks have one size, and of the average chunk where each has its own."""
+
+SPARE_CHUNKS = 8
+"""Chunks that a file may have beyond what that average admits: heads and tails of small files. Source: guess."""
+
+SIZE_FIELD_BYTES = 4
 ENVELOPE_BYTES = 1_024
 """More than what a signature adds to its payload."""
 
 BASE_BYTES = 1024 * 1024
-"""Of a manifest without its lists of chunks: config, names, paths. Source: guess."""
+"""Of a manifest without its lists of chunks: config, names, paths, and the spare chunks of many small files.
+Source: guess."""
 
 FILES = 1_024
 SIZE_BYTES = 2**53
@@ -42,6 +51,10 @@ SIZE_BYTES = 2**53
 CONFIG_DEPTH = 8
 CONFIG_ITEMS = 8_192
 
+REQUIREMENT_BRACKETS = 32
+"""Opening brackets in one requirement: whoever reads or evaluates it descends into each. Source: guess; nobody needs
+more than two or three."""
+
 PRIORITIES = ("critical", "high", "normal", "low")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]
@@ -49,6 +62,11 @@ Word = Annotated[str, Most(64)]
 Size = Annotated[int, Most(SIZE_BYTES)]
 Count = Annotated[int, Most(2**31)]
 Hash = Annotated[bytes, Most(HASH_BYTES)]
+
+
+def most_chunks(size_bytes: int) -> int:
+    """Returns into how many chunks of listed sizes a file may be cut."""
+    return size_bytes // LEAST_CHUNK_BYTES + SPARE_CHUNKS
 
 
 def chunk_hash(data: bytes | bytearray | memoryview) -> bytes:
@@ -64,9 +82,10 @@ class ModelFile:
         path: Relative, with `/` between parts.
         size_bytes: Of the file.
         sha256: 32 bytes.
-        chunk_bytes: Every chunk but the last has this size.
+        chunk_bytes: Every chunk but the last has this size; where `sizes` are given, none is larger.
         hashes: The chunks' BLAKE3 hashes, 32 bytes each, one after the other: one string stays within the codec's limit
             of items and costs 32 bytes per chunk in memory.
+        sizes: Of each chunk, four bytes, the highest first; empty where all but the last have `chunk_bytes`.
     """
 
     path: Annotated[str, Most(names.PATH_CHARS)]
@@ -74,6 +93,7 @@ class ModelFile:
     sha256: Hash
     chunk_bytes: Annotated[int, Most(limits.CHUNK_BYTES)]
     hashes: Annotated[bytes, Most(limits.MANIFEST_BYTES)]
+    sizes: Annotated[bytes, Most(limits.MANIFEST_BYTES)] = b""
 
     def __post_init__(self) -> None:
         names.check_path(self.path)
@@ -82,11 +102,36 @@ class ModelFile:
             raise ValueError(f"the size of {self.path} is negative")
         if self.chunk_bytes < LEAST_CHUNK_BYTES:
             raise ValueError(f"chunks of {self.chunk_bytes} bytes are smaller than {LEAST_CHUNK_BYTES}")
+        if self.sizes:
+            self._check_sizes()
+            return
         expected = -(-self.size_bytes // self.chunk_bytes)
         if len(self.hashes) != expected * HASH_BYTES:
             raise ValueError(
                 f"{self.path} of {self.size_bytes} bytes has {expected} chunks, the list is for another size"
             )
+
+    def _check_sizes(self) -> None:
+        count, rest = divmod(len(self.sizes), SIZE_FIELD_BYTES)
+        if rest or count * HASH_BYTES != len(self.hashes):
+            raise ValueError(
+                f"the chunks of {self.path} have {len(self.sizes)} bytes of sizes and another list of hashes"
+            )
+        if count > most_chunks(self.size_bytes):
+            raise ValueError(f"{count} chunks are too many for {self.path} of {self.size_bytes} bytes")
+        sizes = self.chunk_sizes
+        if min(sizes) == 0 or max(sizes) > self.chunk_bytes:
+            raise ValueError(f"{self.path} has an empty chunk, or one of more than {self.chunk_bytes} bytes")
+        if sum(sizes) != self.size_bytes:
+            raise ValueError(f"the chunks of {self.path} have {sum(sizes)} bytes and the file has {self.size_bytes}")
+
+    @property
+    def chunk_sizes(self) -> Sequence[int]:
+        """The size of each chunk in bytes, in order."""
+        if self.sizes:
+            return struct.unpack(f">{len(self.sizes) // SIZE_FIELD_BYTES}I", self.sizes)
+        whole, rest = divmod(self.size_bytes, self.chunk_bytes)
+        return [self.chunk_bytes] * whole + [rest] * (rest > 0)
 
     @property
     def chunks(self) -> tuple[bytes, ...]:
@@ -163,6 +208,8 @@ class Manifest:
         config: Settings of the model; plain values only.
         node_requirements: What a node must have to run it.
         deployment: Where it should go.
+        access: Who may have it.
+        base: What it was made from.
 
     Raises:
         ValueError: A field breaks its rules; the message names it.
@@ -185,6 +232,8 @@ class Manifest:
     config: dict[str, Any] = field(default_factory=dict)
     node_requirements: NodeRequirements = field(default_factory=NodeRequirements)
     deployment: Deployment = field(default_factory=Deployment)
+    access: Access = field(default_factory=Access)
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         names.check_name(self.name)
@@ -226,9 +275,10 @@ class Manifest:
     def chunk_places(self) -> Iterator[ChunkPlace]:
         """Yields the chunks of all files in order; their positions are the indices of a transfer."""
         for number, file in enumerate(self.files):
-            for index, name in enumerate(file.chunks):
-                offset = index * file.chunk_bytes
-                yield ChunkPlace(number, offset, min(file.chunk_bytes, file.size_bytes - offset), name)
+            offset = 0
+            for size, name in zip(file.chunk_sizes, file.chunks, strict=True):
+                yield ChunkPlace(number, offset, size, name)
+                offset += size
 
 
 def seal_manifest(signer: Signer, manifest: Manifest) -> bytes:
@@ -262,7 +312,8 @@ def open_manifest_untrusted(sealed: bytes) -> tuple[Manifest, NodeId]:
 
 def most_bytes(size_bytes: int) -> int:
     """Returns how long the sealed manifest of a model of `size_bytes` may be: room for the smallest chunks."""
-    return min(BASE_BYTES + HASH_BYTES * (size_bytes // LEAST_CHUNK_BYTES), limits.MANIFEST_BYTES)
+    each = HASH_BYTES + SIZE_FIELD_BYTES
+    return min(BASE_BYTES + each * (size_bytes // LEAST_CHUNK_BYTES), limits.MANIFEST_BYTES)
 
 
 def _check_size(length: int, size_bytes: int) -> None:
@@ -295,6 +346,8 @@ def _check_trained_on(text: str | None) -> None:
 
 def _check_requirements(requirements: tuple[str, ...]) -> None:
     for text in requirements:
+        if text.count("(") > REQUIREMENT_BRACKETS:
+            raise ValueError(f"requirement {text[:80]!r} has more than {REQUIREMENT_BRACKETS} brackets")
         try:
             Requirement(text)
         except InvalidRequirement:

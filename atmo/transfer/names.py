@@ -29,7 +29,7 @@ _DEVICES = frozenset(
         "nul",
         "conin$",
         "conout$",
-        *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)),
+        *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"),
     ]
 )  # Source: Microsoft, "Naming Files, Paths, and Namespaces"
 _BAD_IN_PATH = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')

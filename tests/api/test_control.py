@@ -12,8 +12,9 @@ import pytest
 import trio
 from fastapi import FastAPI
 
-from atmo.api.control import MAX_BODY_BYTES
+from atmo.api.control_body import MAX_BODY_BYTES
 from atmo.api.ndjson import KEEP_ALIVE_S, Job, JobResponse
+from atmo.services.jobs import JOBS
 from tests.api.faces import MemoryMesh, MemoryModels, Row, hundred, memory_routes
 
 TOKEN = "secret-token"
@@ -60,9 +61,20 @@ ROUTES = [
     ("POST", "/mesh/doctor"),
     ("GET", "/models"),
     ("GET", "/models/far"),
+    ("POST", "/models/preview"),
     ("POST", "/models/import"),
-    ("POST", "/models/pull"),
+    ("POST", "/models/import-folder"),
+    ("POST", "/models/pull-later"),
     ("POST", "/models/remove"),
+    *(("POST", f"/models/{name}") for name in JOBS),
+    ("GET", "/publishers"),
+    ("GET", "/deprecations"),
+    ("GET", "/updates"),
+    ("GET", "/deployment"),
+    ("GET", "/transfers"),
+    ("POST", "/transfers/pause"),
+    ("POST", "/transfers/resume"),
+    ("POST", "/transfers/cancel"),
 ]
 
 

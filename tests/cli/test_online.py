@@ -67,7 +67,7 @@ def test_models_from_import_to_removal(
     assert node.models.imported["capabilities"] == ("a", "b")
 
     header, row = atmo("model", "list").out.splitlines()
-    assert header.split() == ["NAME", "VERSION", "TYPE", "FORMAT", "SIZE", "HERE", "NODES"]
+    assert header.split() == ["NAME", "VERSION", "TYPE", "FORMAT", "SIZE", "HERE", "NODES", "NOTE"]
     assert row.split() == ["iris", "2.0", "classifier", "onnx", "1.5", "MB", "yes", "kitchen"]
     names = [m["name"] for m in json.loads(atmo("model", "list", "--mesh", "--json").out)]
     assert names == ["iris", "far"]
@@ -174,7 +174,7 @@ def test_a_node_that_has_gone_is_an_error(atmo: Atmo, node: ServedNode, home: Pa
         (("mesh", "invite", "--expires", "0s"), "24h or 7d"),
         (("model", "list", "--mesh", "--available"), "exclude each other"),
         (("model", "info", "x", "--versions", "--nodes"), "exclude each other"),
-        (("model", "pull"), "Missing argument"),
+        (("model", "pull"), "Name a model, or what it can do"),
         (("node", "--nope"), "No such option"),
     ],
 )

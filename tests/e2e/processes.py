@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,10 +26,14 @@ class NodeProcess:
         home: Its folder.
         name: What it is called.
         options: Further options of `atmo node`.
+        variables: Environment variables over the usual ones.
     """
 
-    def __init__(self, home: Path, name: str, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Path, name: str, options: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    ) -> None:
         self.home = home
+        self._variables = dict(variables or {})
         self.name = name
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,7 +54,7 @@ class NodeProcess:
                 [sys.executable, "-m", "atmo", "--home", str(self.home), *arguments],
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=environment() | self._variables,
             )
 
     def wait_until_ready(self) -> None:
@@ -90,7 +94,7 @@ class NodeProcess:
             capture_output=True,
             text=True,
             timeout=COMMAND_S,
-            env=environment(),
+            env=environment() | self._variables,
             check=False,
         )
 
@@ -139,9 +143,15 @@ class NodeProcess:
 
 
 def environment() -> dict[str, str]:
-    """No settings of the machine's owner leak into a test, no real Ollama is found, and no real router is asked."""
+    """No settings of the machine's owner leak into a test, no Ollama and no cache is found, no router is asked."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ATMO_")}
-    return {**kept, "ATMO_OLLAMA_URL": "false", "ATMO_PORT_MAPPING": "0", "PYTHONWARNINGS": "default"}
+    return {
+        **kept,
+        "ATMO_OLLAMA_URL": "false",
+        "ATMO_PORT_MAPPING": "0",
+        "ATMO_BRIDGE": "0",
+        "PYTHONWARNINGS": "default",
+    }
 
 
 def join(founder: NodeProcess, guest: NodeProcess, role: str = "edge") -> None:

@@ -58,7 +58,7 @@ def test_ten_nodes_meet_hear_lose_two_and_take_one_back(nodes: list[NodeProcess]
     clock.restart()
     wait_for_all(nodes, lambda node: holders(node) == {"n3"}, TOLD_S)
     clock.tell("a model is seen on all")
-    nodes[9].ask("models/pull", {"spec": "weights"})
+    nodes[9].ask("models/pull", {"spec": "weights", "trust": True})
     clock.tell("another has it, too")
     wait_for_all(nodes, lambda node: holders(node) == {"n3", "n9"}, TOLD_S)
 
@@ -66,7 +66,7 @@ def test_ten_nodes_meet_hear_lose_two_and_take_one_back(nodes: list[NodeProcess]
     for node in dead:
         node.kill()
     clock.restart()
-    living[0].ask("models/pull", {"spec": "weights"})
+    living[0].ask("models/pull", {"spec": "weights", "trust": True})
     assert clock.tell("a pull right after one of two holders was killed") < PULLED_S
     wait_for_all(living, lambda node: whole(node, names(living)), WHOLE_S - clock.seconds)
     clock.tell("every active view is whole again after two were killed")

@@ -12,6 +12,7 @@ from atmo.gateway.elsewhere import keys_of, serves, worth_seeking
 from atmo.index.keys import capability_key, model_key
 from atmo.router.capability import CHAT, CLASSIFY
 from atmo.router.decision import Constraints, RouteRequest
+from atmo.router.offers import Offers
 from atmo.router.policy import decide
 from atmo.router.table import NodeTable
 from tests.gateway.world import Echo, chat, loop_net
@@ -53,12 +54,12 @@ def test_without_a_name_it_is_looked_for_who_can_do_it(model: str) -> None:
     ],
 )
 def test_only_what_nobody_known_offers_is_looked_for(request_: RouteRequest, worth: bool) -> None:
-    offers = [offer("parrot", version="1.0", cost_per_1k=1.0)]
+    offers = Offers([offer("parrot", version="1.0", cost_per_1k=1.0)])
     assert worth_seeking(decide(request_, offers, None, NodeTable(), 0.0), offers) is worth
 
 
 def test_what_meets_the_constraints_is_enough() -> None:
-    offers = [offer("parrot", cost_per_1k=1.0)]
+    offers = Offers([offer("parrot", cost_per_1k=1.0)])
     assert serves(RouteRequest(CHAT, "parrot"), offers)
     assert not serves(RouteRequest(CHAT, "parrot", Constraints(max_cost_per_1k=0.1)), offers)
     assert not serves(RouteRequest(CHAT, "other"), offers)

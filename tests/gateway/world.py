@@ -25,6 +25,7 @@ from atmo.net.ports import BulkPort, Handler, MeshPort, RequestStream
 from atmo.peer import NodeView
 from atmo.router.capability import CHAT, CLASSIFY, EMBEDDINGS, Capability
 from atmo.router.offer import Offer
+from atmo.router.offers import Offers
 from atmo.wire import codec, limits
 
 
@@ -238,13 +239,13 @@ class LoopPeer:
         self.net = net
         self.node = node
 
-    def offers(self, _now: Now) -> list[Offer]:
-        return [
+    def offers(self, _now: Now) -> Offers:
+        return Offers(
             Offer(node.id, node.name, capability, node.id == self.node, 0.001, node.load, "direct")
             for node in self.net.nodes.values()
             for capability in node.pool.capabilities()
             if node.id not in self.net.dead
-        ]
+        )
 
     def nodes(self, _now: Now) -> list[NodeView]:
         return [NodeView(node, "", (), "direct", 0.001, 0.0, "", ()) for node in self.net.nodes]

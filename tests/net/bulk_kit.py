@@ -16,9 +16,9 @@ from atmo.errors import RemoteError
 from atmo.identity import NodeId
 from atmo.net.bulk_asker import Asker
 from atmo.net.bulk_config import BulkConfig, BulkStats
-from atmo.net.bulk_frames import Ticket, directions
+from atmo.net.bulk_frames import Ticket, Want, directions, seal_request
 from atmo.net.bulk_holder import Holder
-from atmo.net.ports import Buffer, ChunkRequest, RequestStream
+from atmo.net.ports import Buffer, ChunkRefused, RequestStream
 from atmo.net.tcp import ByteStream
 from atmo.transfer.manifest import chunk_hash
 from atmo.wire.address import Address
@@ -38,19 +38,35 @@ class MemoryBytes:
 
     Attributes:
         closed: It was closed at this end.
+        only: No more than so many bytes of each message go out; None for all.
     """
 
     def __init__(self, stream: trio.StapledStream[Any, Any]) -> None:
         self.stream = stream
         self.closed = False
+        self.only: int | None = None
         self.sent = bytearray()
+        self.token = trio.lowlevel.current_trio_token()
 
     async def send_all(self, data: Buffer) -> None:
         try:
-            await self.stream.send_all(data)
+            await self.stream.send_all(data[: self.only])
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise RemoteError("it broke") from error
         self.sent += data
+
+    def send_blocking(self, data: Buffer) -> None:
+        trio.from_thread.run(self.send_all, data, trio_token=self.token)
+
+    def receive_blocking(self, room: memoryview, least: int) -> int:
+        return trio.from_thread.run(self.receive_least, room, least, trio_token=self.token)
+
+    async def receive_least(self, room: memoryview, least: int) -> int:
+        have, came = 0, 1
+        while have < least and came:
+            came = await self.receive_into(room[have:])
+            have += came
+        return have
 
     async def receive_into(self, room: memoryview) -> int:
         try:
@@ -143,36 +159,72 @@ class Answer:
         return self.frames.pop(0) if self.frames else None
 
 
+class Service:
+    """Has one chunk.
+
+    Attributes:
+        asked: Names that were asked for.
+        sent_bytes: What was told to have been sent, by name.
+        waits_s: What everybody has to wait.
+        refuses: Why nobody may have anything; empty where they may.
+        open: Whether every member may have everything; where not, the loop is asked for each chunk.
+        reading: Called before a chunk is read, in its thread.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.sent_bytes: list[int] = []
+        self.waits_s = 0.0
+        self.refuses = ""
+        self.open = False
+        self.reading: Callable[[], object] = lambda: None
+
+    def allow(self, node: NodeId, name: bytes, size: int) -> float:
+        assert node == ASKER
+        self.asked.append(name)
+        if self.refuses:
+            raise ChunkRefused(self.refuses)
+        return self.waits_s
+
+    def is_open(self, name: bytes) -> bool:
+        return self.open
+
+    def read(self, name: bytes, room: memoryview) -> None:
+        self.reading()
+        if (name, len(room)) != (NAME, len(CHUNK)):
+            raise ChunkRefused("missing")
+        room[:] = CHUNK
+
+    def sent(self, node: NodeId, size: int) -> None:
+        self.sent_bytes.append(size)
+
+
 class Ends:
     """A holder with one chunk and an asker, whose connections are made in memory.
 
     Attributes:
         made: The holder's end and the asker's end of each connection.
-        served: Names that were asked for.
         reachable: Whether a connection can be made.
     """
 
     def __init__(self, nursery: trio.Nursery, config: BulkConfig = BulkConfig(), *, lockstep: bool = False) -> None:
         self.nursery = nursery
+        self.near = True
         self.mesh = Mesh()
         self.stats = BulkStats()
-        self.holder = Holder(HOLDER, self.mesh, config, self.stats)
-        self.holder.handler = self.answer
+        self.holder = Holder(HOLDER, self.mesh, config, self.stats, lambda host: self.near)
+        self.holder.service = self.service = Service()
         self.mesh.tickets = self.holder
-        self.asker = Asker(ASKER, self.mesh, config, self.stats, self.connect)
+        self.asker = Asker(ASKER, self.mesh, config, self.stats, self.connect, lambda host: self.near)
         self.made: list[tuple[MemoryBytes, MemoryBytes]] = []
-        self.served: list[bytes] = []
         self.tried: list[Address] = []
         self.reachable = True
         self.lockstep = lockstep
-        self.limiter = trio.CapacityLimiter(2)
 
-    async def answer(self, request: ChunkRequest) -> None:
-        self.served.append(request.name)
-        if request.name != NAME:
-            await request.refuse("missing")
-            return
-        await request.send(await trio.to_thread.run_sync(request.seal, CHUNK))
+    @property
+    def served(self) -> list[bytes]:
+        """Names that were asked for."""
+        return self.service.asked
 
     async def connect(self, address: Address) -> ByteStream:
         self.tried.append(address)
@@ -185,7 +237,7 @@ class Ends:
         return ours
 
     async def fetch(self, name: bytes = NAME, size: int = len(CHUNK)) -> bool:
-        return await self.asker.fetch(HOLDER, name, size, lambda data: data == CHUNK, self.limiter)
+        return await self.asker.fetch(HOLDER, name, size, lambda data: data == CHUNK)
 
     def ticket(self) -> Ticket:
         ticket = self.holder.tickets.issue(self.mesh.now(), ASKER)
@@ -202,9 +254,7 @@ class Ends:
 
 def opening(ticket: Ticket, name: bytes = NAME) -> bytes:
     """What an asker sends first."""
-    sealed = bytearray(48)
-    directions(ticket, ASKER, HOLDER)[0].seal(name, b"", memoryview(sealed))
-    return ticket.ticket + sealed
+    return ticket.ticket + seal_request(directions(ticket, ASKER, HOLDER)[0], Want.CHUNK, name, len(CHUNK))
 
 
 async def passes(clock: trio.testing.MockClock, seconds: float) -> None:

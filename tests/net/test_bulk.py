@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import trio
 import trio.testing
 
-from atmo.net import bulk_asker, bulk_holder
+from atmo.net import bulk_answers, bulk_channel
 from atmo.net.bulk_config import BulkConfig
 from atmo.net.bulk_frames import HEAD_BYTES
-from atmo.net.ports import ChunkRefused, ChunkRequest, NoFastPath
+from atmo.net.ports import ChunkRefused, NoFastPath
 from atmo.wire.address import Address
 from tests.net.bulk_kit import (
     ASKER,
@@ -48,18 +50,24 @@ async def test_chunks_come_over_one_connection(nursery: trio.Nursery, mock_clock
 
 async def test_what_the_taker_says_is_the_answer(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
     ends = Ends(nursery)
-    assert not await ends.asker.fetch(HOLDER, NAME, len(CHUNK), lambda data: False, ends.limiter)
+    assert not await ends.asker.fetch(HOLDER, NAME, len(CHUNK), lambda data: False)
     assert await ends.fetch()
     assert ends.stats.opened == 1
 
 
-async def test_a_few_connections_serve_many_requests(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize(
+    ("path", "most"), [("lan", CONFIG.asked_lan_connections), ("direct", CONFIG.asked_node_connections)]
+)
+async def test_a_few_connections_serve_many_requests(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock, path: str, most: int
+) -> None:
     ends = Ends(nursery)
+    ends.mesh.link = Link(path)
     async with trio.open_nursery() as inner:
         for _ in range(20):
             inner.start_soon(ends.fetch)
     assert len(ends.served) == 20
-    assert ends.stats.opened == ends.holder.connections == CONFIG.asked_node_connections
+    assert ends.stats.opened == ends.holder.connections == most
 
 
 # --- what breaks ------------------------------------------------------------------------------------------------------
@@ -102,20 +110,25 @@ async def test_an_answer_that_was_tampered_with_is_not_taken(
     assert await ends.fetch()
 
 
+async def dies(ends: Ends) -> None:
+    """Closes the holder's first connection when half of a chunk is sent."""
+    await until(lambda: ends.made and len(ends.made[0][0].sent) >= len(CHUNK) // 2)
+    ends.made[0][0].close()
+
+
 async def test_a_holder_that_dies_in_the_middle_of_a_chunk(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     ends = Ends(nursery)
 
-    async def half(request: ChunkRequest) -> None:
-        sealed = memoryview(request.seal(CHUNK))
-        await request.send(sealed[: len(sealed) // 2])
-        ends.made[0][0].close()
+    def half() -> None:
+        ends.made[0][0].only = len(CHUNK) // 2
 
-    ends.holder.handler = half
+    ends.service.reading = half
+    nursery.start_soon(dies, ends)
     with pytest.raises(NoFastPath, match=r"closed|broke"):
         await ends.fetch()
-    ends.holder.handler = ends.answer
+    ends.service.reading = lambda: None
     with pytest.raises(NoFastPath, match="a moment ago"):  # it never proved itself on that connection
         await ends.fetch()
     await passes(mock_clock, CONFIG.failed_s)
@@ -128,20 +141,15 @@ async def test_a_fetch_that_is_cancelled_takes_its_connection_along(
     ends = Ends(nursery)
     assert await ends.fetch()
 
-    asked = []
-
-    async def never(request: ChunkRequest) -> None:
-        asked.append(request)
-        await trio.sleep_forever()
-
-    ends.holder.handler = never
+    go = threading.Event()
+    ends.service.reading = lambda: go.wait(10)
     async with trio.open_nursery() as inner:
         inner.start_soon(ends.fetch)
-        await until(lambda: len(asked) == 1)
+        await until(lambda: len(ends.served) == 2)
         inner.cancel_scope.cancel()
     assert ends.made[0][1].closed
     assert ends.asker.connections == 0
-    ends.holder.handler = ends.answer
+    go.set()
     assert await ends.fetch()  # the holder is not blamed
 
 
@@ -169,14 +177,8 @@ async def test_connections_end_with_their_link(
 ) -> None:
     ends = Ends(nursery)
     assert await ends.fetch()
-    reached, go = trio.Event(), trio.Event()
-
-    async def late(request: ChunkRequest) -> None:
-        reached.set()
-        await go.wait()
-        await request.refuse("busy")
-
-    ends.holder.handler = late
+    go = threading.Event()
+    ends.service.reading = lambda: go.wait(10)
     failed = trio.Event()
 
     async def fetch() -> None:
@@ -185,7 +187,7 @@ async def test_connections_end_with_their_link(
         failed.set()
 
     nursery.start_soon(fetch)
-    await reached.wait()
+    await until(lambda: len(ends.served) == 2)
     if end == "asker":
         ends.asker.cut(HOLDER)
         ends.asker.cut(ASKER)  # nothing is known of it
@@ -277,7 +279,11 @@ async def test_idle_connections_are_closed_at_either_end(
     ends.asker.close_idle()
     assert ends.asker.connections == 0
     assert await ends.fetch()
-    await passes(mock_clock, CONFIG.idle_s + 1)  # the holder closes what its asker forgot
+    await passes(mock_clock, 2 * CONFIG.leave_s)
+    await until(lambda: len(ends.service.sent_bytes) == 2)
+    await passes(mock_clock, CONFIG.idle_s + 1)
+    ends.holder.close_late()  # what its asker forgot
+    await until(lambda: not ends.holder.connections)
     assert ends.holder.connections == 0
     with pytest.raises(NoFastPath):
         await ends.fetch()
@@ -298,16 +304,16 @@ async def test_only_so_many_holders_are_remembered(nursery: trio.Nursery, mock_c
     ends = Ends(nursery, BulkConfig(holders=1))
     assert await ends.fetch()
     with pytest.raises(NoFastPath, match="too many"):
-        await ends.asker.fetch(ASKER, NAME, len(CHUNK), lambda data: True, ends.limiter)
+        await ends.asker.fetch(ASKER, NAME, len(CHUNK), lambda data: True)
     ends.asker.close_all()
     with pytest.raises(NoFastPath, match="no direct path"):
-        await ends.asker.fetch(ASKER, NAME, len(CHUNK), lambda data: True, ends.limiter)
+        await ends.asker.fetch(ASKER, NAME, len(CHUNK), lambda data: True)
 
 
 async def test_a_key_is_used_so_often_and_no_more(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (bulk_asker, bulk_holder):
+    for module in (bulk_channel, bulk_answers):
         monkeypatch.setattr(module, "MESSAGES_MOST", 2)
     ends = Ends(nursery)
     for _ in range(5):

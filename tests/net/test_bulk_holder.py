@@ -65,7 +65,7 @@ async def test_no_ticket_is_given_where_nobody_answers_or_all_places_are_taken(
     ends.asker.close_all()
     await until(lambda: not ends.holder.connections)
     await passes(mock_clock, CONFIG.failed_s)
-    ends.holder.handler = None
+    ends.holder.service = None
     with pytest.raises(NoFastPath, match="busy"):
         await ends.fetch()
 

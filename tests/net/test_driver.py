@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from atmo.engine import Contact, Store
-from atmo.errors import RemoteError
+from atmo.errors import RemoteError, UserError
 from atmo.gossip.messages import Gossip, Hello, Ping
 from atmo.gossip.records import Hardware
 from atmo.identity import Signer
@@ -250,3 +250,36 @@ async def test_asking_what_nobody_answers_is_no_fault() -> None:
                     await stream.receive()
         assert linked(anna, bert)
         assert anna.stats.misbehaved == 0
+
+
+async def test_a_disk_that_fails_does_not_end_a_node(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("atmo.net.driver._STORE_S", 0.001)
+    monkeypatch.setattr("atmo.net.driver._STORE_AGAIN_S", 0.001)
+    kept: dict[str, bytes | None] = {}
+    room, tries = False, 0
+
+    async def store(batch: list[Store]) -> None:
+        nonlocal tries
+        await trio.lowlevel.checkpoint()
+        tries += 1
+        if not room:
+            raise UserError("The disk is full.")
+        kept.update({each.key: each.value for each in batch})
+
+    async with running("anna") as anna:
+        await anna.flush()
+        anna._store = store
+        anna._perform(Store("a", b"1"))
+        anna._perform(Store("b", b"1"))
+        await until(lambda: tries > 2)
+        anna._perform(Store("b", b"2"))
+        with pytest.raises(UserError):
+            await anna.flush()
+        room = True
+        await until(lambda: len(kept) == 2)
+        assert kept == {"a": b"1", "b": b"2"}
+        room = False
+        anna._perform(Store("c", b"3"))
+    assert len([row for row in caplog.records if "is not kept yet" in row.message and row.levelname == "WARNING"]) >= 2

@@ -34,13 +34,13 @@ async def test_both_ends_of_a_connection(nursery: trio.Nursery, host: str) -> No
         assert door.port
         here = await connect_tcp(Address(host, door.port))
         there = TcpStream((await door.listener.accept()).socket)
-        nursery.start_soon(here.send_all, CHUNK)
+        nursery.start_soon(trio.to_thread.run_sync, here.send_blocking, CHUNK)
         assert await receive_exactly(there, len(CHUNK)) == CHUNK
         here.close()
         assert await receive_exactly(there, 1) is None
         there.close()
         with pytest.raises(RemoteError, match="broke"):
-            await there.send_all(b"x")
+            await trio.to_thread.run_sync(there.send_blocking, b"x")
 
 
 async def test_a_port_that_is_taken_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -65,7 +65,9 @@ async def test_who_neither_sends_nor_reads_is_given_up() -> None:
         with pytest.raises(RemoteError, match="nothing moved"):
             await stream.receive_into(memoryview(bytearray(1)))
         with pytest.raises(RemoteError, match="nothing moved"):
-            await stream.send_all(bytes(2**24))
+            await trio.to_thread.run_sync(stream.send_blocking, bytes(2**24))
+        with pytest.raises(RemoteError, match="nothing moved"):
+            await trio.to_thread.run_sync(stream.receive_blocking, memoryview(bytearray(1)), 1)
     stream.close()
 
 
@@ -98,3 +100,32 @@ async def test_an_asker_that_never_reads_loses_its_connection(nursery: trio.Nurs
         await other.send(opening(ticket))
         await until(lambda: ends.stats.broken)
         assert ends.holder.connections == 0
+
+
+@pytest.mark.parametrize("what", ["receiving", "sending"])
+async def test_closing_wakes_a_thread_that_waits_and_it_closes_the_socket(nursery: trio.Nursery, what: str) -> None:
+    one, two = socket.socketpair()
+    with two:
+        stream = TcpStream(trio.socket.from_stdlib_socket(one), 30.0)
+        failed = trio.Event()
+
+        def block() -> None:
+            if what == "sending":
+                stream.send_blocking(bytes(2**24))
+            elif not stream.receive_blocking(memoryview(bytearray(1)), 1):
+                raise RemoteError("closed")
+
+        async def wait() -> None:
+            with pytest.raises(RemoteError, match=r"broke|closed"):
+                await trio.to_thread.run_sync(block)
+            failed.set()
+
+        nursery.start_soon(wait)
+        await until(lambda: stream._inside)
+        stream.close()
+        stream.close()
+        with trio.fail_after(10):
+            await failed.wait()
+        assert stream._plain.fileno() == -1
+        with pytest.raises(RemoteError, match="closed here"):
+            stream.send_blocking(b"x")

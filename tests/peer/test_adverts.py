@@ -155,7 +155,7 @@ def test_adverts_of_a_dead_node_are_gone_soon_and_its_name_is_not() -> None:
     table.advance(10)
     assert anna.emitted(NodeGone) == [NodeGone(bert.id)]
     assert anna.models() == ["own"]
-    assert anna.peer.offers(table.now) == []
+    assert not list(anna.peer.offers(table.now))
     view = anna.peer.nodes(table.now)[1]
     assert (view.name, view.path, view.rtt_s, view.present) == ("bert", "", None, False)
     assert 0 < view.last_seen_s <= table.wall - START_S

@@ -6,6 +6,7 @@ from atmo.clock import Now
 from atmo.engine import Dial, Store
 from atmo.gossip.records import NODE, NodeRecord
 from atmo.peer.strikes import BAN_PREFIX
+from atmo.transfer.scores import SCORES_KEY
 from atmo.wire.schema import pack
 from tests.gossip.kit import sealed
 from tests.peer.kit import ADDRESS, Table, model, pair
@@ -125,3 +126,18 @@ def test_who_was_kept_out_before_a_restart_still_is() -> None:
     again.advance(200)
     again.verified(anna, EVE)
     assert anna.peer.is_ready(EVE.node_id)
+
+
+def test_what_was_known_of_sources_is_known_after_a_restart() -> None:
+    table = Table()
+    anna = table.add(ANNA, "anna")
+    anna.tells(lambda peer, now: peer.transfer.scores.lied(now, EVE.node_id))
+    anna.tells(lambda peer, now: peer.leave(now))
+    (kept,) = (store.value for store in anna.of(Store) if store.key == SCORES_KEY)
+    again = Table()
+    anna = again.add(ANNA, "anna", epoch=2)
+    anna.tells(lambda peer, now: peer.load_scores(now, kept))
+    assert anna.peer.transfer.scores.avoids(again.now, EVE.node_id)
+    anna.tells(lambda peer, now: peer.load_scores(now, b"rubbish"))
+    assert anna.of(Store)[-1] == Store(SCORES_KEY, None)
+    anna.tells(lambda peer, now: peer.load_scores(now, None))

@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 
 from atmo.router.names import is_auto, offers_named
+from atmo.router.offers import Able
 from tests.router.offers import offer
 
 
 def named(model: str, *offers: tuple[str, str]) -> list[str]:
-    found = offers_named(model, [offer(name, at, version=version) for at, (name, version) in enumerate(offers)])
+    found = offers_named(model, Able([offer(name, at, version=version) for at, (name, version) in enumerate(offers)]))
     return [f"{one.capability.model} {one.capability.version}".strip() for one in found]
 
 

@@ -11,6 +11,7 @@ from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS
 from atmo.router.choice import Scores
 from atmo.router.decision import Constraints, Decision, RouteRequest
 from atmo.router.offer import Offer
+from atmo.router.offers import Offers
 from atmo.router.policy import PolicyConfig, decide
 from atmo.router.table import NodeTable
 from tests.router.offers import node, offer
@@ -27,13 +28,16 @@ def route(
     known: Sequence[str] | Mapping[str, str] = (),
     draw: int = 0,
     config: PolicyConfig | None = None,
+    explain: bool = True,
     **constraints: Any,
 ) -> Decision:
     """Decides; `scores` go by description."""
     request = RouteRequest(operation, model, Constraints(**constraints), draw)
     by_key: Scores | None = None if scores is None else {(text,): value for text, value in scores.items()}
     kinds = known if isinstance(known, Mapping) else dict.fromkeys(known, "")
-    return decide(request, offers, by_key, table or NodeTable(), now, kinds, config or PolicyConfig())
+    return decide(
+        request, Offers(offers), by_key, table or NodeTable(), now, kinds, config or PolicyConfig(), explain=explain
+    )
 
 
 def chosen(decision: Decision) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from atmo.router.capability import Capability
-from atmo.router.semantic import SemanticConfig, SemanticIndex, Vectors, key_of
+from atmo.router.capability import Capability, key_of
+from atmo.router.offers import Offers
+from atmo.router.semantic import SemanticConfig, SemanticIndex, Vectors
 from tests.router.offers import offer
 
 SMALL = SemanticConfig(dimensions=4, max_texts=1_000, graph_from=10, neighbours=4)
@@ -35,7 +36,7 @@ def test_key_of() -> None:
 
 def test_scores_are_the_nearest_of_a_capabilitys_texts() -> None:
     index = SemanticIndex(SMALL)
-    index.track([offer("a", description="d", examples=("e",)), offer("b", description="f")])
+    index.track(Offers([offer("a", description="d", examples=("e",)), offer("b", description="f")]))
     assert index.missing_texts() == ["d", "e", "f"]
     assert index.missing_texts(1) == ["d"]
     index.add(["d", "e", "f"], np.stack([axis(0), 5 * axis(1), axis(2)]))
@@ -46,14 +47,14 @@ def test_scores_are_the_nearest_of_a_capabilitys_texts() -> None:
 def test_capabilities_without_vectors_have_no_score() -> None:
     index = SemanticIndex(SMALL)
     assert index.scores(axis(0)) == {}
-    index.track([offer("a", description="d"), offer("b", description="f")])
+    index.track(Offers([offer("a", description="d"), offer("b", description="f")]))
     index.add(["f"], axis(2)[None])
     assert list(index.scores(axis(0))) == [("f",)]
 
 
 def test_vectors_nobody_asked_for_are_ignored() -> None:
     index = SemanticIndex(SMALL)
-    index.track([offer("a", description="d")])
+    index.track(Offers([offer("a", description="d")]))
     index.add(["x"], axis(0)[None])
     assert len(index) == 0
     index.add(["d"], axis(0)[None])
@@ -70,11 +71,13 @@ def test_vectors_of_a_wrong_shape_are_refused(vectors: Vectors) -> None:
 
 def test_what_is_not_on_offer_any_more_is_forgotten() -> None:
     index = SemanticIndex(SMALL)
-    index.track([offer("a", description=f"d{number}", id=str(number)) for number in range(300)])
+    index.track(Offers([offer("a", description=f"d{number}", id=str(number)) for number in range(300)]))
     fill(index)
     kept = offer("a", description="d7")
-    index.track([kept])
-    index.track([kept])
+    index.track(Offers([kept]))
+    again = Offers([kept])
+    index.track(again)
+    index.track(again)
     assert len(index) == 1
     assert list(index.scores(vectors_of(["d7"])[0])) == [("d7",)]
 
@@ -82,7 +85,7 @@ def test_what_is_not_on_offer_any_more_is_forgotten() -> None:
 def test_one_node_cannot_fill_the_index() -> None:
     index = SemanticIndex(SemanticConfig(dimensions=4, max_texts=5, max_texts_per_node=3))
     hostile = [offer("h", 9, id=str(number), description=f"h{number}") for number in range(10)]
-    index.track([*hostile, offer("b", 8, description="b"), offer("mine", 0, description="m", examples=("n",))])
+    index.track(Offers([*hostile, offer("b", 8, description="b"), offer("mine", 0, description="m", examples=("n",))]))
     assert index.missing_texts() == ["m", "n", "h0", "h1", "h2"]
 
 
@@ -91,10 +94,10 @@ def test_the_graph_finds_what_comparing_all_finds() -> None:
     exact = SemanticIndex(SemanticConfig(dimensions=16, graph_from=10_000))
     graph = SemanticIndex(SemanticConfig(dimensions=16, graph_from=100))
     for index in (exact, graph):
-        index.track(offers[:150])
+        index.track(Offers(offers[:150]))
         fill(index, 16)
         index.scores(vectors_of(["first"], 16)[0])
-        index.track(offers)
+        index.track(Offers(offers))
         fill(index, 16)
     for query in vectors_of([f"q{number}" for number in range(20)], 16):
         all_scores, near = exact.scores(query), graph.scores(query)
@@ -107,7 +110,7 @@ def test_the_graph_finds_what_comparing_all_finds() -> None:
 def test_the_graph_gives_the_same_answer_every_time() -> None:
     def scores() -> dict[tuple[str, ...], float]:
         index = SemanticIndex(SMALL)
-        index.track([offer("m", id=str(number), description=f"d{number}") for number in range(50)])
+        index.track(Offers([offer("m", id=str(number), description=f"d{number}") for number in range(50)]))
         fill(index)
         return index.scores(axis(0))
 
@@ -117,10 +120,10 @@ def test_the_graph_gives_the_same_answer_every_time() -> None:
 def test_texts_that_nobody_offers_now_do_not_answer_from_the_graph() -> None:
     index = SemanticIndex(SMALL)
     offers = [offer("m", id=str(number), description=f"d{number}") for number in range(20)]
-    index.track(offers)
+    index.track(Offers(offers))
     fill(index)
     index.scores(axis(0))
-    index.track(offers[:3])
+    index.track(Offers(offers[:3]))
     assert len(index) == 20
     assert set(index.scores(axis(0))) <= {("d0",), ("d1",), ("d2",)}
 
@@ -128,6 +131,6 @@ def test_texts_that_nobody_offers_now_do_not_answer_from_the_graph() -> None:
 def test_many_equal_vectors_do_not_break_the_search() -> None:
     """hnswlib raises when equal vectors cut its graph apart; a hostile node could advertise such texts."""
     index = SemanticIndex(SemanticConfig(dimensions=4, graph_from=10, neighbours=50, links=2, ef_construction=2))
-    index.track([offer("m", id=str(number), description=f"d{number}") for number in range(50)])
+    index.track(Offers([offer("m", id=str(number), description=f"d{number}") for number in range(50)]))
     index.add([f"d{number}" for number in range(50)], np.repeat(axis(1)[None], 50, 0))
     assert index.scores(axis(1)) == {(f"d{number}",): pytest.approx(1.0) for number in range(50)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -13,16 +13,19 @@ from typing import Any
 import trio
 
 from atmo.clock import Now
-from atmo.engine import CancelFetch, Emit, FetchChunk, Misbehaved
+from atmo.engine import Ask, CancelFetch, Emit, FetchChunk, Message, Misbehaved, Send
 from atmo.errors import RemoteError
-from atmo.gossip.records import ModelOffer, ModelRecord
+from atmo.gossip.catalog import digest, may_have
+from atmo.gossip.records import DeprecationBody, ModelOffer, ModelRecord
 from atmo.identity import NodeId, Signer
 from atmo.net.ports import BulkPort, Handler, MeshPort
+from atmo.peer import Advice
 from atmo.services.models import ModelService
 from atmo.storage.chunks import ModelStorage
 from atmo.storage.database import Database
 from atmo.transfer.config import TransferConfig
 from atmo.transfer.engine import TransferEngine
+from atmo.transfer.requirements import Profile
 
 
 class MemoryStream:
@@ -67,6 +70,7 @@ class Hub:
         self.nursery = nursery
         self.nodes: dict[NodeId, Node] = {}
         self.requests: list[tuple[str, str, str]] = []
+        self.advice: dict[tuple[NodeId, str, str], Advice] = {}
         self.in_vain: list[tuple[str, str]] = []
         self.before_answer: Callable[[Node, str], None] | None = None
         self.hold_answer: Callable[[Node, str], Awaitable[None]] | None = None
@@ -75,7 +79,7 @@ class Hub:
         return [
             ModelOffer(node.id, node.name, record, False)
             for node in self.nodes.values()
-            if node.up or node.believed
+            if (node.up or node.believed) and not node.secretive
             for record in node.published
         ]
 
@@ -89,10 +93,14 @@ class Node:
         self.signer = Signer(name.encode().ljust(32, b"."))
         self.id = self.signer.node_id
         self.bulk: BulkPort | None = None
-        self.up = True
+        self._up = True
         self.believed = False  # the others take it for alive although it is not
         self.dial_s = 0.0  # how long it takes them to find out that there is no way to it
         self.published: tuple[ModelRecord, ...] = ()
+        self.secretive = False  # its catalog is told by a digest alone
+        self.learnt: dict[NodeId, dict[bytes, ModelRecord]] = {}
+        self.roles: tuple[str, ...] = ("edge",)
+        self.profile = Profile()
         self.misbehaved: list[tuple[str, str]] = []
         self.handlers: dict[str, Handler] = {}
         self.database = Database(folder / name / "atmosphere.db")
@@ -101,15 +109,35 @@ class Node:
         self.peer: Any = SimpleNamespace(
             want=self.transfer.want,
             cancel=self.transfer.cancel,
+            share=self.transfer.share,
+            unshare=self.transfer.unshare,
+            may_serve=self.transfer.may_serve,
+            served=self.transfer.served,
+            rate_of=self.transfer.rate_of,
             holder_up=self.transfer.source_up,
             holder_left=self.transfer.source_left,
             chunk_done=self._chunk_done,
             chunk_failed=self._chunk_failed,
             accuse=lambda now, node, reason: self.transfer.accuse(node, reason),
-            models=lambda now: [self._own(offer) for offer in hub.records()],
+            models=lambda now: [self._own(offer) for offer in [*hub.records(), *self._answered()]],
             publish_models=self._publish,
             node_id=self.id,
             is_ready=lambda node: hub.nodes[node].up,
+            trust=SimpleNamespace(
+                is_revoked=lambda node: False,
+                is_member=lambda wall, node: node in hub.nodes,
+                is_admin=lambda wall, node: "admin" in hub.nodes[node].roles,
+            ),
+            member=lambda node: None,
+            known=lambda: frozenset(hub.nodes),
+            standing=lambda now, node: frozenset(hub.nodes[node].roles) if node in hub.nodes else frozenset(),
+            profile=lambda node: hub.nodes[node].profile,
+            deprecations=lambda now: list(hub.advice.values()),
+            publish_deprecation=self._publish_deprecation,
+            large_catalogs=self._large_catalogs,
+            learn_models=self._learn_models,
+            addresses=tuple,
+            relay_of=lambda node: None,
             name=lambda node: hub.nodes[node].name if node in hub.nodes else node.short,
         )
         port: MeshPort = self
@@ -120,17 +148,55 @@ class Node:
         self.service.attach(port)
         hub.nursery.start_soon(self._keep_time)
 
+    @property
+    def up(self) -> bool:
+        """Whether there is a way to it."""
+        return self._up
+
+    @up.setter
+    def up(self, up: bool) -> None:
+        was, self._up = self._up, up
+        for node in self.hub.nodes.values():
+            if node is not self and was and not up:
+                self.transfer.source_down(self.now(), node.id)  # its own links broke; the others find out
+            elif node is not self and up and not was:
+                node.transfer.link_up(node.now(), self.id)
+                node.kick()
+
     def _own(self, offer: ModelOffer) -> ModelOffer:
         return ModelOffer(offer.node, offer.node_name, offer.record, offer.node == self.id)
 
-    def _chunk_done(self, now: Now, fetch: FetchChunk) -> None:
-        self.transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index)
+    def _chunk_done(self, now: Now, fetch: FetchChunk, travelled: int | None = None) -> None:
+        self.transfer.chunk_done(now, fetch.transfer, fetch.source, fetch.index, travelled)
 
     def _chunk_failed(self, now: Now, fetch: FetchChunk, reason: str, *, fatal: bool) -> None:
         self.transfer.chunk_failed(now, fetch.transfer, fetch.source, fetch.index, reason, fatal)
 
-    def _publish(self, now: Now, records: tuple[ModelRecord, ...]) -> None:
+    def _publish(self, now: Now, records: Sequence[ModelRecord]) -> tuple[ModelRecord, ...]:
         self.published = tuple(records)
+        return self.published
+
+    def _publish_deprecation(self, now: Now, body: DeprecationBody, *, withdrawn: bool) -> None:
+        key = (self.id, body.name, body.versions)
+        self.hub.advice.pop(key, None)
+        if not withdrawn:
+            said = (body.name, body.versions, body.reason, body.replacement)
+            self.hub.advice[key] = Advice(self.id, self.name, "admin" in self.roles, *said, int(now.wall))
+
+    def _large_catalogs(self, name: str | None = None, capabilities: Collection[str] = ()) -> dict[NodeId, bytes]:
+        others = (node for node in self.hub.nodes.values() if node.secretive and node.up and node is not self)
+        found = {node.id: digest(node.published) for node in others}
+        return {node: body.hash for node, body in found.items() if may_have(body, name, capabilities)}
+
+    def _learn_models(self, now: Now, node: NodeId, models: Iterable[ModelRecord]) -> None:
+        self.learnt.setdefault(node, {}).update((model.manifest, model) for model in models)
+
+    def _answered(self) -> list[ModelOffer]:
+        return [
+            ModelOffer(node, self.hub.nodes[node].name, record, False)
+            for node, models in self.learnt.items()
+            for record in models.values()
+        ]
 
     def now(self) -> Now:
         return Now(trio.current_time(), 0.0)
@@ -149,9 +215,21 @@ class Node:
                             scope.cancel()
                     case Emit(event):
                         self.service.on_event(event)
+                    case Send(target, message):
+                        self._tell(target, message)
+                    case Ask(contact, message):
+                        self._tell(contact.node, message)
                     case Misbehaved(peer, reason):
                         self.misbehaved.append((self.peer.name(peer), reason))
         self._wake.set()
+
+    def _tell(self, target: NodeId, message: Message) -> None:
+        other = self.hub.nodes[target]
+        if other.up:
+            other.transfer.receive(self.now(), self.id, message)
+            other.kick()
+        else:
+            self.transfer.failed(self.now(), target)
 
     async def _fetch(self, effect: FetchChunk) -> None:
         with trio.CancelScope() as scope:

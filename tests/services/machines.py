@@ -34,6 +34,7 @@ class Machine:
     models: ModelService
     signer: Signer
     database: Database
+    storage: ModelStorage
 
     def on_disk(self) -> list[str]:
         """Returns the keys of the records that a kill now would leave."""
@@ -75,7 +76,7 @@ async def machine(
             service.attach(driver)
 
         host.on_attach.append(attach)
-        return Machine(host, service, models, signer, database)
+        return Machine(host, service, models, signer, database, storage)
 
     try:
         if not online:

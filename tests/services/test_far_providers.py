@@ -13,7 +13,7 @@ from atmo.router.capability import CHAT, CLASSIFY, Capability
 from atmo.services.progress import Progress
 from atmo.services.serve import CHUNK_PROTOCOL
 from tests.gateway.world import chat
-from tests.services.test_models import model_file
+from tests.services.kit import model_file
 from tests.services.wide import WideNet, WideNode, wide_net
 
 PARROT = Capability("echo:parrot", CHAT, "parrot", "1.2", general=True, backend="echo")
@@ -42,7 +42,7 @@ async def test_a_request_is_answered_by_a_node_that_nobody_here_knew_of(tmp_path
         owner = next(iter(net.nodes.values()))
         await owner.offers(LLAMA if model == "llama3.2" else PARROT)
         asking = far(net, owner)
-        assert asking.gateway.offers() == []
+        assert not list(asking.gateway.offers())
         assert await answer(asking, model) == ("cba", "n0")
         lookups = asking.scout.stats.lookups
         assert asking.scout.stats.met == 1

@@ -22,6 +22,8 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
         "rate_bytes_s": 50.0,
         "sources": [],
         "eta_s": 9.0,
+        "travelled_bytes": 0,
+        "copied_bytes": 0,
     }
 
 

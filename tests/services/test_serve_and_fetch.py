@@ -13,11 +13,11 @@ import trio.testing
 from atmo.errors import RemoteError, UserError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
-from atmo.net.ports import ChunkHandler, ChunkRefused, MeshPort, NoFastPath, Take
+from atmo.net.ports import ChunkRefused, ChunkService, MeshPort, NoFastPath, Take
 from atmo.services import serve
 from atmo.services.fetch import Fetcher, FetchStats, Misled, NotThere, fetch_manifest
 from atmo.services.serve import Server
-from atmo.storage.chunks import ModelStorage
+from atmo.storage.chunks import CorruptChunk, MissingChunk, ModelStorage
 from atmo.transfer.manifest import ChunkPlace, chunk_hash, manifest_id, seal_manifest
 from atmo.wire import codec, envelope, schema
 from tests.transfer.samples import SIGNER, manifest_of
@@ -58,10 +58,10 @@ class Bulk:
     def __init__(self, outcome: bytes | Exception) -> None:
         self.outcome = outcome
 
-    def handle(self, handler: ChunkHandler) -> None:
+    def handle(self, service: ChunkService) -> None:
         raise NotImplementedError
 
-    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take, limiter: trio.CapacityLimiter) -> bool:
+    async def fetch(self, node: NodeId, name: bytes, size: int, take: Take) -> bool:
         await trio.lowlevel.checkpoint()
         if isinstance(self.outcome, Exception):
             raise self.outcome
@@ -158,9 +158,12 @@ class Storage:
             raise self.error
         return b"data"
 
+    def read_chunk_into(self, name: bytes, room: memoryview) -> None:
+        room[:] = self.read_chunk(name)
+
 
 def server(storage: Any = None) -> Server:
-    return Server(cast(ModelStorage, storage or Storage()))
+    return Server(cast(ModelStorage, storage or Storage()), lambda node, name: True)
 
 
 async def test_a_reader_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,40 +203,46 @@ async def test_one_node_cannot_take_all_places() -> None:
     assert again.sent == [codec.encode({"size": 4}), b"data"]
 
 
-class TcpReader(Reader):
-    """A request over TCP."""
-
-    name = bytes(32)
-
-    def seal(self, data: bytes) -> bytes:
-        return b"sealed " + data
-
-    async def refuse(self, reason: str) -> None:
-        await self.send(reason.encode())
-
-
-async def test_requests_over_tcp_and_quic_share_the_places_of_their_node() -> None:
+async def test_requests_over_quic_take_the_places_of_their_node_over_tcp() -> None:
     busy, readers = server(), [Reader(takes=0) for _ in range(serve.NODE_MOST)]
-    answers: dict[int, list[bytes]] = {}
     async with trio.open_nursery() as nursery:
         for reader in readers:
             nursery.start_soon(busy.chunk, cast(Any, reader))
         await trio.testing.wait_all_tasks_blocked()
-        for node in (0, 1):
-            late = TcpReader(node=node)
-            await busy.tcp_chunk(cast(Any, late))
-            answers[node] = late.sent
+        with pytest.raises(ChunkRefused, match="busy"):
+            busy.allow(NODE, bytes(32), 4)
+        assert busy.allow(NodeId(bytes([1] * 32)), bytes(32), 4) == 0.0
         nursery.cancel_scope.cancel()
-    assert answers == {0: [b"busy"], 1: [b"sealed data"]}
-    assert (busy.stats.busy, busy.stats.chunks, busy.stats.tcp_chunks, busy.stats.tcp_bytes) == (1, 1, 1, 4)
+    assert busy.stats.busy == 1
 
 
-async def test_a_reader_over_tcp_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "SEND_S", 0.01)
-    one = server()
-    with pytest.raises(RemoteError, match="did not take an answer"):
-        await one.tcp_chunk(cast(Any, TcpReader(takes=0)))
-    assert one.stats.tcp_chunks == 0
+def test_what_is_sent_over_tcp_is_counted() -> None:
+    one, room = server(), bytearray(4)
+    one.read(bytes(32), memoryview(room))
+    for size in (4, 0):
+        one.sent(NODE, size)
+    assert room == b"data"
+    assert (one.stats.chunks, one.stats.tcp_chunks, one.stats.bytes, one.stats.tcp_bytes) == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(MissingChunk("gone"), "missing"), (CorruptChunk("wrong"), "corrupt"), (UserError("damaged"), "corrupt")],
+)
+def test_what_cannot_be_read_over_tcp_is_refused(error: Exception, reason: str) -> None:
+    one = server(Storage(error))
+    with pytest.raises(ChunkRefused) as refused:
+        one.read(bytes(32), memoryview(bytearray(4)))
+    assert refused.value.reason == reason
+    assert getattr(one.stats, reason) == 1
+
+
+def test_who_may_not_read_is_refused_over_tcp() -> None:
+    secret = Server(cast(ModelStorage, Storage()), lambda node, name: False)
+    with pytest.raises(ChunkRefused, match="forbidden"):
+        secret.allow(NODE, bytes(32), 4)
+    assert secret.stats.forbidden == 1
+    assert not secret.is_open(bytes(32))
 
 
 async def test_a_store_that_cannot_read_refuses() -> None:

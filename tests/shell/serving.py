@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from hypercorn.config import Config
 
 from atmo.storage.home import Home
-from tests.api.faces import MemoryMesh, MemoryModels, memory_routes
+from tests.api.faces import MemoryMesh, MemoryModels, MemorySide, memory_routes
 
 TOKEN = "the-token"
 NODE_ID = "a" * 52
@@ -28,10 +28,11 @@ class ServedNode:
     def __init__(self) -> None:
         self.mesh = MemoryMesh()
         self.models = MemoryModels()
+        self.side = MemorySide()
         self.asked: list[dict[str, Any]] = []
         self.pieces = ["It is ", "a code.\x1b[2J"]
         self.app = FastAPI()
-        self.app.include_router(memory_routes(TOKEN, self.mesh, self.models, self.status))
+        self.app.include_router(memory_routes(TOKEN, self.mesh, self.models, self.status, self.side))
         self.app.post("/v1/chat/completions")(self.chat)
         self.app.post("/v1/mesh/route")(self.route)
         self.url = ""

@@ -67,7 +67,7 @@ def test_no_answer(failure: Exception, message: str) -> None:
 
     client = client_of(fail)
     assert error_of(client.status).message == message
-    assert error_of(lambda: client.pull("x", print)).message == message
+    assert error_of(lambda: client.job("pull", {"spec": "x"}, print)).message == message
 
 
 class Cut(httpx.SyncByteStream):
@@ -81,10 +81,10 @@ class Cut(httpx.SyncByteStream):
 def test_a_job_whose_stream_breaks_or_just_ends() -> None:
     seen: list[Any] = []
     broken = client_of(lambda request: httpx.Response(200, stream=Cut()))
-    assert "broke: reset" in error_of(lambda: broken.pull("x", seen.append)).message
+    assert "broke: reset" in error_of(lambda: broken.job("pull", {"spec": "x"}, seen.append)).message
     assert seen == [{"phase": "pull"}]
     ended = answering(200, b'{"other": 1}\n')
-    assert error_of(lambda: ended.pull("x", print)).message == "The node ended before the work did."
+    assert error_of(lambda: ended.job("pull", {"spec": "x"}, print)).message == "The node ended before the work did."
 
 
 def test_the_token_goes_to_the_control_api_only() -> None:

@@ -130,7 +130,9 @@ def test_rows_of_nodes_and_models() -> None:
     founder = {"id": "c" * 52, "name": "z", "path": "lan", "roles": ["admin"], "founder": True}
     assert node_rows([founder])[0][1] == "founder, admin"
     model = {"name": "m", "version": "1", "format": "onnx", "size_bytes": 1, "local": False, "nodes": list("abcdef")}
-    assert model_rows([model]) == [["m", "1", "-", "onnx", "1 B", "no", "a, b, c, d +2"]]
+    assert model_rows([model]) == [["m", "1", "-", "onnx", "1 B", "no", "a, b, c, d +2", ""]]
+    odd = model | {"deprecated": True, "readers": ["edge"], "source": "ollama"}
+    assert model_rows([odd])[0][-1] == "deprecated, for edge, ollama"
     assert names_text([]) == "-"
 
 

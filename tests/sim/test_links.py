@@ -246,3 +246,24 @@ def test_of_a_large_message_only_the_lost_packets_are_sent_again() -> None:
     room.run(2.0)
     room.partition.heal()
     assert messages(room.run()) == ["large"]
+
+
+def test_the_network_is_never_asked_of_seconds_to_come() -> None:
+    """A line would take what is sent then for something that holds up all that is sent until then."""
+    room = Room()
+    asked: list[tuple[float, float]] = []
+    route = room.script.route
+
+    def ask(now: float, source: NodeId, target: NodeId, size: int) -> float:
+        asked.append((now, room.loop.now))
+        return route(now, source, target, size)
+
+    room.script.route = ask  # type: ignore[method-assign]
+    room.linked()
+    room.script.lost = [room.script.count + 2, room.script.count + 3]
+    room.links.send(room.ports[LOW], HIGH, "large", 4_000)
+    room.run(5.0)
+    room.hang_up(LOW, HIGH, "enough")
+    room.run()
+    assert len(asked) == 9
+    assert all(then == now for then, now in asked)

@@ -128,9 +128,11 @@ def test_a_line_sends_one_after_the_other_and_drops_what_would_wait_too_long() -
 def test_bulk_takes_turns_at_both_ends() -> None:
     lines = Lines(Line(100.0, 100.0))
     lines.give(A, Line(1_000.0, 1_000.0))
-    assert lines.bulk(0.0, A, B, 100) == pytest.approx(1.0), "as fast as the slower end"
-    assert lines.bulk(0.0, A, C, 100) == pytest.approx(1.1), "the second one leaves after the first"
-    assert lines.bulk(0.0, C, B, 100) == pytest.approx(2.0), "and at the reader it waits for the first"
+    assert lines.send_bulk(0.0, A, 100) == pytest.approx((0.0, 0.1))
+    assert lines.send_bulk(0.0, A, 100) == pytest.approx((0.1, 0.2)), "the second one leaves after the first"
+    assert lines.take_bulk(0.0, B, 100) == pytest.approx(1.0)
+    assert lines.take_bulk(0.1, B, 100) == pytest.approx(2.0), "and at the reader it waits for the first"
+    assert lines.take_bulk(3.0, B, 100) == pytest.approx(4.0)
 
 
 # --- NATs ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "eclipse": {"nodes": 20, "census": 5, "duration_s": 5.0, "settle_s": 40.0, "models": 5, "malicious": 0.1},
     "model-rollout": {"nodes": 12, "model_mib": 2, "settle_s": 10.0, "restarts": 1, "duration_s": 200.0},
     "flash-crowd": {"nodes": 8, "model_mib": 4, "settle_s": 10.0, "duration_s": 100.0},
+    "model-swarm": {"nodes": 21, "model_mib": 32, "settle_s": 10.0, "duration_s": 100.0, "most": 3.0},
     "routing-load": {"nodes": 12, "duration_s": 20.0, "settle_s": 10.0, "gateways": 0.2, "crash": 1},
 }
 

@@ -30,6 +30,7 @@ def gguf(architecture: str = "llama", tensor_bytes: int = 128, version: int = 3)
     """One float32 tensor, and keys of several types, strings in arrays among them."""
     keys = [
         _text("general.architecture") + struct.pack("<I", 8) + _text(architecture),
+        _text("general.file_type") + struct.pack("<II", 4, 15),
         _text("general.name") + struct.pack("<I", 8) + _text("Tiny"),
         _text(f"{architecture}.context_length") + struct.pack("<II", 4, 2_048),
         _text("tokens") + struct.pack("<IIQ", 9, 8, 2) + _text("a") + _text("b"),
@@ -73,11 +74,11 @@ def onnx_plain(external: bool = False, labels: list[int] | None = None) -> bytes
     return bytes(model.SerializeToString())
 
 
-def torch_zip(name: str = "archive/data.pkl") -> bytes:
+def torch_zip(name: str = "archive/data.pkl", pickle_data: bytes = b"\x80\x02}q\x00.") -> bytes:
     """An archive as `torch.save` writes it."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr(name, b"\x80\x02}q\x00.")
+        archive.writestr(name, pickle_data)
         archive.writestr("archive/data/0", b"\1" * 100)
     return out.getvalue()
 

@@ -174,3 +174,30 @@ def test_open_invitations_are_listed(database: Database) -> None:
         OpenInvite(b"c", "edge", 300, None),
         OpenInvite(b"b", "edge", 200, NODE),
     ]
+
+
+def test_a_database_that_another_program_holds_is_named_as_such(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database._connection.execute("PRAGMA busy_timeout = 0")
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UserError, match="locked") as caught:
+        database.kv_put("a", b"1")
+    assert "other program" in (caught.value.hint or "")
+    other.execute("ROLLBACK")
+    database.kv_put("a", b"1")
+
+
+def test_the_state_is_another_after_each_change(database: Database) -> None:
+    states = [database.state(), database.state()]
+    assert states[0] == states[1]
+    database.kv_put("a", b"1")
+    states.append(database.state())
+    other = Database(database.path)
+    other.kv_put("b", b"2")
+    other.close()
+    states.append(database.state())
+    assert len(set(states)) == 3
+    with database.transaction():
+        assert database.state() is None

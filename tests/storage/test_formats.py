@@ -25,14 +25,15 @@ def write(folder: Path, data: bytes, name: str = "model.bin") -> Path:
 
 def test_safetensors(tmp_path: Path) -> None:
     found = detect(write(tmp_path, samples.safetensors(metadata={"format": "pt"})))
-    assert found == Detected("safetensors", ".safetensors", config={"tensors": 1, "metadata": {"format": "pt"}})
+    config = {"tensors": 1, "parameters": 1_000, "dtypes": ["U8"], "metadata": {"format": "pt"}}
+    assert found == Detected("safetensors", ".safetensors", config=config)
 
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_gguf(tmp_path: Path, version: int) -> None:
     found = detect(write(tmp_path, samples.gguf(version=version)))
-    config = {"architecture": "llama", "name": "Tiny", "context_length": 2_048}
-    assert found == Detected("gguf", ".gguf", "llm", config, ("chat",))
+    config = {"architecture": "llama", "name": "Tiny", "context_length": 2_048, "quantization": "Q4_K_M"}
+    assert found == Detected("gguf", ".gguf", "llm", {**config, "parameters": 32}, ("chat",))
     assert detect(write(tmp_path, samples.gguf("bert"))).type == "embedder"
 
 
@@ -49,6 +50,7 @@ def test_an_onnx_model_tells_inputs_and_notes(tmp_path: Path) -> None:
     assert found.type == "model"
     assert found.config["inputs"] == [{"name": "x", "type": "float32", "shape": ["batch", 2]}]
     assert found.config["metadata"] == {"author": "me"}
+    assert found.config["opset"].keys() == {"ai.onnx"}
     labelled = detect(write(tmp_path, samples.onnx_plain(labels=[3, -1, 7])))
     assert labelled.config["classes"] == [3, -1, 7]
 
@@ -88,7 +90,11 @@ def test_pytorch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compress", [0, 3, ("gzip", 3), ("bz2", 3), ("lzma", 3), ("xz", 3)])
 def test_joblib_plain_and_compressed(tmp_path: Path, compress: object) -> None:
     path = samples.joblib_file(tmp_path / "model.bin", compress)
-    assert detect(path) == Detected("sklearn", ".joblib", runs_code=True)
+    found = detect(path)
+    assert (found.format, found.suffix, found.runs_code) == ("sklearn", ".joblib", True)
+    assert (found.type, found.capabilities) == ("classifier", ("classification",))
+    assert found.config["estimator"] == "LogisticRegression"
+    assert found.config["labels"] == [0, 1]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="cut short"):
         detect(path)
@@ -210,6 +216,7 @@ def test_onnx_by_hand(tmp_path: Path) -> None:
     assert found.config == {
         "inputs": [{"name": "sequence"}, {"name": "x", "type": "float32"}],
         "outputs": [{"name": "y"}],
+        "opset": {"ai.onnx": 17},
         "classes": [3, -1],
     }
 

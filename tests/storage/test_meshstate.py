@@ -12,6 +12,7 @@ from atmo.peer.renewal import CERTIFICATE_KEY, ISSUER_KEY
 from atmo.peer.strikes import BAN_PREFIX
 from atmo.storage.database import Database
 from atmo.storage.meshstate import MeshCredentials, MeshState
+from atmo.transfer.scores import SCORES_KEY
 
 
 @pytest.fixture
@@ -84,3 +85,10 @@ def test_bans_are_kept_beside_the_records(database: Database) -> None:
     assert state.records() == [b"1"]
     state.apply([Store(f"{BAN_PREFIX}anna", None)])
     assert state.bans() == []
+
+
+def test_what_is_known_of_sources_is_kept(database: Database) -> None:
+    state = MeshState(database)
+    assert state.scores() is None
+    state.apply([Store(SCORES_KEY, b"scores")])
+    assert state.scores() == b"scores"

@@ -7,8 +7,6 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pytest
 import yaml
@@ -18,41 +16,15 @@ from atmo.identity import Signer
 from atmo.storage import files
 from atmo.storage.chunks import CorruptChunk, MissingChunk, ModelStorage, WrongContent
 from atmo.storage.database import Database
-from atmo.storage.partial import PartialDownload
-from atmo.storage.registry import LocalModel
-from atmo.transfer.manifest import Manifest, chunk_hash, manifest_id, seal_manifest
+from atmo.transfer.manifest import chunk_hash, manifest_id, seal_manifest
 from atmo.transfer.names import parse_spec
-from tests.transfer.samples import SIGNER, SMALL_CHUNK, manifest_of
-
-DATA = Random(1).randbytes(256_000)  # four chunks
-
-
-def open_store(root: Path) -> ModelStorage:
-    return ModelStorage(root, Database(root / "atmosphere.db"))
+from tests.storage.stores import DATA, add, download, names, open_store
+from tests.transfer.samples import SIGNER, SMALL_CHUNK, file_of, manifest_of
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStorage:
     return open_store(tmp_path / "home")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def add(store: ModelStorage, data: bytes = DATA, **said: Any) -> LocalModel:
-    """Puts bytes into the store as a model."""
-    with store.incoming(len(data)) as path:
-        path.write_bytes(data)
-        return store.register(path, seal_manifest(SIGNER, manifest_of(data, **said)), "central-01")
-
-
-def download(store: ModelStorage, manifest: Manifest, data: bytes = DATA, count: int = 1_000) -> PartialDownload:
-    """Starts a download and writes its first chunks."""
-    partial = store.open_partial(seal_manifest(SIGNER, manifest))
-    for index, place in list(enumerate(partial.places))[:count]:
-        assert partial.write(index, data[place.offset : place.offset + place.size])
-    return partial
 
 
 def test_a_model_is_one_plain_file_and_its_chunks_are_found(store: ModelStorage) -> None:
@@ -392,3 +364,36 @@ def test_a_model_is_what_the_backends_need(store: ModelStorage) -> None:
     model = add(store, description="Irises", capabilities=("classify",), config={"classes": [1]})
     assert (model.name, model.version, model.type, model.format) == ("iris", "1.0.0", "classifier", "onnx")
     assert (model.description, model.capabilities, model.config) == ("Irises", ("classify",), {"classes": [1]})
+
+
+def test_a_name_version_and_suffix_that_no_file_system_takes_together(store: ModelStorage) -> None:
+    name, version = "n" * 128, "1." + "2" * 60
+    file = file_of("a." + "s" * 190, DATA)
+    model = add(store, DATA, name=name, version=version, file=file.path, files=(file,))
+    assert model.path == store.models_folder / f"{name}-{version}"
+
+
+def test_the_list_follows_every_change_and_survives_one_that_is_taken_back(store: ModelStorage) -> None:
+    model = add(store)
+    assert store.models()[0] is store.models()[0]  # not read again
+    with pytest.raises(RuntimeError), store._database.transaction() as run:
+        store.registry.delete(run, "iris", "1.0.0")
+        assert store.models() == []
+        raise RuntimeError
+    assert store.models() == [model]
+    with Database(store.root / "atmosphere.db").transaction() as run:  # another process
+        run.execute("DELETE FROM models")
+    assert store.models() == []
+
+
+def test_the_view_is_what_yaml_would_write(store: ModelStorage) -> None:
+    path = store.models_folder / "registry.yaml"
+    assert yaml.safe_load(path.read_text()) == {"models": {}}
+    for number in range(3):
+        add(store, bytes([number]), name=f"rose-{number}", version="1.0.0")
+        add(store, bytes([9, number]), name=f"rose-{number}", version="2.0.0")
+        store.set_loaded(f"rose-{number}", "2.0.0", True)
+        whole = yaml.safe_dump({"models": store.registry.view()}, sort_keys=False, allow_unicode=True)
+        assert path.read_text().partition("\n")[2] == whole
+    store.remove("rose-1", "2.0.0")
+    assert yaml.safe_load(path.read_text()) == {"models": store.registry.view()}

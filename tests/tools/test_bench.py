@@ -66,6 +66,14 @@ def test_peers_that_have_to_be_asked_for(
         assert json.loads(capsys.readouterr().out)["figures"]["a"] == value
 
 
+def test_full_size(bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench["main"](["example", "--full"]) == 2
+    assert "no other size" in capsys.readouterr().err
+    (tmp_path / "sized.py").write_text('def run(full=False):\n    return {"figures": {"a": int(full)}, "peers": {}}\n')
+    assert bench["main"](["sized", "--json", "--full"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"]["a"] == 1
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["example", "--fast"], ["nothing"], ["--list", "example"]])
 def test_wrong_usage(bench: dict[str, Any], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["main"](arguments) == 2

@@ -96,16 +96,18 @@ def test_a_transfer_ends_when_the_last_chunk_is_here() -> None:
     while scene.under_way:
         scene.done(A)
     assert scene.outcome() == [TransferDone("t")]
-    assert scene.events[-2] == TransferProgress("t", 3 * MIB, 3 * MIB, (A,))
-    assert scene.engine.next_timer() == math.inf
-    assert scene.engine.progress("t") is None
+    told = scene.events[-2]
+    assert (told.bytes_done, told.bytes_total, told.sources, told.left_s) == (3 * MIB, 3 * MIB, (A,), 0.0)
+    assert told.bytes_s > 0
+    assert scene.engine.next_timer() == scene.engine.scores.keep_at
+    assert scene.engine.progress(scene.now, "t") is None
     assert scene.engine.stats.done == 1
 
 
 def test_what_is_here_is_not_asked_for() -> None:
     scene = Scene().want(3, [A], have={0, 2})
     assert scene.at(A) == [1]
-    assert scene.engine.progress("t") == TransferProgress("t", 2 * MIB, 3 * MIB, ())
+    assert scene.engine.progress(scene.now, "t") == TransferProgress("t", 2 * MIB, 3 * MIB, ())
     whole = Scene().want(2, [], have={0, 1})
     assert whole.outcome() == [TransferDone("t")]
 
@@ -114,7 +116,7 @@ def test_a_fast_source_gets_more_at_once() -> None:
     scene = Scene().want(200, [A, B])
     for _ in range(40):
         scene.done(A)
-    assert len(scene.at(A)) == 8
+    assert len(scene.at(A)) > 6
     assert len(scene.at(B)) == 2
 
 
@@ -292,7 +294,7 @@ def test_transfers_and_sources_are_bounded() -> None:
     assert scene.at(C) == []
     scene.want(1, [A], name="u")
     assert scene.outcome() == [TransferFailed("u", "1 other transfers are under way")]
-    assert scene.engine.progress("u") is None
+    assert scene.engine.progress(scene.now, "u") is None
 
 
 def test_progress_is_told_a_few_times_a_second() -> None:

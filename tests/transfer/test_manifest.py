@@ -175,3 +175,11 @@ def test_a_manifest_is_no_longer_than_its_model_can_need() -> None:
     with pytest.raises(ValueError, match="too long for a model of 200000 bytes"):
         seal_manifest(SIGNER, manifest_of(config={"notes": "j" * most_bytes(0)}))
     assert most_bytes(2**53) == limits.MANIFEST_BYTES
+
+
+def test_a_requirement_with_a_thousand_brackets_is_refused_before_it_is_read() -> None:
+    wire = schema.to_wire(manifest_of()) | {"requirements": ["a;" + "(" * 510]}
+    sealed = envelope.seal(SIGNER, "atmo/manifest/1", envelope.NO_MESH, codec.encode(wire))
+    with pytest.raises(WireError, match="more than 32 brackets"):
+        open_manifest_untrusted(sealed)
+    assert manifest_of(requirements=("a; " + "(" * 32 + "os_name == 'posix'" + ")" * 32,))

@@ -103,7 +103,7 @@ def test_arrived_chunks_are_counted_once() -> None:
 
 def test_the_end_game_begins_when_everything_to_be_had_is_asked() -> None:
     picker = Picker(3, [], Random(1))
-    seen = [picker.end_game]  # nobody has anything
+    seen = [picker.end_game]  # nobody has anything yet
     picker.add_source(A, [0, 1])
     seen.append(picker.end_game)
     picker.pick(A)
@@ -113,7 +113,7 @@ def test_the_end_game_begins_when_everything_to_be_had_is_asked() -> None:
     seen.append(picker.end_game)
     picker.pick(B)
     seen.append(picker.end_game)
-    assert seen == [True, False, True, False, True]
+    assert seen == [False, False, True, False, True]
 
 
 def test_in_the_end_game_the_longest_waiting_of_the_least_asked_comes_first() -> None:
@@ -135,15 +135,22 @@ def test_in_the_end_game_the_longest_waiting_of_the_least_asked_comes_first() ->
     picker.check_invariant()
 
 
-def test_before_the_end_game_nothing_is_asked_twice() -> None:
-    picker = Picker(2, [], Random(1))
-    picker.add_source(A)
-    picker.add_source(B)
-    index = picker.pick(A)
-    assert picker.pick_again(B, 2, {0, 1}) is None
-    assert index is not None
-    assert picker.arrived(index) == (A,)
-    assert picker.arrived(1 - index) == ()
+def test_a_source_gets_more_chunks_until_it_has_all() -> None:
+    picker = Picker(3, [], Random(1))
+    picker.add_source(A, [0])
+    picker.add_source(B, [0, 1])
+    picker.gained(A, 0b11)
+    picker.gained(C, 0b11)  # unknown
+    picker.check_invariant()
+    assert picker.pick(A, 0b10) == 1
+    assert picker.pick(A, 0b10) is None
+    picker.gained(A, 0b100)
+    picker.gained(A, 0b100)  # it had all already
+    picker.check_invariant()
+    assert picker.pick(A) == 2  # the only one that B lacks
+    assert picker.here == 0
+    assert picker.arrived(2) == (A,)
+    assert picker.here == 0b100
 
 
 def test_a_partial_source_is_asked_again_only_for_what_it_has() -> None:

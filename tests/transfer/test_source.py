@@ -19,11 +19,45 @@ def paced(rate: float, count: int, size: int = MIB) -> Source:
     return source
 
 
-def test_the_window_grows_with_what_arrives_up_to_a_second_of_it() -> None:
+def delayed(rate: float, latency_s: float, seconds: float) -> Source:
+    """A source that sends at `rate` bytes per second what was asked for `latency_s` before, for some time."""
+    source, now, free_at, coming, index = Source(CONFIG), 0.0, 0.0, [], 0
+    while now < seconds:
+        while source.is_free(now):
+            source.started(now, index, MIB)
+            free_at = max(now + latency_s, free_at) + MIB / rate
+            coming.append((free_at, index))
+            index += 1
+        now, arrived = coming.pop(0)
+        source.succeeded(now, arrived, MIB)
+    return source
+
+
+def test_the_window_holds_what_comes_within_twice_the_latency_and_a_moment() -> None:
     assert Source(CONFIG).window == 2
-    assert paced(2.5 * MIB, 20).window == 3
-    assert paced(100 * MIB, 20).window == 8
-    assert paced(0.1 * MIB, 5).window == 1
+    assert paced(2.5 * MIB, 20).window == 2
+    assert paced(100 * MIB, 20).window == 12
+    assert paced(0.01 * MIB, 5).window == 2
+
+
+def test_a_far_source_is_used_as_well_as_a_near_one() -> None:
+    for latency_s in (0.0, 0.1, 0.3):
+        source = delayed(12 * MIB, latency_s, 60.0)
+        assert source.window >= min(12, 12 * latency_s)
+        assert source.rate >= 11.5 * MIB, "the line is never idle"
+
+
+def test_a_latency_that_was_short_once_is_forgotten() -> None:
+    source, now = Source(CONFIG), 0.0
+    latencies = []
+    for index in range(60):
+        source.started(now, index, MIB)
+        now += 0.1 if index == 0 else 0.5
+        source.succeeded(now, index, MIB)
+        latencies.append(round(source.latency_s, 3))
+    assert latencies[0] == 0.1
+    assert latencies[-1] == 0.5
+    assert Source(CONFIG).latency_s == 0.0
 
 
 def test_chunks_that_arrive_together_count_together() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from atmo.identity import NodeId
 from atmo.transfer.manifest import Deployment, Manifest, ModelFile
+from atmo.transfer.terms import Access, Base
 from atmo.trust.genesis import Genesis
 from atmo.wire import limits
 from atmo.wire.address import Address
@@ -16,12 +17,14 @@ from atmo.wire.schema import Most, to_wire
 
 NODE = NodeId(b"n" * 32)
 HASH = b"h" * 32
-FILE = ModelFile("model.onnx", 70_000, HASH, 65_536, HASH * 2)
+FILE = ModelFile("model.onnx", 70_000, HASH, 65_536, HASH * 2, bytes.fromhex("0001000000001170"))
 CHECKED: dict[type, dict[str, Any]] = {
     Genesis: {"founders": [bytes(NODE)]},
     Address: {"host": "2001:db8::1", "port": 65_535},
     ModelFile: to_wire(FILE),
     Deployment: {"priority": "critical", "replicas": 2**31, "regions": ["eu"], "roles": ["edge"]},
+    Access: {"read": ["r" * 32], "write": ["admin"], "deploy": ["admin", "gateway"]},
+    Base: {"name": "base", "version": "1.0.0", "manifest": HASH},
     Manifest: {
         "name": "owner/model",
         "version": "1.0.0",

@@ -11,7 +11,7 @@ import cbor2
 import pytest
 
 from atmo.errors import WireError
-from atmo.gossip import messages, records
+from atmo.gossip import catalog, messages, records
 from atmo.identity import Signer
 from atmo.index.records import DOMAIN as PROVIDER_DOMAIN
 from atmo.index.records import Provider, open_provider_untrusted, seal_provider
@@ -23,8 +23,9 @@ from atmo.peer.messages import MESSAGES, decode_message_untrusted, encode_messag
 from atmo.peer.presence import Absence, AbsentBody
 from atmo.relay import protocol as relay
 from atmo.router.capability import Capability
-from atmo.services import clock, joining, topology
-from atmo.transfer import manifest
+from atmo.services import clock, joining, offers, topology
+from atmo.transfer import manifest, terms
+from atmo.transfer import messages as swarms
 from atmo.trust.certificate import Certificate, issue
 from atmo.trust.genesis import Genesis, found, mesh_id
 from atmo.trust.joincode import JoinCode
@@ -50,6 +51,13 @@ CLASSES: dict[str, type[Any]] = {
     "hardware": records.Hardware,
     "models-body": records.ModelsBody,
     "model-record": records.ModelRecord,
+    "catalog-body": catalog.CatalogBody,
+    "tally": catalog.Tally,
+    "profile-body": records.ProfileBody,
+    "deprecation-body": records.DeprecationBody,
+    "access": terms.Access,
+    "base": terms.Base,
+    "model-offer": offers.ModelAnswer,
     "capabilities-body": CapabilitiesBody,
     "capability": Capability,
     "absent-body": AbsentBody,
@@ -60,6 +68,7 @@ CLASSES: dict[str, type[Any]] = {
     "redemption-body": RedemptionBody,
     "provider": Provider,
     "announcement": messages.Announcement,
+    "swarm-peer": swarms.SwarmPeer,
     "range": messages.Range,
     "branch": messages.Branch,
     "manifest": manifest.Manifest,
@@ -204,7 +213,14 @@ PATH_OFFER = PathOffer(bytes(8), bytes(32), (Address("192.0.2.1", 11_450),), Tru
         ("gossip-head", {"protocol": "atmo/gossip/1"}),
         ("join-head", {"protocol": "atmo/join/1"} | full(joining.JoinRequest)),
         ("manifest-head", {"protocol": "atmo/manifest/1", "manifest": HASH}),
+        ("models-head", {"protocol": offers.PROTOCOL}),
+        ("models-head", {"protocol": offers.PROTOCOL} | full(offers.ModelRequest)),
+        ("models-answer", full(offers.ModelAnswer)),
+        ("models-answer", {"error": "busy"}),
         ("chunk-head", {"protocol": "atmo/chunks/1", "chunk": HASH}),
+        ("delta-head", {"protocol": "atmo/deltas/1", "chunk": HASH, "base": HASH}),
+        ("delta-answer", {"size": 5, "delta": True}),
+        ("delta-answer", {"error": "busy"}),
         ("forward-head", {"protocol": FORWARD} | full(ForwardHeader)),
         ("paths-head", {"protocol": PATHS} | to_wire(PATH_OFFER)),
         ("paths-answer", to_wire(PATH_OFFER)),

@@ -37,6 +37,7 @@ from atmo.net.tcp import open_tcp
 from atmo.node.offline import OpenHome, Services, build_host, open_home, open_services
 from atmo.services.fetch import Fetcher
 from atmo.services.host import MeshHost
+from atmo.storage.decisions import TrustPolicy
 from atmo.storage.partial import PartialDownload
 from atmo.transfer.config import TransferConfig
 from atmo.transfer.manifest import open_manifest_untrusted
@@ -140,7 +141,7 @@ async def _fetch(folder: Path, node: Node, holder: NodeId, sealed: bytes, count:
 
 @asynccontextmanager
 async def _node(home: Path, name: str) -> AsyncIterator[Node]:
-    settings = Settings(name, listen=HostPort("127.0.0.1", 0), lan=False)
+    settings = Settings(name, listen=HostPort("127.0.0.1", 0), lan=False, trust=TrustPolicy(first_time="allow"))
     with ExitStack() as stack:
         opened = open_home(stack, home, 1.0)
         async with (

@@ -2,8 +2,9 @@
 
 A benchmark is a module with `run()` that returns `{"figures": {name: number}, "peers": {...}}`. `peers` maps a
 figure to a text, or the name of a peer to its own figures; the optional `aims` maps a figure to a text. A benchmark
-whose peers have to be installed first takes `run(peers=True)` for them: `--peers`. The unit of a figure is the end of
-its name: `_ms`, `_s`, `_mb_s`, `_per_s`, `_mb`, `_bytes`, `_percent`, `_ratio`.
+whose peers have to be installed first takes `run(peers=True)` for them: `--peers`; one that can measure at full size,
+which takes longer, takes `run(full=True)`: `--full`. What else `run` takes are numbers: `--rounds=3`. The unit of a
+figure is the end of its name: `_ms`, `_s`, `_mb_s`, `_per_s`, `_mb`, `_bytes`, `_percent`, `_ratio`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +33,9 @@ UNITS = {
     "_percent": "%",
     "_ratio": "x",
 }
-USAGE = "usage: tools/bench NAME [--json] [--peers] | tools/bench --list"
+OPTIONS = {"--peers": "peers that have to be asked for", "--full": "other size"}
+NUMBER = re.compile(r"--([a-z][a-z-]*)=(\d{1,9})")
+USAGE = "usage: tools/bench NAME [--json] [--peers] [--full] [--NUMBER=N] | tools/bench --list"
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +46,9 @@ def main(arguments: list[str]) -> int:
         for name in known:
             print(f"{name:<12} {first_line(known[name])}")
         return 0
-    if len(names) != 1 or options - {"--json", "--peers"}:
+    numbers = {match[1].replace("-", "_"): int(match[2]) for option in options if (match := NUMBER.fullmatch(option))}
+    options = {option for option in options if not NUMBER.fullmatch(option)}
+    if len(names) != 1 or options - {"--json", *OPTIONS}:
         print(USAGE, file=sys.stderr)
         return 2
     if names[0] not in known:
@@ -50,10 +56,14 @@ def main(arguments: list[str]) -> int:
         return 2
     sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
     run = load(known[names[0]]).run
-    if "--peers" in options and "peers" not in inspect.signature(run).parameters:
-        print(f"The benchmark {names[0]!r} has no peers that have to be asked for.", file=sys.stderr)
+    asked = {option.strip("-"): True for option in sorted(options - {"--json"})}
+    for option in asked.keys() - inspect.signature(run).parameters.keys():
+        print(f"The benchmark {names[0]!r} has no {OPTIONS['--' + option]}.", file=sys.stderr)
         return 2
-    result = run(peers=True) if "--peers" in options else run()
+    for number in numbers.keys() - inspect.signature(run).parameters.keys():
+        print(f"The benchmark {names[0]!r} takes no {number!r}.", file=sys.stderr)
+        return 2
+    result = run(**asked, **numbers)
     result = {"name": names[0], "figures": result["figures"], "peers": result["peers"], "machine": machine()} | {
         key: value for key, value in result.items() if key == "aims" and "--json" not in options
     }

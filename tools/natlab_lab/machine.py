@@ -31,6 +31,7 @@ _HERE = Path(__file__).resolve().parent
 def start(host: Host, log: Path, *command: str) -> subprocess.Popen[bytes]:
     """Starts a command in a host, with a session of its own: Ctrl-C reaches the lab alone, which ends all in order."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ATMO_")}
+    environment["ATMO_BRIDGE"] = "0"
     with log.open("ab") as output:
         return subprocess.Popen(
             host.command(*command),

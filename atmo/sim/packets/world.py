@@ -25,6 +25,7 @@ from atmo.sim.network import Network
 from atmo.sim.packets.clock import move_time
 from atmo.sim.packets.network import PacketNetwork
 from atmo.sim.world import WALL_S
+from atmo.storage.decisions import TrustPolicy
 
 T = TypeVar("T")
 
@@ -177,7 +178,7 @@ class PacketWorld:
             node.ended.set()
 
     async def _serve(self, node: PacketNode, opened: OpenHome, task_status: trio.TaskStatus[None]) -> None:
-        settings = Settings(node.name)
+        settings = Settings(node.name, trust=TrustPolicy(first_time="allow"))
         plug = partial(self.network.open, node.id)
         async with (
             open_endpoint(opened.signer, node.host_name, PORT, open_socket=plug) as endpoint,

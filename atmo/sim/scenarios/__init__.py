@@ -19,6 +19,7 @@ from atmo.sim.scenarios.index_lookup import IndexLookup
 from atmo.sim.scenarios.join_storm import JoinStorm
 from atmo.sim.scenarios.mass_failure import MassFailure
 from atmo.sim.scenarios.model_rollout import ModelRollout
+from atmo.sim.scenarios.model_swarm import ModelSwarm
 from atmo.sim.scenarios.packets import Packets
 from atmo.sim.scenarios.partition_heal import PartitionHeal
 from atmo.sim.scenarios.routing_load import RoutingLoad
@@ -35,6 +36,7 @@ BUILT_IN: dict[str, type[Scenario]] = {
         Eclipse,
         ModelRollout,
         FlashCrowd,
+        ModelSwarm,
         RoutingLoad,
     )
 }

@@ -41,7 +41,7 @@ def _detect(path: Path, reader: Reader) -> Detected:
     if start.startswith(b"PK\x03\x04"):
         return pickles.read_zip(path)
     if pickles.looks_like_pickle(start):
-        found = pickles.read_pickle(reader)
+        found = pickles.read_pickle(reader, path)
         return Detected("pytorch", ".pt", runs_code=True) if _SUFFIXES.get(suffix) == "pytorch" else found
     if safetensors.looks_like(reader):
         return safetensors.read(reader)

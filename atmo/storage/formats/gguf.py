@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from atmo.storage.formats.reader import Detected, FormatError, Reader
 
@@ -17,7 +17,29 @@ _BLOCKS = {  # tensor type: (elements, bytes) of a block. Source: ggml/src/ggml-
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
     28: (1, 8), 30: (1, 2),
 }  # fmt: skip
+_QUANTIZATIONS = {  # general.file_type. Source: llama.cpp/include/llama.h, enum llama_ftype
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
+}  # fmt: skip
 _EMBEDDERS = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
+
+
+class Tensor(NamedTuple):
+    """The head of one tensor.
+
+    Attributes:
+        name: Up to 1,024 bytes of it.
+        offset: From the start of the data.
+        size: In bytes; 0 where the type is none that is known here.
+        elements: How many numbers it holds.
+    """
+
+    name: str
+    offset: int
+    size: int
+    elements: int = 0
 
 
 def read(reader: Reader) -> Detected:
@@ -26,27 +48,41 @@ def read(reader: Reader) -> Detected:
     Raises:
         FormatError: It is cut short or damaged.
     """
+    keys, data_at, tensors = read_head(reader)
+    end = data_at + max((tensor.offset + tensor.size for tensor in tensors), default=0)
+    if tensors and end > reader.size:
+        raise FormatError(f"is cut short: its tensors need {end} bytes and {reader.size} are there")
+    config = {name: keys[f"general.{name}"] for name in ("architecture", "name") if _is_text(keys, f"general.{name}")}
+    architecture = config.get("architecture", "")
+    context = keys.get(f"{architecture}.context_length")
+    config |= {"context_length": context} if isinstance(context, int) and context < 2**32 else {}
+    quantization = _QUANTIZATIONS.get(keys.get("general.file_type", -1), "")
+    config |= {"quantization": quantization} if quantization else {}
+    parameters = sum(tensor.elements for tensor in tensors)
+    config |= {"parameters": parameters} if 0 < parameters < 2**53 else {}
+    embeds = architecture in _EMBEDDERS
+    kind, capability = ("embedder", "embeddings") if embeds else ("llm", "chat")
+    return Detected("gguf", ".gguf", kind, config, (capability,))
+
+
+def read_head(reader: Reader, tensors_most: int = _ITEMS_MOST) -> tuple[dict[str, Any], int, list[Tensor]]:
+    """Returns the keys that we keep, where the data of tensors begin, and the heads of all tensors in the file's order.
+
+    Raises:
+        FormatError: It is cut short or damaged, or has more tensors than that.
+    """
     version = reader.number(4, "I")
     if version not in (2, 3):
         raise FormatError(f"is GGUF version {version}, which is not known here")
-    tensors, pairs = reader.number(8, "Q"), reader.number(16, "Q")
-    if tensors > _ITEMS_MOST or pairs > _ITEMS_MOST:
+    count, pairs = reader.number(8, "Q"), reader.number(16, "Q")
+    if count > tensors_most or pairs > _ITEMS_MOST:
         raise FormatError("has a damaged GGUF head: its counts are absurd")
     keys, at = _keys(reader, 24, pairs)
     alignment = keys.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
         raise FormatError("has a damaged GGUF head: its alignment is not a multiple of 8")
-    ends, at = _tensor_ends(reader, at, tensors)
-    data_at = -(-at // alignment) * alignment
-    if ends and data_at + max(ends) > reader.size:
-        raise FormatError(f"is cut short: its tensors need {data_at + max(ends)} bytes and {reader.size} are there")
-    config = {name: keys[f"general.{name}"] for name in ("architecture", "name") if _is_text(keys, f"general.{name}")}
-    architecture = config.get("architecture", "")
-    context = keys.get(f"{architecture}.context_length")
-    config |= {"context_length": context} if isinstance(context, int) and context < 2**32 else {}
-    embeds = architecture in _EMBEDDERS
-    kind, capability = ("embedder", "embeddings") if embeds else ("llm", "chat")
-    return Detected("gguf", ".gguf", kind, config, (capability,))
+    tensors, at = _tensors(reader, at, count)
+    return keys, -(-at // alignment) * alignment, tensors
 
 
 def _is_text(keys: dict[str, Any], key: str) -> bool:
@@ -97,9 +133,9 @@ def _within(reader: Reader, at: int) -> int:
     return at
 
 
-def _tensor_ends(reader: Reader, at: int, count: int) -> tuple[list[int], int]:
-    """Returns where each tensor ends, from the start of the data, and where the heads end."""
-    ends = []
+def _tensors(reader: Reader, at: int, count: int) -> tuple[list[Tensor], int]:
+    """Returns the heads of tensors, and where the last of them ends."""
+    found = []
     for _ in range(count):
         name, at = _text(reader, at, 65_535)
         dimensions = reader.number(at, "I")
@@ -110,5 +146,5 @@ def _tensor_ends(reader: Reader, at: int, count: int) -> tuple[list[int], int]:
         kind, offset = reader.number(at, "I"), reader.number(at + 4, "Q")
         at += 12
         block, size = _BLOCKS.get(kind, (1, 0))
-        ends.append(offset + -(-elements // block) * size)
-    return ends, at
+        found.append(Tensor(name, offset, -(-elements // block) * size, elements))
+    return found, at

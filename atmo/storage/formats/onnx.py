@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from atmo.storage.formats.onnx_check import GRAPH, MODEL_FIELDS, check_onnx
+from atmo.storage.formats.onnx_check import GRAPH, MODEL_FIELDS, OPSET, check_onnx
 from atmo.storage.formats.protobuf import BYTES, VARINT, Field, Walk
 from atmo.storage.formats.reader import Detected, Reader
 
-_NOTES = 14
+_PRODUCER, _NOTES = 2, 14
+_OPSETS_MOST = 16
 _NODE_OP, _NODE_ATTRIBUTE, _TENSOR_NAME = 4, 5, 8
 _INTS, _STRINGS = 8, 9
 _NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
@@ -63,6 +64,9 @@ def read(reader: Reader) -> Detected:
         "inputs": [value for value in inputs if value["name"] not in initialized],
         "outputs": outputs,
     }
+    config |= {"opset": _opsets(walk, fields)}
+    producer = next((walk.text(field) for field in fields if field.number == _PRODUCER and field.kind == BYTES), "")
+    config |= {"producer": producer} if producer else {}
     config |= {"classes": classes} if classes else {}
     notes = _notes(walk, fields)
     config |= {"metadata": notes} if notes else {}
@@ -128,6 +132,17 @@ def _integers(walk: Walk, part: Field) -> list[int]:
         value, at = walk.varint(at, part.end)
         values.append(value - 2**64 if value >= 2**63 else value)
     return values
+
+
+def _opsets(walk: Walk, fields: list[Field]) -> dict[str, int]:
+    """Reads which versions of which operators it needs; those without a domain are ONNX's own."""
+    found: dict[str, int] = {}
+    for field in [field for field in fields if field.number == OPSET][:_OPSETS_MOST]:
+        version = _first(walk, field, 2)
+        number = walk.number(version) if version else 0
+        if number < 2**31:
+            found[_text_of(walk, field, 1) or "ai.onnx"] = number
+    return found
 
 
 def _notes(walk: Walk, fields: list[Field]) -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from atmo.storage.formats.estimator import about_estimator, about_state
 from atmo.storage.formats.reader import Detected, FormatError, Reader
 
 _PROTOCOLS = range(2, 6)
@@ -17,6 +19,9 @@ _TORCH_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # Source: torch/seri
 _STOP = b"."
 _OPENED_MOST_BYTES = 64 * 1024**3
 _BLOCK_BYTES = 1024 * 1024
+_LOOKED_AT_MOST_BYTES = 32 * 1024 * 1024
+"""Of what is compressed, so much is kept in memory to look at. Source: guess; larger estimators tell nothing."""
+
 _DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {  # Source: joblib/compressor.py
     b"\x1f\x8b": lambda: zlib.decompressobj(31),
     b"BZ": bz2.BZ2Decompressor,
@@ -36,9 +41,9 @@ def decompressor_for(start: bytes) -> Any:
     return next((make() for magic, make in _DECOMPRESSORS.items() if start.startswith(magic)), None)
 
 
-def read_pickle(reader: Reader) -> Detected:
-    """Tells PyTorch's pickles from others, and looks at the last byte: joblib mixes arrays into its pickles, so only
-    loading one, as the conversion does in its own process, can find every cut.
+def read_pickle(reader: Reader, path: Path) -> Detected:
+    """Tells PyTorch's pickles from others, looks at the last byte, and at what it would build. joblib mixes arrays into
+    its pickles, so only loading one, as the conversion does in its own process, can find every cut.
 
     Raises:
         FormatError: It is cut short.
@@ -47,7 +52,13 @@ def read_pickle(reader: Reader) -> Detected:
         return Detected("pytorch", ".pt", runs_code=True)
     if reader.end(1) != _STOP:
         raise FormatError("is cut short: a pickle ends with a stop mark and this does not")
-    return Detected("sklearn", ".joblib", runs_code=True)
+    with path.open("rb") as file:
+        return _sklearn(file)
+
+
+def _sklearn(stream: BinaryIO) -> Detected:
+    kind, config, capabilities = about_estimator(stream)
+    return Detected("sklearn", ".joblib", kind, config, capabilities, runs_code=True)
 
 
 def read_compressed(reader: Reader, path: Path) -> Detected:
@@ -57,7 +68,7 @@ def read_compressed(reader: Reader, path: Path) -> Detected:
         FormatError: It is cut short or damaged, or something else is inside.
     """
     unpack = decompressor_for(reader.start(8))
-    first, last, total = b"", b"", 0
+    first, last, total, kept = b"", b"", 0, io.BytesIO()
     with path.open("rb") as file:
         while not unpack.eof and (block := file.read(_BLOCK_BYTES)):
             try:
@@ -68,12 +79,15 @@ def read_compressed(reader: Reader, path: Path) -> Detected:
             if total > _OPENED_MOST_BYTES:
                 raise FormatError("decompresses to more than 64 GiB")
             first = (first + opened)[:64] if len(first) < 64 else first
+            if total <= _LOOKED_AT_MOST_BYTES:
+                kept.write(opened)
             last = opened[-1:] or last
     if not looks_like_pickle(first):
         raise FormatError("is compressed and no pickle is inside")
     if not unpack.eof or last != _STOP:
         raise FormatError("is cut short: its compressed stream has no end")
-    return Detected("sklearn", ".joblib", runs_code=True)
+    kept.seek(0)
+    return _sklearn(kept)
 
 
 def read_zip(path: Path) -> Detected:
@@ -85,12 +99,22 @@ def read_zip(path: Path) -> Detected:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            state = _about_archive(archive)
             wrong = [entry.filename for entry in archive.infolist() if entry.header_offset >= archive.start_dir]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error, EOFError, RuntimeError):
         raise FormatError("is cut short: it begins as a zip archive and has no directory at its end") from None
     if wrong:
         raise FormatError("is damaged: entries of its archive lie outside of it")
     if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         raise FormatError("is a zip archive, but not one that PyTorch saved")
     kind = "TorchScript" if any("/code/" in f"/{name}" for name in names) else "state"
-    return Detected("pytorch", ".pt", config={"saved_as": kind}, runs_code=True)
+    return Detected("pytorch", ".pt", config={"saved_as": kind, **state}, runs_code=True)
+
+
+def _about_archive(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Looks at the pickle of the archive, if it is one of a bounded size that is stored as PyTorch stores it."""
+    for entry in archive.infolist():
+        if f"/{entry.filename}".endswith("/data.pkl") and entry.file_size <= _LOOKED_AT_MOST_BYTES:
+            with archive.open(entry) as file:
+                return about_state(io.BytesIO(file.read(_LOOKED_AT_MOST_BYTES)))
+    return {}

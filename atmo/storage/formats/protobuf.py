@@ -41,12 +41,13 @@ class Walk:
 
     Args:
         reader: The file.
+        fields_most: The budget; None for `FIELDS_MOST`.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, fields_most: int | None = None) -> None:
         self.size = reader.size
         self._reader = reader
-        self._left = FIELDS_MOST
+        self._budget = self._left = FIELDS_MOST if fields_most is None else fields_most
 
     def fields(self, start: int, end: int, skip: re.Pattern[bytes] | None = None) -> Iterator[Field]:
         """Yields the fields of the message between two offsets.
@@ -65,7 +66,7 @@ class Walk:
                 continue
             self._left -= 1
             if self._left < 0:
-                raise FormatError(f"has more than {FIELDS_MOST} fields")
+                raise FormatError(f"has more than {self._budget} fields")
             tag, low = self.varint(at, end)
             number, kind = tag >> 3, tag & 7
             if kind == BYTES:

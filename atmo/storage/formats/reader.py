@@ -52,14 +52,15 @@ class Reader:
 
     Args:
         path: The file.
+        most_bytes: Only so much of its start is looked at, as if it ended there.
 
     Attributes:
         size: In bytes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_bytes: int = 2**63) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self._descriptor).st_size
+        self.size = min(os.fstat(self._descriptor).st_size, most_bytes)
         self._block = b""
         self._block_at = 0
 

@@ -9,6 +9,10 @@ from atmo.storage.formats.reader import Detected, FormatError, Reader
 
 HEADER_MOST_BYTES = 100_000_000  # Source: safetensors/src/tensor.rs, MAX_HEADER_SIZE
 _TEXT_CHARS = 500
+_BYTES = {  # of one number. Source: safetensors/src/tensor.rs, Dtype
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
 
 
 def looks_like(reader: Reader) -> bool:
@@ -35,7 +39,7 @@ def read(reader: Reader) -> Detected:
     if max(ends, default=0) != room:
         what = "is cut short" if max(ends, default=0) > room else "has bytes that no tensor owns"
         raise FormatError(f"{what}: its tensors need {max(ends, default=0)} bytes and {room} are there")
-    config: dict[str, Any] = {"tensors": len(header)}
+    config: dict[str, Any] = {"tensors": len(header), **_numbers(header)}
     if isinstance(notes, dict):
         texts = {str(key)[:64]: str(value)[:_TEXT_CHARS] for key, value in list(notes.items())[:32]}
         config |= {"metadata": texts} if texts else {}
@@ -48,3 +52,13 @@ def _end_untrusted(name: str, tensor: Any) -> int:
             return end
         case _:
             raise FormatError(f"has a safetensors header with the damaged entry {name[:80]!r}")
+
+
+def _numbers(header: dict[str, Any]) -> dict[str, Any]:
+    """Returns how many numbers the tensors hold and of which types, by the bytes that they take."""
+    counts: dict[str, int] = {}
+    for tensor in header.values():
+        kind, (begin, end) = tensor["dtype"], tensor["data_offsets"]
+        if kind in _BYTES:
+            counts[kind] = counts.get(kind, 0) + (end - begin) // _BYTES[kind]
+    return {"parameters": sum(counts.values()), "dtypes": sorted(counts)} if counts else {}
