@@ -26,7 +26,7 @@ OTHER_HASH_SEED = "4711"
 SHORTER_S = {"broadcast": 20, "churn": 40, "index-lookup": 30, "eclipse": 15, "routing-load": 10}
 """Virtual seconds of the main act here, where the scenario's own length would make CI wait for minutes."""
 
-SMALLER = {"model-swarm": ("--nodes", "81", "--set", "model_mib=128", "--set", "most=2.2")}
+SMALLER = {"model-swarm": ("--nodes", "81", "--set", "model_mib=128", "--set", "most=1.7")}
 """Settings of scenarios that take minutes at the size of the others, in place of theirs. The shorter a download, the
 more of it are its beginning and its end."""
 

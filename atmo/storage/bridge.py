@@ -343,9 +343,9 @@ class Bridge:
             sealed = seal_manifest(self._signer, manifest)
         except ValueError:
             return None
-        with self._database.transaction() as run:
+        with self._database.transaction() as run:  # it may be that of a file that was here before, with the same bytes
             run.execute(
-                "INSERT INTO bridge_manifests (id, file, name, version, sealed) VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO bridge_manifests (id, file, name, version, sealed) VALUES (?, ?, ?, ?, ?)",
                 (manifest_id(sealed), about.row, name, version, sealed),
             )
         return sealed

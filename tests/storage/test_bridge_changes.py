@@ -259,3 +259,24 @@ def test_a_manifest_of_an_earlier_run_is_kept(tmp_path: Path) -> None:
     assert second.scan(NOW)
     assert second.models()[0].manifest_id == first.models()[0].manifest_id
     assert not second.scan(NOW)
+
+
+def test_a_file_that_another_one_with_the_same_bytes_replaces_is_the_same_offer(tmp_path: Path) -> None:
+    path = tmp_path / "farm" / "m.gguf"
+    path.parent.mkdir()
+    path.write_bytes(GGUF)
+    bridge = bridge_of(tmp_path, BridgePlaces(llamafarm=path.parent))
+    settle(bridge)
+    (before,) = bridge.models()
+    kept = tmp_path / "kept"
+    os.link(path, kept)
+    for new in (tmp_path / "new", kept):  # another file, and the first one again
+        if new != kept:
+            new.write_bytes(GGUF)
+        new.replace(path)
+        settle(bridge)
+        (after,) = bridge.models()
+        assert after.manifest_id == before.manifest_id
+        assert bridge.sealed(after.manifest_id) is not None
+        chunk = next(after.manifest.chunk_places())
+        assert [found[0] for found in bridge.find(chunk.hash)] == [path]

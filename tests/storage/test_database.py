@@ -176,9 +176,7 @@ def test_open_invitations_are_listed(database: Database) -> None:
     ]
 
 
-def test_a_database_that_another_program_holds_is_named_as_such(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_another_program_holds_is_named_as_such(database: Database) -> None:
     database._connection.execute("PRAGMA busy_timeout = 0")
     other = sqlite3.connect(database.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
