@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 def verify(
     context: typer.Context,
-    spec: Annotated[str | None, typer.Argument(help="Only this model.", metavar="[NAME[@RANGE]]")] = None,
+    spec: Annotated[str | None, typer.Argument(help="Only this model.", metavar="NAME[@RANGE]")] = None,
     look: Annotated[bool, typer.Option("--look", help="Repair nothing.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -51,11 +51,13 @@ def verify(
         ]  # fmt: skip
         if rows:
             print_table(("MODEL", "FILE", "WHAT", ">AT BYTE", "REPAIRED"), rows)
+        if found["damaged"] > len(rows):
+            print(f"and {found['damaged'] - len(rows)} more")
         left = found["damaged"] - found["repaired"]
         verdict = "all is right" if not found["damaged"] else f"{found['repaired']} repaired, {left} left"
         print(f"Read {count_text(found['models'], 'model')}, {size_text(found['bytes'])}: {verdict}.")
         if left:
-            say("Pull or import what is damaged again.")
+            say("Verify again when a machine is there that has it, or remove it and import it again.")
     if not found["clean"]:
         raise typer.Exit(1)
 
@@ -154,7 +156,7 @@ def publish(
 
 def deprecate(
     context: typer.Context,
-    spec: Annotated[str | None, typer.Argument(help="A model, or versions of it.", metavar="[NAME[@RANGE]]")] = None,
+    spec: Annotated[str | None, typer.Argument(help="A model, or versions of it.", metavar="NAME[@RANGE]")] = None,
     reason: Annotated[str | None, typer.Option(help="Why, for people.", metavar="TEXT")] = None,
     replacement: Annotated[str | None, typer.Option(help="What to use instead.", metavar="NAME[@RANGE]")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take it back.")] = False,
@@ -200,7 +202,7 @@ def rollback(context: typer.Context, spec: OneModel, home: HomeOption = None, as
 
 def update(
     context: typer.Context,
-    spec: Annotated[str | None, typer.Argument(help="A model, or versions of it.", metavar="[NAME[@RANGE]]")] = None,
+    spec: Annotated[str | None, typer.Argument(help="A model, or versions of it.", metavar="NAME[@RANGE]")] = None,
     auto: Annotated[bool, typer.Option("--auto", help="Keep it up to date from now on.")] = False,
     manual: Annotated[bool, typer.Option("--manual", help="Do not keep it up to date any more.")] = False,
     trusted: Annotated[bool, typer.Option("--trust", help="Trust its publisher from now on.")] = False,

@@ -53,7 +53,7 @@ def import_model(
       atmo model import iris.onnx
       atmo model import net.joblib --name intrusion --version 2.1.0 \\
           --type classifier --capabilities classify,network
-      atmo model import --llamafarm --type anomaly
+      atmo model import --llamafarm --type anomaly_detector
     """
     folder = source if source is not None else Path(LLAMAFARM_MODELS) if llamafarm else None
     if (folder is None) == (path is None):
@@ -67,6 +67,8 @@ def import_model(
     file = _absolute(path)
     if not file.exists():
         raise UserError(f"{path}: there is no such file.")
+    if file.is_dir():
+        raise UserError(f"{path} is a folder.", f"Name one file, or import all models in it: `atmo model import --from {path}`.")
     fields = {
         "path": str(file),
         "name": name,
@@ -114,7 +116,8 @@ def _asked(access: Access, fields: Mapping[str, Any]) -> dict[str, Any]:
             say(f"  {title.ljust(width)}  {printable(value)}")
     if seen.get("converted"):
         say("It can run code when it is loaded: it is converted to ONNX, and only that is stored.")
-    given = typer.prompt("Capabilities", default=",".join(seen["capabilities"]), err=True, show_default=True)
+    found = ",".join(seen["capabilities"])
+    given = typer.prompt("Capabilities, with commas", default=found, err=True, show_default=bool(found))
     if not typer.confirm("Import it like this?", default=True, err=True):
         raise UserError("Nothing was imported.", "Give --name, --version, --type or --capabilities.")
     chosen = split_names(given)

@@ -17,6 +17,9 @@ from atmo.shell.text import printable
 EXIT_CONSENT = 4
 """Somebody has to decide whether a publisher is trusted."""
 
+_WORDS = {"spec": "model's name", "base": "first model's name", "target": "second model's name", "node": "node's name"}
+"""What fields of jobs are called before a person."""
+
 CONSENT_NEEDED = "consent_needed"
 """Source: `atmo.services.consent.ConsentNeeded`."""
 
@@ -25,6 +28,9 @@ def run_job(
     access: Access, name: str, title: str, fields: Mapping[str, Any], as_json: bool
 ) -> tuple[dict[str, Any], str]:
     """Has a job done and shows how far it is; returns its result and its last phase."""
+    for key, value in fields.items():
+        if value == "" and key not in ("reason", "replacement"):
+            raise typer.BadParameter(f"The {_WORDS.get(key, key)} is empty.")
     phase = ""
     with shown_progress(title, sys.stderr, quiet=as_json) as show:
 

@@ -199,7 +199,7 @@ def _change(
 
 def status(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Only this model.", metavar="[NAME]")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only this model.", metavar="NAME")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from blake3 import blake3
@@ -57,7 +58,7 @@ def digest(models: Collection[ModelRecord]) -> CatalogBody:
     names = sorted({model.name for model in models})
     tallies = Counter(capability for model in models for capability in model.capabilities)
     hasher = blake3()
-    for data in sorted(pack(model) for model in models):
+    for data in sorted(map(_packed, models)):
         hasher.update(data)
     return CatalogBody(
         count=len(models),
@@ -97,3 +98,9 @@ def _filter(names: Collection[str]) -> bytes:
 def _places(name: str, bits: int) -> list[int]:
     data = blake3(b"atmo/catalog/1\0" + name.encode()).digest(length=4 * HASHES)
     return [int.from_bytes(data[at : at + 4], "big") % bits for at in range(0, len(data), 4)]
+
+
+@lru_cache(4_096)
+def _packed(model: ModelRecord) -> bytes:
+    """Returns a model as it counts in the hash; kept, as most of a catalog stays when it changes."""
+    return pack(model)

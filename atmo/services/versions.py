@@ -121,9 +121,10 @@ class Versions:
                 fitting = [version for version in fitting if Number(version) < Number(current)]
             if fitting:
                 return fitting[0]
+        hint = f"See `atmo model info {wanted.name} --versions`."
         if wanted.text in ("", "latest"):
-            raise UserError(f"There is no version of {wanted.name} before {current}.", "See `atmo model info`.")
-        raise UserError(f"No version of {wanted.name} is in the range {wanted.text}.", "See `atmo model info`.")
+            raise UserError(f"There is no version of {wanted.name} before {current}.", hint)
+        raise UserError(f"No version of {wanted.name} is in the range {wanted.text}.", hint)
 
     async def update(
         self, name: str, progress: Report | None = None, *, trust: bool | str = False, force: bool = False

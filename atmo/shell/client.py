@@ -211,7 +211,7 @@ class NodeClient:
             raise UserError(f"The node at {self.url} did not answer in time.", "Its log may say why.") from error
         except httpx.TransportError as error:
             raise UserError(
-                f"The connection to the node at {self.url} broke: {error}.", "Is it still running?"
+                f"The connection to the node at {self.url} broke: {str(error).rstrip('.')}.", "Is it still running?"
             ) from error
 
 

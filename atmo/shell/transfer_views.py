@@ -56,13 +56,13 @@ def deployment_lines(status: Mapping[str, Any]) -> list[str]:
     """Returns the lines of `atmo model status`."""
     here: dict[str, list[str]] = {}
     for model in status["here"]:
-        here.setdefault(model["name"], []).append(model["version"] + (", loaded" if model["loaded"] else ""))
+        here.setdefault(model["name"], []).append(model["version"] + (" (loaded)" if model["loaded"] else ""))
     models, places = status["total_models"], status["total_deployments"]
     lines = [f"The mesh has {count_text(models, 'model')}, in {count_text(places, 'place')}."]
     for name, found in status["by_model"].items():
         counts = found["version_distribution"].items()
         spread = ", ".join(f"{printable(version)} on {count_text(count, 'node')}" for version, count in counts)
-        own = f"here {printable('; '.join(here[name]))}" if name in here else "not here"
+        own = f"here {printable(', '.join(here[name]))}" if name in here else "not here"
         lines.append(f"  {printable(name)}: {spread}; {own}")
     took = status["avg_transfer_time_ms"]
     lines.append(

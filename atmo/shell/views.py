@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from atmo.shell.text import printable, size_text, time_text
@@ -94,7 +95,7 @@ def holder_rows(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 _INFO_ELSEWHERE = ("name", "version", "versions", "manifest", "local", "loaded", "checksum_sha256", "file", "files")
-_INFO_WHERE_SO = ("deprecated", "private", "active")
+_INFO_WHERE_SO = ("deprecated", "private", "active", "rivals")
 """Told where they are true only: it is the usual thing that a version is none of these."""
 
 
@@ -105,6 +106,8 @@ def info_lines(info: Mapping[str, Any]) -> list[str]:
     for key, value in (info.get("manifest") or {}).items():
         if key not in _INFO_ELSEWHERE:
             fields.setdefault(key, value)
+    if fields.get("deprecation"):
+        fields.pop("deprecated", None)
     shown = [(_title(key), _info_value(key, value)) for key, value in fields.items()]
     shown = [(title, value) for title, value in shown if value]
     width = max((len(title) for title, _ in shown), default=0)
@@ -116,13 +119,28 @@ def info_lines(info: Mapping[str, Any]) -> list[str]:
 def _info_value(key: str, value: Any) -> str:
     if key.endswith("_bytes"):
         return f"{size_text(value)} ({value} bytes)"
+    if key == "rivals":
+        return "; ".join(_rival_text(rival) for rival in value or ())
     if key.endswith("_at") and isinstance(value, int | float):
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
+    if key == "deprecation" and value:
+        why = {name: item for name, item in value.items() if name != "since_s"}
+        return f"{_info_value('', why)}, since {_info_value('since_at', value['since_s'])}"
+    if key == "first_seen" and value:
+        return _info_value("seen_at", datetime.fromisoformat(value).timestamp())
+    if value is True:
+        return "yes"
     if isinstance(value, Mapping):
         return ", ".join(f"{printable(name)}: {brief(item)}" for name, item in value.items() if item)
     if isinstance(value, list | tuple):
         return ", ".join(brief(item) for item in value)
     return "" if value is None else printable(value)
+
+
+def _rival_text(rival: Mapping[str, Any]) -> str:
+    """Says who claims a version, and who holds what is claimed."""
+    publisher, content = str(rival["publisher"])[:SHORT_ID_CHARS], str(rival["sha256"])[:SHORT_ID_CHARS]
+    return printable(f"sha256 {content} published by {publisher}, on {names_text(rival['nodes'])}")
 
 
 def brief(value: Any) -> str:

@@ -151,6 +151,8 @@ class AuditLog:
         self._last: Entry | None = None
         self._written: set[str] = set()
         self._opened = False
+        self._left = (0, 0)
+        """Inode and size of the file as it was left: where it is another now, somebody has cut or replaced it."""
         self.flush()
 
     def note(self, run: sqlite3.Connection, event: Event) -> None:
@@ -178,7 +180,7 @@ class AuditLog:
             rows: list[tuple[Any, ...]] = []
             try:
                 rows = self._database.query("SELECT number, id, at, event FROM audit_waiting ORDER BY number")
-                if rows and not self._opened:
+                if rows and not (self._opened and self._left == _look_of(self._path)):
                     self._open()
                 for _, identity, at, text in rows:
                     if identity not in self._written:
@@ -207,14 +209,15 @@ class AuditLog:
             self._take(entries)
             if rest:
                 os.truncate(self._path, end)
-        self._opened = True
+        self._opened, self._left = True, _look_of(self._path)
         if rest:
             text = f"{len(rest)} bytes that are no line were taken away"
             self._append(_iso(self._wall()), secrets.token_hex(8), Event("cut", outcome=text))
 
     def _take(self, entries: list[Entry]) -> None:
         if entries:
-            self._last = entries[-1]
+            if self._last is None or entries[-1].number > self._last.number:  # else an end was cut off: the gap shows
+                self._last = entries[-1]
             self._written |= {entry.id for entry in entries}
 
     def _append(self, at: str, identity: str, event: Event) -> None:
@@ -240,6 +243,7 @@ class AuditLog:
         self._written.add(identity)
         if size + len(entry.line()) > SEGMENT_BYTES:
             self._rotate()
+        self._left = _look_of(self._path)
 
     def _rotate(self) -> None:
         first = next(read_file(self._path)).number
@@ -351,6 +355,15 @@ def _read_whole(path: Path) -> bytes:
         return b""
     with os.fdopen(descriptor, "rb") as file:
         return file.read(2 * SEGMENT_BYTES)
+
+
+def _look_of(path: Path) -> tuple[int, int]:
+    """Returns a file's inode and size, zeros where there is none."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return 0, 0
+    return about.st_ino, about.st_size
 
 
 def _segments(home: Path) -> list[Path]:

@@ -49,7 +49,7 @@ class Home:
             self.database_path.touch(mode=0o600)  # SQLite gives its other files the mode of this one
         except OSError as error:
             raise UserError(
-                f"{self.path}: this home cannot be made: {error.strerror}.", "Give another with --home DIR."
+                f"{self.path}: this home cannot be made or written: {error.strerror}.", "Give another with --home DIR."
             ) from error
         if not os.access(self.path, os.W_OK):
             raise UserError(f"{self.path}: this home cannot be written.", "Give another with --home DIR.")

@@ -384,8 +384,7 @@ async def test_a_transfer_goes_on_where_its_progress_cannot_be_noted(
     table: TransferTable, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfers_module, "NOTE_S", 0.001)
-    mesh, kept = Mesh(), table.note
-    tries: list[object] = []
+    mesh, kept, tries = Mesh(), table.note, list[object]()
     transfers = Transfers(table, mesh)
     nursery.start_soon(transfers.pull, IRIS)
     await in_state(transfers, "running")

@@ -266,3 +266,19 @@ def test_a_database_that_fails_stops_nobody(tmp_path: Path) -> None:
     assert "database cannot be written" in store.warnings[-1]
     store.note(Event("repair", name="iris"))
     assert "the audit log misses that repair of iris ended in ok" in store.warnings[-1]
+
+
+def test_a_file_that_is_cut_while_it_is_written_costs_no_later_line(log: Log) -> None:
+    log.add(3)
+    data = log.path.read_bytes()
+    log.path.write_bytes(data[:-30])  # an editor, a restored copy
+    log.add(1, source="later")
+    assert [event.what for event in log.events] == ["load", "load", "cut", "load"]
+    assert log.events[-1].source == "later"
+    state = verify_chain(log.home)
+    assert len(state.problems) == 1
+    assert "has the number 4 after 2" in state.problems[0]  # what is missing shows
+    log.path.unlink()
+    log.add(1, source="last")
+    assert [event.source for event in log.events] == ["last"]
+    assert verify_chain(log.home).first == 6

@@ -20,6 +20,7 @@ from atmo.config.settings import Settings
 from atmo.config.transfer import TransferSettings
 from atmo.config.values import HostPort
 from atmo.errors import AtmoError
+from atmo.identity import NodeId
 from atmo.net.driver import PeerDriver
 from atmo.net.quic import open_endpoint
 from atmo.net.tcp import open_tcp
@@ -56,10 +57,16 @@ class Node:
         return {"path": str(self._services.models.local_models()[0].path), "size": row.size_bytes}
 
     async def await_holders(self, name: str, count: int) -> dict[str, Any]:
-        """Waits until a model has so many holders to whom there are links."""
+        """Waits until a model has so many holders to whom there are links; neighbours alone need not be they."""
         with trio.fail_after(60):
-            while not self._ready(name, count):
-                await trio.sleep(0.05)
+            while True:
+                linked, others = self._holders(name)
+                if len(linked) >= count:
+                    break
+                for node in others:
+                    self._driver.peer.reach(self._driver.now(), node)
+                self._driver.kick()
+                await trio.sleep(0.25)
         return {}
 
     async def pull(self, name: str) -> dict[str, Any]:
@@ -114,10 +121,12 @@ class Node:
         assert isinstance(self._host.port, PeerDriver)
         return self._host.port
 
-    def _ready(self, name: str, count: int) -> bool:
+    def _holders(self, name: str) -> tuple[list[NodeId], list[NodeId]]:
+        """Returns the holders with a link, and those without."""
         peer, now = self._driver.peer, self._driver.now()
-        offers = [offer for offer in peer.models(now) if offer.record.name == name]
-        return len(offers) == count and all(peer.is_ready(offer.node) for offer in offers)
+        holders = [offer.node for offer in peer.models(now) if offer.record.name == name]
+        linked = [node for node in holders if peer.is_ready(node)]
+        return linked, [node for node in holders if node not in linked]
 
     def _watch(self, event: Any) -> None:
         if isinstance(event, TransferDone):
