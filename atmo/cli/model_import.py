@@ -31,7 +31,9 @@ def import_model(
     path: Annotated[Path | None, typer.Argument(help="The model's file.")] = None,
     name: Annotated[str | None, typer.Option(help="[default: the file's name]", metavar="NAME")] = None,
     version: Annotated[str | None, typer.Option(help="PEP 440, such as 1.2.0.", metavar="VERSION")] = None,
-    kind: Annotated[str | None, typer.Option("--type", help="Such as classifier.", metavar="TYPE")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Such as classifier; of a folder, only these.", metavar="TYPE")
+    ] = None,
     capabilities: Annotated[str | None, typer.Option(help="What it can do, with commas.", metavar="A,B")] = None,
     description: Annotated[str, typer.Option(help="One sentence; routing by meaning reads it.", metavar="TEXT")] = "",
     private: Annotated[bool, typer.Option("--private", help="Do not tell the mesh until it is published.")] = False,
@@ -53,7 +55,7 @@ def import_model(
       atmo model import iris.onnx
       atmo model import net.joblib --name intrusion --version 2.1.0 \\
           --type classifier --capabilities classify,network
-      atmo model import --llamafarm --type anomaly_detector
+      atmo model import --llamafarm --type anomaly
     """
     folder = source if source is not None else Path(LLAMAFARM_MODELS) if llamafarm else None
     if (folder is None) == (path is None):
@@ -68,7 +70,9 @@ def import_model(
     if not file.exists():
         raise UserError(f"{path}: there is no such file.")
     if file.is_dir():
-        raise UserError(f"{path} is a folder.", f"Name one file, or import all models in it: `atmo model import --from {path}`.")
+        raise UserError(
+            f"{path} is a folder.", f"Name one file, or import all models in it: `atmo model import --from {path}`."
+        )
     fields = {
         "path": str(file),
         "name": name,

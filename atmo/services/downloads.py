@@ -78,6 +78,7 @@ class _Download:
         self.problem: UserError | None = None
         self.told: dict[NodeId, None] = {}
         self.gone: set[NodeId] = set()
+        self.refusal = ""  # the last reason of a holder that does not give it
         self.resting: dict[NodeId, float] = {}
         self.origin = ""
 
@@ -188,7 +189,9 @@ class Downloads:
             case _Download(), TransferDone():
                 download.settled.set()
             case _Download(), TransferFailed(_, reason):
-                download.fail(Unobtainable(f"{download.label} could not be downloaded: {reason}.", _AGAIN))
+                download.fail(
+                    Unobtainable(f"{download.label} could not be downloaded: {reason}{download.refusal}.", _AGAIN)
+                )
 
     async def fetch(self, effect: FetchChunk) -> None:
         """Fetches, verifies and writes one chunk, and tells the engine how it went; cancelled, it tells nothing."""
@@ -198,8 +201,9 @@ class Downloads:
         mesh, peer, source = download.mesh, download.mesh.peer, effect.source
         try:
             came = await self._fetch(download, download.partial, effect)
-        except NotThere:
+        except NotThere as error:
             download.gone.add(source)
+            download.refusal = f"; {peer.name(source)}: {error}"
             peer.holder_left(mesh.now(), effect.transfer, source)
         except RemoteError as error:
             if not peer.is_ready(source):

@@ -16,7 +16,15 @@ from atmo.errors import AtmoError, RemoteError, UserError, WireError
 from atmo.gossip.records import ModelRecord
 from atmo.identity import NodeId
 from atmo.net.ports import ChunkRefused, MeshPort, NoFastPath, RequestStream, Take
-from atmo.services.serve import CHUNK_PROTOCOL, DELTA_PROTOCOL, DELTAS_MOST, FORBIDDEN, MANIFEST_PROTOCOL, MISSING
+from atmo.services.serve import (
+    CHUNK_PROTOCOL,
+    CORRUPT,
+    DELTA_PROTOCOL,
+    DELTAS_MOST,
+    FORBIDDEN,
+    MANIFEST_PROTOCOL,
+    MISSING,
+)
 from atmo.storage.chunks import CorruptChunk, MissingChunk
 from atmo.storage.delta import decode_untrusted
 from atmo.transfer.manifest import ChunkPlace, Manifest, manifest_id, most_bytes, open_manifest_untrusted
@@ -287,6 +295,8 @@ async def _fetch_chunk(mesh: MeshPort, node: NodeId, place: ChunkPlace) -> bytes
 def _refusal(reason: str) -> AtmoError:
     if reason == FORBIDDEN:
         return NotThere("it does not give this to members with this node's roles")
+    if reason == CORRUPT:
+        return NotThere("its copy is damaged")
     return NotThere("it has this no more") if reason == MISSING else Refused(f"the node refuses: {reason[:100]}")
 
 

@@ -342,7 +342,9 @@ class Transfers:
             chosen = []
         chosen = chosen or _matching(parse(which), rows)
         if not chosen:
-            raise UserError(f"There is no transfer {which} that is not over.", "See `atmo model transfers --all`.")
+            raise UserError(
+                f"No transfer {which} is under way: there is none, or it is over.", "See `atmo model transfers --all`."
+            )
         return chosen
 
     # --- the table ------------------------------------------------------------------------------------------------

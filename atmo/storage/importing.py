@@ -7,6 +7,7 @@ stored converted to ONNX; where there is no conversion they are refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from atmo.storage.formats import Detected, detect
 from atmo.storage.registry import LocalModel
 from atmo.transfer.document import fields_from_document_untrusted
 from atmo.transfer.manifest import CHUNK_BYTES, Manifest, ModelFile, seal_manifest
-from atmo.transfer.names import check_version, name_from, next_version, version_key
+from atmo.transfer.names import check_version, name_from, next_version, parse_spec, version_key
 
 SIDECAR = "model-manifest.yaml"
 _SIDECAR_MOST_BYTES = 1024 * 1024
@@ -238,6 +239,7 @@ def _register(
     with storage.lock:
         same = storage.find_same(name, file.sha256)
         if same is not None and wanted in (None, same.version):
+            _renew(storage, same, target)
             return same
         held = [model.version for model in storage.models() if model.name == name]
         manifest = _describe(candidate, converted, wanted or next_version(held), file)
@@ -248,6 +250,17 @@ def _register(
         if version_key(manifest.version) not in map(version_key, held):  # else it is refused
             storage.make_room(file.size_bytes)
         return storage.register(target, sealed, node_name, who=USER, source=str(candidate.source))
+
+
+def _renew(storage: ModelStorage, model: LocalModel, staged: Path) -> None:
+    """Reads again what is here, and repairs it from the file that was imported once more."""
+    offsets = {place.hash: place.offset for place in model.manifest.chunk_places()}
+    with staged.open("rb", buffering=0) as file:
+
+        def read(name: bytes, size: int) -> bytes | None:
+            return os.pread(file.fileno(), size, offsets[name]) if name in offsets else None
+
+        storage.verify(parse_spec(f"{model.name}@{model.version}"), nothing, read, USER)
 
 
 def _describe(candidate: Candidate, converted: Converted | None, version: str, file: ModelFile) -> Manifest:

@@ -249,7 +249,9 @@ class MemoryTransfers:
         await trio.lowlevel.checkpoint()
         found = [row for row in self.kept.values() if which in (str(row.id), row.name)]
         if not found:
-            raise UserError(f"There is no transfer {which} that is not over.", "See `atmo model transfers --all`.")
+            raise UserError(
+                f"No transfer {which} is under way: there is none, or it is over.", "See `atmo model transfers --all`."
+            )
         for row in found:
             self.kept[row.id] = replace(row, state=state, reason=reason)
         return [self.kept[row.id] for row in found]

@@ -37,6 +37,18 @@ def test_verify(atmo: Atmo, node: ServedNode) -> None:
     assert verdict == "Read 2 models, 5.0 MB: 1 repaired, 1 left."
     told = atmo("model", "verify", "--json")
     assert (told.code, json.loads(told.out)["clean"]) == (1, False)
+    node.side.answers["verify"] = VerifyReport(2, 3, 5_000_000, damages * 11, 22, 11)
+    assert atmo("model", "verify").out.splitlines()[-2:] == [
+        "and 2 more",
+        "Read 2 models, 5.0 MB: 11 repaired, 11 left.",
+    ]
+
+
+def test_an_empty_name_is_wrong_usage(atmo: Atmo, node: ServedNode) -> None:
+    for command, what in (("pull", "model"), ("rollback", "model"), ("trust", "node")):
+        result = atmo("model", command, "", "--json")
+        assert (result.code, result.out) == (2, "")
+        assert f"The {what}'s name is empty." in result.err
 
 
 def test_diff(atmo: Atmo, node: ServedNode) -> None:

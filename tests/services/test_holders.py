@@ -206,3 +206,14 @@ async def test_no_more_holders_are_asked_than_one_download_needs(
         for node in others:
             await node.service.pull("big")
         assert len(told) == 2
+
+
+async def test_the_only_holder_whose_copy_is_damaged_is_not_asked_for_minutes(tmp_path: Path) -> None:
+    async with mesh(tmp_path, "a", "b", lonely_s=0.2) as (a, b):
+        await a.service.import_model(model_file(tmp_path, 4), name="big")
+        with next((tmp_path / "a" / "models").glob("big*")).open("r+b") as file:
+            file.seek(2 * CHUNK_BYTES)
+            file.write(b"damage")
+        with pytest.raises(UserError, match="no holder is left; a: its copy is damaged"):
+            await b.service.pull("big")
+        assert b.misbehaved == []

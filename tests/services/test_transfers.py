@@ -170,9 +170,9 @@ async def test_what_is_cancelled_is_deleted_unless_it_is_kept(
     await stopped.wait()
     assert row.state == "cancelled"
     assert mesh.discarded == ([] if keep else ["iris 1.0"])
-    with pytest.raises(UserError, match="There is no transfer 1 that is not over"):
+    with pytest.raises(UserError, match="No transfer 1 is under way"):
         await transfers.cancel("1")
-    with pytest.raises(UserError, match="There is no transfer rose"):
+    with pytest.raises(UserError, match="No transfer rose is under way"):
         await transfers.resume("rose")
     mesh.go_on.set()
     await transfers.pull(IRIS)

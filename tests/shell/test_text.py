@@ -20,6 +20,7 @@ from atmo.shell.text import (
     wrapped_table,
 )
 from atmo.shell.views import (
+    info_lines,
     model_rows,
     names_text,
     nat_text,
@@ -217,3 +218,21 @@ def test_status_of_any_kind() -> None:
         "  stored      1.5 kB",
         "  uptime      5 s",
     ]
+
+
+def test_what_is_special_about_a_version_is_told_in_words() -> None:
+    publisher = "qt6uac4ve3o55qr7t7hpbyax2v3eeloz76ivplrs66esqbu5efaq"
+    rival = {"manifest": "0e" * 32, "sha256": "52" * 32, "publisher": publisher, "nodes": ["a", "b"], "local": True}
+    advice = {"by": "a", "reason": "Mishears.", "replacement": "", "since_s": 1_700_000_000}
+    row = {"name": "m", "version": "1", "local": True, "private": True, "deprecated": True, "active": None}
+    seen = "2026-01-02T03:04:05Z"
+    first, *lines = info_lines({**row, "deprecation": advice, "rivals": [rival], "first_seen": seen})
+    told = dict(line.strip().split("  ", 1) for line in lines)
+    assert first == "m 1, on this machine"
+    assert told.pop("deprecation").strip().startswith("by: a, reason: Mishears., since 2023-11-1")
+    assert told.pop("first seen").strip().startswith("2026-01-0")
+    assert {title: words.strip() for title, words in told.items()} == {
+        "private": "yes",
+        "rivals": "sha256 5252525252 published by qt6uac4ve3, on a, b",
+    }
+    assert "deprecat" not in "".join(info_lines({**row, "deprecated": False}))

@@ -141,6 +141,14 @@ def test_a_sidecar_that_cannot_be_read(storage: ModelStorage, source: Path, monk
         take(storage, source)
 
 
+def test_importing_again_mends_what_is_damaged(storage: ModelStorage, source: Path) -> None:
+    model = take(storage, source)
+    with model.path.open("r+b") as file:
+        file.seek(CHUNK_BYTES)
+        file.write(b"damage")
+    assert take(storage, source).path.read_bytes() == BIG
+
+
 def test_the_same_content_is_stored_once(storage: ModelStorage, source: Path) -> None:
     first = take(storage, source, version="1.0.0")
     assert take(storage, source) == first
