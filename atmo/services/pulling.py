@@ -134,12 +134,15 @@ class Pulling(Holdings):
         active = self.active(wanted.name)
         if active is not None and wanted.text in ("", "latest"):
             return self.row(wanted.name, active)
+        problem: UserError | None = None
         try:
             version = await self._choose(mesh, wanted, progress) if mesh else self._choose_local(wanted.name, spec)
-        except UserError:
+        except UserError as error:
+            problem = error
+        if problem is not None:
             row = await self.transfers.find(wanted) if left else None
             if row is None:
-                raise
+                raise problem
             return Wanted(row.name, row.version, row.manifest, row.bytes_total)
         if version.local is not None:
             return version.row(self._node_name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 import trio
 import trio.testing
@@ -128,6 +130,6 @@ def test_no_changed_bit_of_a_request_gets_through(draw: st.DataObject) -> None:
     ],
 )
 def test_what_counts_as_near(monkeypatch: pytest.MonkeyPatch, host: str, near: bool) -> None:
-    found = [interfaces.ipaddress.ip_interface(text) for text in ("192.168.7.1/24", "8.8.4.1/24", "fd00::1/64")]
+    found = [ipaddress.ip_interface(text) for text in ("192.168.7.1/24", "8.8.4.1/24", "fd00::1/64")]
     monkeypatch.setattr(interfaces, "_interfaces", lambda: iter(found))
     assert is_near(host) is near

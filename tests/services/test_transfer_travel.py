@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 
 from atmo.errors import UserError
 from atmo.services.downloads import Unobtainable
@@ -30,10 +31,12 @@ async def test_what_travelled_in_all_tries_is_told_and_kept(tmp_path: Path) -> N
     mesh, table = Mesh(), TransferTable(Database(tmp_path / "home" / "atmosphere.db"))
 
     async def breaks_off(wanted: Wanted, report: Report) -> LocalModel:
+        await trio.lowlevel.checkpoint()
         report(Progress("downloading", 400, 1_000, travelled_bytes=100, copied_bytes=200))
         raise Unobtainable("All are gone.")
 
     async def goes_on(wanted: Wanted, report: Report) -> LocalModel:
+        await trio.lowlevel.checkpoint()
         report(Progress("downloading", 400, 1_000))
         report(Progress("downloading", 1_000, 1_000, travelled_bytes=50))
         return MODEL

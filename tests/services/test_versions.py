@@ -142,12 +142,14 @@ async def test_in_the_background_news_are_looked_at_and_failures_repeated(
         tries: list[float] = []
 
         async def fail(spec: str, *, purpose: str) -> None:
+            await trio.lowlevel.checkpoint()
             assert purpose == "update"
             tries.append(trio.current_time())
             if len(tries) < 4:
                 raise UserError("It rains.", "Wait.")
 
         async def at_once(job: Callable[..., Any], *args: Any, **_: Any) -> Any:
+            await trio.lowlevel.checkpoint()
             return job(*args)
 
         monkeypatch.setattr(c.service, "pull", fail)
@@ -175,6 +177,7 @@ async def test_a_database_that_fails_does_not_end_the_watch(
     async with three(tmp_path) as (a, _, versions):
 
         async def full() -> None:
+            await trio.lowlevel.checkpoint()
             looked.append(1)
             raise UserError("The disk is full.")
 

@@ -52,7 +52,9 @@ class Pull:
         self._marks: list[tuple[float, int]] = []
         self._total = 0
         self._changed = 0.0
-        self._future: Future[dict[str, Any]] = machine.inside.start(machine.client.pull, MODEL, self._on_progress)
+        self._future: Future[dict[str, Any]] = machine.inside.start(
+            machine.client.job, "pull", {"spec": MODEL, "trust": True}, self._on_progress
+        )
 
     def _on_progress(self, progress: Any) -> None:
         if progress["phase"] == "downloading" and progress["bytes_total"]:
