@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -135,10 +136,19 @@ async def test_only_the_same_publisher_and_what_nobody_advises_against(tmp_path:
         assert (await versions.keep("m@latest", on=True))["auto"] == "latest"
 
 
+@asynccontextmanager
+async def three_then_jumping(folder: Path, clock: trio.testing.MockClock) -> AsyncIterator[Any]:
+    """The mesh is made in real time: the clock knows nothing of threads, and would jump while one works."""
+    clock.autojump_threshold, clock.rate = math.inf, 1.0
+    async with three(folder) as made:
+        clock.rate, clock.autojump_threshold = 0.0, 0.0
+        yield made
+
+
 async def test_in_the_background_news_are_looked_at_and_failures_repeated(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with three(tmp_path) as (a, c, versions):
+    async with three_then_jumping(tmp_path, autojump_clock) as (a, c, versions):
         tries: list[float] = []
 
         async def fail(spec: str, *, purpose: str) -> None:
@@ -174,7 +184,7 @@ async def test_in_the_background_news_are_looked_at_and_failures_repeated(
 async def test_a_database_that_fails_does_not_end_the_watch(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with three(tmp_path) as (a, _, versions):
+    async with three_then_jumping(tmp_path, autojump_clock) as (a, _, versions):
 
         async def full() -> None:
             await trio.lowlevel.checkpoint()

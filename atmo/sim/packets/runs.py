@@ -97,7 +97,11 @@ async def found_and_join(nodes: Sequence[PacketNode]) -> None:
             nursery.start_soon(node.services.mesh.join, code)
 
 
-async def download(world: PacketWorld, mib: int = 4, most_s: float = 120.0) -> Fetched:
+BOTH_MIB = 16
+"""The least model of which both of two holders send something: the first one may be asked for all of a smaller one."""
+
+
+async def download(world: PacketWorld, mib: int = BOTH_MIB, most_s: float = 120.0) -> Fetched:
     """Pulls a model from two holders, of which one dies after its first chunks."""
     anna, bert, cleo = [await world.start(name) for name in ("anna", "bert", "cleo")]
     await found_and_join([anna, bert, cleo])

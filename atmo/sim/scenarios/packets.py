@@ -74,7 +74,9 @@ class Packets(Scenario):
         if joined is not None:
             stage.check("joined", True, "")
             stage.figure("known_s", joined.known_s)
-        fetched = self._act(stage, "downloaded", lambda world: runs.download(world, self.mib, self.most_s))
+        fetched = self._act(
+            stage, "downloaded", lambda world: runs.download(world, max(self.mib, runs.BOTH_MIB), self.most_s)
+        )
         if fetched is not None:
             stage.check("downloaded", fetched.right, "the file is another one")
             stage.figure("download_s", fetched.took_s)
