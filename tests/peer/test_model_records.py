@@ -110,6 +110,8 @@ def test_answers_that_are_remembered_are_bounded() -> None:
         directory.answered(node, records, most=3)
     assert {node for node, _ in directory.models()} == set(nodes[6:])
     assert list(directory.models_of(nodes[-1])) == records[2:]
+    directory.changed(RecordChanged(nodes[-1], CATALOG, "0", body))
+    assert list(directory.models_of(nodes[-1])) == records[2:], "a renewed digest says the same"
     directory.changed(RecordChanged(nodes[-1], CATALOG, "0", None))
     assert list(directory.models_of(nodes[-1])) == []
 
@@ -248,3 +250,12 @@ def test_no_more_pages_of_models_are_read_than_a_node_writes() -> None:
     directory.changed(RecordChanged(BERT.node_id, MODELS, "11", None))
     directory.changed(RecordChanged(BERT.node_id, MODELS, "0", None))
     assert len(list(directory.models())) == 7
+
+
+def test_what_is_not_known_of_others_is_told_as_such() -> None:
+    _, anna, bert = pair()
+    assert anna.peer.relay_of(bert.id) is None
+    assert anna.peer.relay_of(EVE.node_id) is None
+    assert anna.peer.addresses_of(bert.id) == bert.peer.addresses()
+    assert anna.peer.addresses_of(EVE.node_id) == ()
+    assert anna.peer.rate_of("no transfer", bert.id) == 0.0
