@@ -12,11 +12,10 @@ from atmo.shell.progress import OnProgress
 
 if TYPE_CHECKING:
     from atmo.node.offline import Services
+    from atmo.shell.client import Change, Known
 
 Result = TypeVar("Result")
 Scope = Literal["local", "mesh", "available"]
-Change = Literal["pause", "resume", "cancel"]
-Known = Literal["publishers", "deprecations", "updates"]
 
 _NOTHING: dict[str, Any] = {"text": "", "optional": None, "flag": False, "names": (), "trust": False}
 """What a field of a job is that was not given, by its kind."""

@@ -13,7 +13,7 @@ from atmo.cli.client import Access, open_access
 from atmo.cli.common import HomeOption, JsonOption, home_of, print_json, print_table, say, split_names
 from atmo.errors import UserError
 from atmo.shell.progress import shown_progress
-from atmo.shell.text import printable, size_text
+from atmo.shell.text import count_text, printable, size_text
 from atmo.shell.transfer_views import result_line
 from atmo.shell.views import MODEL_HEADERS, brief, model_rows
 
@@ -165,7 +165,7 @@ def _import_folder(context: typer.Context, folder: Path, kind: str | None, home:
             print_table(MODEL_HEADERS, model_rows(imported))
         if skipped:
             print_table(("SKIPPED", "WHY"), [[row["path"], row["why"]] for row in skipped], wrapped=True)
-        ignored = f"; {result['ignored']} other files" if result.get("ignored") else ""
+        ignored = f"; {count_text(result['ignored'], 'other file')}" if result["ignored"] else ""
         print(f"Imported {len(imported)}, already here {len(here)}, skipped {len(skipped)}{ignored}.")
     if skipped and not imported and not here:
         raise typer.Exit(1)

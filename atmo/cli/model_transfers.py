@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atmo.cli.client import Change, open_access, start_command
+from atmo.cli.client import open_access, start_command
 from atmo.cli.common import HomeOption, JsonOption, home_of, print_json, print_table, say, split_names
 from atmo.cli.model_jobs import with_consent
 from atmo.shell.text import printable
 from atmo.shell.transfer_views import TRANSFER_HEADERS, deployment_lines, result_line, transfer_rows
+
+if TYPE_CHECKING:
+    from atmo.shell.client import Change
 
 HERE_ALREADY = "here already"
 """The phase of a pull that had nothing to do. Source: `atmo.services.progress.Progress`."""
@@ -119,9 +123,7 @@ def transfers(
         say("There are no transfers. Start one with `atmo model pull NAME`.")
 
 
-def _watch(look: Any, as_json: bool) -> None:
-    import json
-
+def _watch(look: Callable[[], list[dict[str, Any]]], as_json: bool) -> None:
     shown = 0
     while True:
         rows = look()

@@ -110,7 +110,7 @@ def _host(value: Any, where: str, port: int) -> HostPort:
 def _interval(value: Any, where: str) -> float:
     try:
         seconds = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = float("nan")
     if not INTERVAL_LEAST_S <= seconds <= INTERVAL_MOST_S:
         wanted = f"between {INTERVAL_LEAST_S:g} and {INTERVAL_MOST_S:g}"

@@ -275,10 +275,11 @@ class Connection:
         want, name, size = open_request_untrusted(self._inward, request)
         try:
             allowed = not self._leave.take(name)
-            if allowed and self._closed.wait(trio.from_thread.run_sync(self._ask, name, size)):
-                raise RemoteError("the connection was closed here")
+            waits_s = trio.from_thread.run_sync(self._ask, name, size) if allowed else 0.0
             sent = 0
             try:
+                if self._closed.wait(waits_s):
+                    raise RemoteError("the connection was closed here")
                 sent = self._send(name, size, Kind.CLEAR if self._clear and want is Want.CLEAR else Kind.CHUNK)
             finally:
                 if self._leave.note(name, size, sent, allowed=allowed):

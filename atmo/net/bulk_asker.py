@@ -251,9 +251,8 @@ class Asker:
             self._count -= channel is None
             holder.opening -= 1
             if channel is None and not holder.all:
-                holder.tell_waiting(
-                    lambda: Value(None)
-                )  # a cancelled task opens it no more; where it rests, they learn that
+                # a cancelled task opens it no more; where it rests, they learn that
+                holder.tell_waiting(lambda: Value(None))
         if channel is None:
             self._stats.failed += 1
             holder.rests_until = trio.current_time() + self._config.failed_s

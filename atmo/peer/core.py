@@ -100,7 +100,7 @@ class Core:
             Strikes(config.strikes, config.forgive_s, config.ban_s),
             Strikes(config.stranger_strikes, config.forgive_s, config.ban_s),
         )
-        self._directory = Directory(config.gone)
+        self._directory = Directory(config.gone, own)
         self._views = Views(member, trust, self.detector, self.presence, self._directory, self._links)
         self.mesh_size = MeshSize(config.scale, lambda: len(self._directory.nodes), self.index.size_estimate)
         self._adverts = Adverts(member, self._is_admin, self.sync, self.stats, self._out)
@@ -330,6 +330,8 @@ class Core:
 
     def _may_dial(self, now: Now, node: NodeId) -> bool:
         """Says whether a dial could succeed; who is not known yet shows its certificate on the link."""
+        if node == self.node_id:
+            return False  # others may name this node as one of those it might know
         other = self.trust.member(node) is None or self.trust.is_member(now.wall, node)
         return other and self.trust.is_member(now.wall, self.node_id) and not self._offenders.is_banned(now.mono, node)
 

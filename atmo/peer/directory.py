@@ -43,6 +43,7 @@ class Directory:
 
     Args:
         most_gone: How many members in `gone` are no surplus.
+        own: This node: its models are not forgotten for those of others.
 
     Attributes:
         nodes: Members whose record is alive; the table of records bounds them.
@@ -55,8 +56,9 @@ class Directory:
         offer_changes: How often it changed which nodes are alive, what they are called, or what they can run.
     """
 
-    def __init__(self, most_gone: int = limits.AUTHORS) -> None:
+    def __init__(self, most_gone: int = limits.AUTHORS, own: NodeId | None = None) -> None:
         self._most_gone = most_gone
+        self._own = own
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.gone: dict[NodeId, NodeRecord] = {}
         self.issued_s: dict[NodeId, int] = {}
@@ -113,8 +115,8 @@ class Directory:
         while len(known) > most:
             del known[next(iter(known))]
         self._answered[node] = known
-        while len(self._answered) > _ANSWERED_NODES:
-            del self._answered[next(iter(self._answered))]
+        if len(self._answered) > _ANSWERED_NODES:
+            del self._answered[next(other for other in self._answered if other != self._own)]
 
     def _changed_node(self, change: RecordChanged) -> None:
         node = change.author

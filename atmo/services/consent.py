@@ -67,14 +67,6 @@ class Consent:
         self._wall = wall
         self.audit: Audit | None = None
 
-    def is_trusted(self, publisher: NodeId) -> bool:
-        """Says whether models of a publisher may come here without a question."""
-        try:
-            self.check(publisher, "")
-        except UserError:
-            return False
-        return True
-
     def check(self, publisher: NodeId, label: str) -> None:
         """Refuses, or asks about, a publisher that is not trusted.
 

@@ -77,10 +77,6 @@ class _Reply(Protocol):
     def node_id(self) -> NodeId:
         """To whom."""
 
-    @property
-    def spared(self) -> int:
-        """How many bytes what was sent has less than the chunk."""
-
     async def deliver(self, read: Callable[[], bytes | None], limiter: trio.CapacityLimiter) -> int | None:
         """Sends what `read` returns, which runs in a worker thread; returns how much, None where that is None."""
 
@@ -93,7 +89,6 @@ class _StreamReply:
 
     def __init__(self, stream: RequestStream) -> None:
         self.node_id = stream.node_id
-        self.spared = 0
         self._stream = stream
 
     async def deliver(self, read: Callable[[], bytes | None], limiter: trio.CapacityLimiter) -> int | None:
@@ -123,6 +118,7 @@ class _DeltaReply(_StreamReply):
         self, stream: RequestStream, read_base: Callable[[], bytes | None], makers: trio.CapacityLimiter
     ) -> None:
         super().__init__(stream)
+        self.spared = 0
         self._read_base = read_base
         self._makers = makers
 
@@ -277,17 +273,17 @@ class Server:
 
     async def _answer_chunk(self, reply: _Reply, name: bytes) -> int | None:
         """Answers with a chunk; who is admitted stays so until it is told that it was served."""
-        node, sent, admitted = reply.node_id, None, list[MeshPort]()
+        node, sent, admitted = reply.node_id, None, list[tuple[MeshPort, int]]()
         try:
             sent = await self._answer(
                 reply, name, lambda: self._storage.read_chunk(name), lambda: self._may_send(node, name, admitted)
             )
         finally:
-            for mesh in admitted:
-                mesh.peer.served(mesh.now(), node, sent or 0, reply.spared)
+            for mesh, size in admitted:
+                mesh.peer.served(mesh.now(), node, sent or 0, spared=size - (sent or 0))
         return sent
 
-    async def _may_send(self, node: NodeId, name: bytes, admitted: list[MeshPort]) -> bool:
+    async def _may_send(self, node: NodeId, name: bytes, admitted: list[tuple[MeshPort, int]]) -> bool:
         """Waits as the limits of this node want it; says whether the other one has a slot."""
         mesh = self._mesh
         if mesh is None:
@@ -297,7 +293,7 @@ class Server:
             return True  # what is not here is told as such
         waits_s = self._waits_s(node, size)
         if waits_s is not None:
-            admitted.append(mesh)
+            admitted.append((mesh, size))
         if waits_s:
             await trio.sleep(waits_s)
         return waits_s is not None

@@ -157,9 +157,11 @@ class AuditLog:
 
     def note(self, run: sqlite3.Connection, event: Event) -> None:
         """Keeps an event within a transaction; call `flush` after it."""
-        at = datetime.fromtimestamp(int(self._wall()), UTC).isoformat().replace("+00:00", "Z")
         text = json.dumps({key: _cut(value) for key, value in asdict(event).items()})
-        run.execute("INSERT INTO audit_waiting (id, at, event) VALUES (?, ?, ?)", (secrets.token_hex(8), at, text))
+        run.execute(
+            "INSERT INTO audit_waiting (id, at, event) VALUES (?, ?, ?)",
+            (secrets.token_hex(8), _iso(self._wall()), text),
+        )
         run.execute(
             "DELETE FROM audit_waiting WHERE number <= (SELECT MAX(number) FROM audit_waiting) - ?", (WAITING_MOST,)
         )
@@ -297,7 +299,7 @@ def verify_chain(home: Path) -> ChainState:
             raise UserError(f"{path}: cannot be read: {error.strerror}.", "Check its permissions.") from error
         with data:
             for index, line in enumerate(iter(lambda: data.readline(LINE_BYTES), b""), 1):  # noqa: B023 - used up within
-                if path.name == FILE and not line.endswith(b"\n"):
+                if path.name == FILE and len(line) < LINE_BYTES and not line.endswith(b"\n"):
                     break  # being written
                 entry = _parse_untrusted(line)
                 problem = _problem(entry, last)

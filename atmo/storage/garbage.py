@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from atmo.storage import recovery
 from atmo.storage.database import Database
 from atmo.storage.partial import JOURNAL, MANIFEST
+from atmo.storage.transfers import GOING
 
 if TYPE_CHECKING:
     from atmo.storage.chunks import ModelStorage
 
-_KEPT_STATES = ("queued", "running", "waiting", "paused")
-"""Downloads in these states are wanted, however long they rest. Source: `atmo.storage.transfers.State`."""
+_KEPT_STATES = (*GOING, "paused")
+"""Downloads in these states are wanted, however long they rest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class SlotsConfig:
         grace_s: What was asked for before the end of a slot was known there is served. Source: guess.
         look_s: Between two looks at all slots.
         guest_s: Who asks without a hello has a free slot so long. Source: guess.
+        wait_most_s: Who would have to wait longer for a limit of this node is refused. Source: guess, half of
+            `first_deadline_s`.
         step_bytes: Those who owe as many whole ones of it are equals. Source: measured in `model-swarm`: with 4 MiB
             some nodes got nothing for seven seconds.
         advice: Chunks at once that a first seed advises a partner to fetch. Source: guess, a round trip of them.
@@ -79,6 +81,7 @@ class SlotsConfig:
     grace_s: float = 3.0
     look_s: float = 0.25
     guest_s: float = 10.0
+    wait_most_s: float = 15.0
     step_bytes: int = 24 << 20
     advice: int = 4
     advice_least: int = 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from atmo.clock import Now
 from atmo.errors import WireError
@@ -37,7 +37,8 @@ class ScoresConfig:
         wrong_weight: A chunk with wrong bytes counts as so many failures. Source: guess.
         prior: Outcomes that an unknown node is thought to have had. Source: guess.
         avoid: A node with so much wrong is no source while there are others: one wrong chunk, for two days.
-        nodes: Nodes remembered; the longest unheard of makes room. Source: guess.
+        nodes: Nodes of which own experience is remembered, and as many of which others spoke; the longest unheard of
+            makes room. Source: guess.
         claimants: Whose claims about one node are kept. Source: guess.
         keep_s: New outcomes are on the disk after so long. Source: guess; a machine that loses power in between forgets
             as much as two chunks tell.
@@ -59,7 +60,6 @@ class _Score:
     good: float = 0.0
     bad: float = 0.0
     wrong: float = 0.0
-    claims: dict[NodeId, int] = field(default_factory=dict)
 
 
 class Scores:
@@ -76,6 +76,7 @@ class Scores:
         self._config = config
         self.keep_at = math.inf
         self._nodes: dict[NodeId, _Score] = {}  # the longest unheard of first
+        self._claims: dict[NodeId, dict[NodeId, int]] = {}  # apart, so that talk does not crowd out own experience
 
     def delivered(self, now: Now, node: NodeId) -> None:
         """It sent a chunk."""
@@ -92,20 +93,20 @@ class Scores:
         score = self._outcome(now, node)
         score.wrong = min(score.wrong + 1.0, self._config.count_most)
 
-    def claimed(self, now: Now, by: NodeId, node: NodeId, percent: int) -> None:
+    def claimed(self, by: NodeId, node: NodeId, percent: int) -> None:
         """Another node says what it thinks of one."""
-        claims = self._of(now, node).claims
+        claims = self._claims[node] = self._claims.pop(node, {})
         if by in claims or len(claims) < self._config.claimants:
             claims[by] = percent
+        if len(self._claims) > self._config.nodes:
+            del self._claims[next(iter(self._claims))]
 
     def value(self, now: Now, node: NodeId) -> float:
         """Returns from 0 for useless to 1 for flawless."""
-        score = self._nodes.get(node)
-        if score is None:
-            return 0.5
+        score, claims = self._nodes.get(node, _Score(now.wall)), self._claims.get(node)
         self._decay(now, score)
         prior = self._config.prior
-        said = sum(score.claims.values()) / len(score.claims) / 100 if score.claims else 0.5
+        said = sum(claims.values()) / len(claims) / 100 if claims else 0.5
         total = prior + score.good + score.bad + self._config.wrong_weight * score.wrong
         return (prior * (0.25 + said / 2) + score.good) / total
 

@@ -89,12 +89,14 @@ class Slots:
         """A node asks for a chunk of so many bytes.
 
         Returns:
-            How many seconds to wait before it is sent, as a limit is set; None where the node has no slot.
+            How many seconds to wait before it is sent, as a limit is set; None where the node has no slot, or the wait
+            would be so long that it would not stay for it: what it gives up is owed all the same.
         """
+        waits_s = self._common.limits.upload_at(now) - now.mono
         rows = [swarm.partners[node] for swarm in self._swarms.values() if node in swarm.partners]
         grace = now.mono - self._config.grace_s
         served = [partner for partner in rows if partner.slot or partner.slot_at >= grace]
-        if not served and (rows or not self._admits_guest(now, node)):
+        if waits_s > self._config.wait_most_s or (not served and (rows or not self._admits_guest(now, node))):
             self._common.stats.choked += 1
             return None
         for partner in served[:1]:
@@ -102,7 +104,6 @@ class Slots:
             partner.pending += 1
             partner.given += size
             partner.chunk_bytes = size
-        waits_s = self._common.limits.upload_at(now) - now.mono
         self._common.limits.sent(now, size)
         return waits_s
 

@@ -238,7 +238,7 @@ class Swarm:
             return
         for other in others:
             node = other.contact.node
-            self._common.scores.claimed(now, source, node, other.score)
+            self._common.scores.claimed(source, node, other.score)
             if node not in self.partners and node not in self._greeted:
                 self._consider(now, node, other.contact)
 

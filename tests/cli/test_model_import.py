@@ -79,7 +79,7 @@ def test_a_folder_on_a_home_at_rest(atmo: Atmo, home: Path, tmp_path: Path, monk
     (root / "notes.txt").write_text("notes")
     first = atmo("model", "import", "--llamafarm")
     assert first.code == 0
-    assert first.out.splitlines()[-1] == "Imported 1, already here 0, skipped 1; 1 other files."
+    assert first.out.splitlines()[-1] == "Imported 1, already here 0, skipped 1; 1 other file."
     assert "net" in first.out
     assert "bad.onnx" in first.out
     again = json.loads(atmo("model", "import", "--from", root, "--json").out)

@@ -89,7 +89,7 @@ def test_transfers_from_their_list_to_their_end(atmo: Atmo, node: ServedNode) ->
     assert [row["state"] for row in json.loads(atmo("model", "transfers", "--all", "--json").out)] == ["cancelled"] * 2
     gone = atmo("model", "pause", "7")
     assert (gone.code, gone.out) == (1, "")
-    assert "There is no transfer 7" in gone.err
+    assert "No transfer 7 is under way: there is none, or it is over" in gone.err
 
 
 def test_watching_ends_when_nothing_is_under_way(atmo: Atmo, node: ServedNode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,7 @@ def test_what_the_seed_calls_a_node(tmp_path: Path) -> None:
         ({"http_port": 1, "http_host": "a b"}, "bridge: http_host: 'a b' is neither"),
         ({"interval_s": 1}, "bridge: interval_s: 1 is not a number of seconds between 5 and 86400"),
         ({"interval_s": "nan"}, "bridge: interval_s: 'nan' is not a number"),
+        ({"interval_s": 10**400}, "00 is not a number of seconds between"),
         ({"interval_s": True}, "bridge: interval_s: True is not a number"),
         ({"interval_s": []}, "bridge: interval_s: [] is not a number"),
     ],

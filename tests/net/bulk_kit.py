@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
@@ -18,7 +20,7 @@ from atmo.net.bulk_asker import Asker
 from atmo.net.bulk_config import BulkConfig, BulkStats
 from atmo.net.bulk_frames import Ticket, Want, directions, seal_request
 from atmo.net.bulk_holder import Holder
-from atmo.net.ports import Buffer, ChunkRefused, RequestStream
+from atmo.net.ports import Buffer, ChunkRefused, NoFastPath, RequestStream
 from atmo.net.tcp import ByteStream
 from atmo.transfer.manifest import chunk_hash
 from atmo.wire.address import Address
@@ -238,6 +240,24 @@ class Ends:
 
     async def fetch(self, name: bytes = NAME, size: int = len(CHUNK)) -> bool:
         return await self.asker.fetch(HOLDER, name, size, lambda data: data == CHUNK)
+
+    def hold(self) -> threading.Event:
+        """Has the holder read no chunk before the event is set."""
+        go = threading.Event()
+        self.service.reading = lambda: go.wait(10)
+        return go
+
+    def fail(self) -> trio.Event:
+        """Has somebody fetch what will not come over TCP; the event tells when that is found out."""
+        failed = trio.Event()
+
+        async def fetch() -> None:
+            with pytest.raises(NoFastPath):
+                await self.fetch()
+            failed.set()
+
+        self.nursery.start_soon(fetch)
+        return failed
 
     def ticket(self) -> Ticket:
         ticket = self.holder.tickets.issue(self.mesh.now(), ASKER)

@@ -177,16 +177,7 @@ async def test_connections_end_with_their_link(
 ) -> None:
     ends = Ends(nursery)
     assert await ends.fetch()
-    go = threading.Event()
-    ends.service.reading = lambda: go.wait(10)
-    failed = trio.Event()
-
-    async def fetch() -> None:
-        with pytest.raises(NoFastPath):
-            await ends.fetch()
-        failed.set()
-
-    nursery.start_soon(fetch)
+    go, failed = ends.hold(), ends.fail()
     await until(lambda: len(ends.served) == 2)
     if end == "asker":
         ends.asker.cut(HOLDER)

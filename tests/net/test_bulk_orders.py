@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -21,8 +22,7 @@ class Held(Ends):
 
     def __init__(self, nursery: trio.Nursery, config: BulkConfig = ONE) -> None:
         super().__init__(nursery, config)
-        self.go = threading.Event()
-        self.service.reading = lambda: self.go.wait(10)
+        self.go = self.hold()
         self.told: Counter[str] = Counter()
 
     async def tell(self) -> None:
@@ -32,30 +32,32 @@ class Held(Ends):
         except NoFastPath:
             self.told["failed"] += 1
 
-    async def busy(self, nursery: trio.Nursery, waiting: int) -> None:
-        """Has its one connection busy, and others wait."""
-        nursery.start_soon(self.tell)
-        await until(lambda: self.served)
-        for _ in range(waiting):
+    @asynccontextmanager
+    async def busy(self, waiting: int) -> AsyncIterator[None]:
+        """Has its one connection busy, and others wait; at the end of the block all have been told."""
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tell)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+            await until(lambda: self.served)
+            for _ in range(waiting):
+                nursery.start_soon(self.tell)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            yield
 
 
-async def test_one_connection_works_off_all_orders(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
-    ends = Held(nursery)
-    async with trio.open_nursery() as inner:
-        await ends.busy(inner, 5)
+@pytest.fixture
+async def ends(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> Held:
+    return Held(nursery)
+
+
+async def test_one_connection_works_off_all_orders(ends: Held) -> None:
+    async with ends.busy(5):
         ends.go.set()
     assert ends.told == {"came": 6}
     assert ends.stats.opened == 1
 
 
-async def test_an_order_that_waits_is_cancelled_without_harm(
-    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
-) -> None:
-    ends = Held(nursery)
-    async with trio.open_nursery() as inner:
-        await ends.busy(inner, 0)
+async def test_an_order_that_waits_is_cancelled_without_harm(ends: Held) -> None:
+    async with ends.busy(0):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as two:
                 two.start_soon(ends.fetch)
@@ -67,22 +69,15 @@ async def test_an_order_that_waits_is_cancelled_without_harm(
     assert ends.asker.connections == 1
 
 
-async def test_when_the_link_ends_those_who_wait_learn_it(
-    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
-) -> None:
-    ends = Held(nursery)
-    async with trio.open_nursery() as inner:
-        await ends.busy(inner, 3)
+async def test_when_the_link_ends_those_who_wait_learn_it(ends: Held) -> None:
+    async with ends.busy(3):
         ends.asker.cut(HOLDER)
     ends.go.set()
     assert ends.told == {"failed": 4}
     assert ends.asker.connections == 0
 
 
-async def test_when_the_only_connection_is_taken_along_by_its_order_another_one_is_opened(
-    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
-) -> None:
-    ends = Held(nursery)
+async def test_when_the_only_connection_is_taken_along_by_its_order_another_one_is_opened(ends: Held) -> None:
     async with trio.open_nursery() as inner:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as two:
@@ -97,11 +92,7 @@ async def test_when_the_only_connection_is_taken_along_by_its_order_another_one_
     assert ends.stats.opened == 2
 
 
-async def test_what_cannot_be_kept_is_told_to_who_asked_and_others_go_on(
-    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
-) -> None:
-    ends = Held(nursery)
-
+async def test_what_cannot_be_kept_is_told_to_who_asked_and_others_go_on(ends: Held) -> None:
     def full(data: object) -> bool:
         raise OSError("the disk is full")
 

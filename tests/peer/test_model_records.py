@@ -99,16 +99,16 @@ def test_what_a_node_answered_counts_until_its_catalog_changes() -> None:
 
 
 def test_answers_that_are_remembered_are_bounded() -> None:
-    directory, records = Directory(), many(5)
     _, anna, bert = pair()
+    directory, records = Directory(own=anna.id), many(5)
     bert.tells(lambda peer, now: peer.publish_models(now, many(1_200)))
     body = anna.peer.sync.record(bert.id, CATALOG, "0")
     assert body is not None
-    nodes = [signer(f"n{number}").node_id for number in range(70)]
+    nodes = [anna.id, *(signer(f"n{number}").node_id for number in range(70))]
     for node in nodes:
         directory.changed(RecordChanged(node, CATALOG, "0", body))
         directory.answered(node, records, most=3)
-    assert {node for node, _ in directory.models()} == set(nodes[6:])
+    assert {node for node, _ in directory.models()} == {anna.id, *nodes[8:]}, "its own are not forgotten"
     assert list(directory.models_of(nodes[-1])) == records[2:]
     directory.changed(RecordChanged(nodes[-1], CATALOG, "0", body))
     assert list(directory.models_of(nodes[-1])) == records[2:], "a renewed digest says the same"

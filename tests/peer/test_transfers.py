@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from atmo.engine import CancelFetch, FetchChunk
+from atmo.engine import CancelFetch, Contact, Dial, FetchChunk
 from atmo.transfer.engine import TransferDone
 from atmo.transfer.limits import LimitsConfig
+from atmo.transfer.messages import SwarmPeer, SwarmPeers
 from tests.peer.kit import pair
+from tests.trust.kit import EVE
 
 NAME = "ab" * 32
 
@@ -35,3 +37,12 @@ def test_a_download_is_paused_and_goes_on_under_a_limit() -> None:
     anna.tells(lambda peer, now: peer.set_limits(now, LimitsConfig(download_bytes_s=5.0)))
     anna.tells(lambda peer, now: peer.resume(now, "t"))
     assert len(anna.of(FetchChunk)) == 3
+
+
+def test_who_is_told_of_itself_does_not_dial_itself() -> None:
+    _, anna, bert = pair()
+    anna.tells(lambda peer, now: peer.want(now, NAME, [10], set(), [], patient=True))
+    named = [SwarmPeer(Contact(node, anna.peer.addresses())) for node in (anna.id, EVE.node_id)]
+    before = len(anna.of(Dial))
+    anna.hears(bert.id, SwarmPeers(bytes.fromhex(NAME), tuple(named)))
+    assert [dial.node for dial in anna.of(Dial)[before:]] == [EVE.node_id]

@@ -109,6 +109,7 @@ def test_the_chain(log: Log) -> None:
         (lambda lines: [lines[1], lines[0], *lines[2:]], "line 2: has the number 1 after 2"),
         (lambda lines: [*lines[:2], b"[]\n", *lines[2:]], "line 3: is no line of the log"),
         (lambda lines: [*lines[:2], b"{" * 5_000 + b"\n", *lines[2:]], "line 3: is no line of the log"),
+        (lambda lines: [*lines[:2], b"{" * 40_000 + b"\n", *lines[2:]], "line 3: is no line of the log"),
         (lambda lines: [*lines[:2], b"\xff\n", *lines[2:]], "line 3: is no line of the log"),
         (
             lambda lines: [lines[0], _forged(lines[1], name="other"), *lines[2:]],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -138,14 +138,20 @@ def copy_of(home: Path, number: int) -> Path:
     return copy
 
 
+def after_kills(home: Path, action: Callable[[Path], object]) -> Iterator[Path]:
+    """Yields copies of `home` in each of which `action` was killed at another instant."""
+    total = lines_of(lambda: action(copy_of(home, 0)))
+    for instant in instants(total):
+        root = copy_of(home, instant)
+        assert killed(partial(action, root), instant)
+        yield root
+
+
 def test_killed_while_importing(home: Path) -> None:
     source = home.parent / "new.safetensors"
     source.write_bytes(NEW)
-    total = lines_of(lambda: import_file(copy_of(home, 0), source))
     outcomes = set()
-    for instant in instants(total):
-        root = copy_of(home, instant)
-        assert killed(partial(import_file, root, source), instant)
+    for root in after_kills(home, partial(import_file, source=source)):
         store = open_store(root)
         assert check_whole(store, "kept", KEPT)
         outcomes.add(check_whole(store, "new", NEW))
@@ -201,11 +207,8 @@ def test_killed_while_removing(home: Path) -> None:
     def remove(root: Path) -> None:
         open_store(root).remove("kept", "1.0.0")
 
-    total = lines_of(lambda: remove(copy_of(home, 0)))
     outcomes = set()
-    for instant in instants(total):
-        root = copy_of(home, instant)
-        assert killed(partial(remove, root), instant)
+    for root in after_kills(home, remove):
         store = open_store(root)
         outcomes.add(check_whole(store, "kept", KEPT))
         check_tidy(store)
@@ -224,11 +227,8 @@ def test_killed_while_collecting_garbage(home: Path) -> None:
     def collect(root: Path) -> None:
         open_store(root).collect_garbage(1e11)
 
-    total = lines_of(lambda: collect(copy_of(home, 0)))
     outcomes = set()
-    for instant in instants(total):
-        root = copy_of(home, instant)
-        assert killed(partial(collect, root), instant)
+    for root in after_kills(home, collect):
         store = open_store(root)
         assert check_whole(store, "kept", KEPT)
         check_tidy(store)
@@ -253,11 +253,8 @@ def test_killed_while_repairing(home: Path) -> None:
     path = store.models()[0].path
     close(store)
     path.write_bytes(rotten)
-    total = lines_of(lambda: repair(copy_of(home, 0)))
     outcomes = set()
-    for instant in instants(total):
-        root = copy_of(home, instant)
-        assert killed(partial(repair, root), instant)
+    for root in after_kills(home, repair):
         store = open_store(root)
         check_tidy(store)
         found = store.models()[0].path.read_bytes()
@@ -277,11 +274,8 @@ def test_killed_while_evicting(home: Path) -> None:
         store.limits = Limits(max_models=1)
         store.make_room(0)
 
-    total = lines_of(lambda: evict(copy_of(home, 0)))
     outcomes = set()
-    for instant in instants(total):
-        root = copy_of(home, instant)
-        assert killed(partial(evict, root), instant)
+    for root in after_kills(home, evict):
         store = open_store(root)
         assert check_whole(store, "kept", KEPT)
         here = check_whole(store, "pulled", DATA)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from sklearn.preprocessing import StandardScaler
 
 from atmo.storage.formats import detect, pickle_look
 from atmo.storage.formats.estimator import about_estimator, about_state
-from atmo.storage.formats.pickle_look import Global, Made, Unclear, look, values_of
+from atmo.storage.formats.pickle_look import look
+from atmo.storage.formats.pickle_values import Global, Made, Unclear, values_of
 from tests.storage import samples
 
 ROWS = np.arange(60.0).reshape(20, 3)
@@ -157,6 +159,8 @@ def array_of(shape: bytes, dtype: bytes) -> bytes:
         (b"K\x05\x85", b"X\x02\x00\x00\x00i8"),
         (b"K\x05\x85", b"X\x01\x00\x00\x00?"),
         (b"K\x05\x85", b"K\x01"),
+        (b"K\x05\x85", b"]" * 5_000 + b"a" * 4_999),
+        (b"K\x05\x85", b")" + b"2\x86" * 60),
     ],
 )
 def test_arrays_that_lie(shape: bytes, dtype: bytes) -> None:
@@ -208,3 +212,12 @@ def test_a_pytorch_archive_tells_how_large_its_state_is(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     path.write_bytes(samples.torch_zip(pickle_data=state))
     assert detect(path).config == {"saved_as": "state", "tensors": 2, "parameters": 22}
+
+
+def test_a_compressed_archive_is_not_looked_into(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("archive/data.pkl", bytes(range(256)))
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + bytes(byte ^ 0x5A for byte in data[60:90]) + data[90:])
+    assert detect(path).config == {"saved_as": "state"}

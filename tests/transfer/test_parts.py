@@ -127,6 +127,13 @@ def test_a_limited_upload_waits() -> None:
     assert engine.stats.served_bytes == 2 * MB
 
 
+def test_who_would_wait_for_a_limit_in_vain_is_refused_and_owes_nothing() -> None:
+    engine = TransferEngine(Random(1), TransferConfig(limits=LimitsConfig(upload_bytes_s=MB)))
+    assert [engine.may_serve(at(0), A, 18 * MB) for _ in range(3)] == [0.0, None, None]
+    assert engine.stats.choked == 2
+    assert engine.may_serve(at(2), A, MB) == 15.0
+
+
 def test_guests_have_what_slots_are_free() -> None:
     engine = TransferEngine(Random(1))
     guests = [NodeId(bytes([number] * 32)) for number in range(10, 16)]
@@ -197,14 +204,14 @@ def test_who_lied_is_avoided_for_days() -> None:
 def test_claims_weigh_little_and_never_against_own_experience() -> None:
     known = scores(claimants=2)
     for by in (B, C, NodeId(bytes(32))):
-        known.claimed(at(0), by, A, 0)
+        known.claimed(by, A, 0)
     assert known.value(at(0), A) == 0.25
     assert known.percent(at(0), A) == 50, "what others said is not said on"
     assert not known.avoids(at(0), A)
     for _ in range(4):
         known.delivered(at(0), A)
     assert known.value(at(0), A) == 0.75
-    known.claimed(at(0), B, A, 100)
+    known.claimed(B, A, 100)
     assert known.value(at(0), A) > 0.75
 
 
@@ -212,7 +219,7 @@ def test_scores_outlive_a_restart() -> None:
     known, again = scores(), scores()
     known.delivered(at(0), A)
     known.lied(at(0), B)
-    known.claimed(at(0), B, C, 10)
+    known.claimed(B, C, 10)
     rows = known.export(at(86_400))
     assert [row[0] for row in rows] == [bytes(A), bytes(B)]
     again.load_untrusted(at(2 * 86_400), rows)
@@ -244,6 +251,16 @@ def test_nodes_remembered_are_bounded() -> None:
     for _ in range(9):
         known.delivered(at(0), A)
     assert known.export(at(0))[1][1] == 3.0
+
+
+def test_what_others_say_of_many_crowds_out_no_experience() -> None:
+    known = scores(nodes=2)
+    known.lied(at(0), A)
+    for node in (A, B, C):
+        known.claimed(B, node, 100)
+    assert known.avoids(at(0), A)
+    assert known.value(at(0), A) < known.value(at(0), B) == 0.75
+    assert [bytes(node) for node in known._claims] == [bytes(B), bytes(C)]
 
 
 def test_who_lied_elsewhere_is_asked_only_where_there_is_nobody_else() -> None:

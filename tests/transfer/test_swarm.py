@@ -8,6 +8,7 @@ from typing import Any
 from atmo.engine import Ask, Contact, Send
 from atmo.transfer.config import SlotsConfig, SwarmConfig
 from atmo.transfer.engine import TransferDone, TransferFailed, TransferProgress
+from atmo.transfer.limits import LimitsConfig
 from atmo.transfer.messages import (
     SwarmHave,
     SwarmHello,
@@ -207,6 +208,15 @@ def test_a_paused_download_asks_for_nothing_and_serves_on() -> None:
     mesh.do(A, lambda engine, now: engine.resume(now, "another"))
     mesh.run(60)
     assert A in mesh.done()
+
+
+def test_a_crowd_gets_all_through_a_limit_that_takes_longer_for_a_chunk_than_anybody_waits() -> None:
+    mesh = Mesh(5, limits=LimitsConfig(upload_bytes_s=30.0))
+    mesh.seed(SEED, 6)
+    for who in (A, B, C, D):
+        mesh.want(who, 6, SEED, patient=True, serves=False)
+    mesh.run(4_000)
+    assert sorted(mesh.done()) == [A, B, C, D]
 
 
 def test_two_wants_of_one_model_are_one_download() -> None:

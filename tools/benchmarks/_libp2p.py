@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from _peer_environment import python_with
 
 VERSION = "0.8.1"
 NAME = f"py-libp2p {VERSION}"
 _SCRIPT = Path(__file__).with_name("_quic_libp2p.py")
-_INSTALL_S, _MEASURE_S = 600.0, 300.0
+_MEASURE_S = 300.0
 
 
 def measure() -> Mapping[str, float] | str:
     """Returns its figures, or why there are none."""
     try:
-        python = _environment()
-        return _run(python)
+        return _run(python_with("libp2p", VERSION))
     except subprocess.CalledProcessError as error:
         told = (error.stderr or "").strip().splitlines() or ["it says nothing"]
         return f"not measured: {Path(error.cmd[0]).name} {' '.join(error.cmd[1:4])} failed: {told[-1]}"
     except (OSError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
         return f"not measured: {error}"
-
-
-def _environment() -> Path:
-    """Returns the Python of an environment with `libp2p`, made with pip where there is none yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "atmosphere-bench" / f"libp2p-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
-    python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    if not (home / "ready").exists():
-        sys.stderr.write(f"quic: installing libp2p {VERSION} into {home}\n")
-        _call([sys.executable, "-m", "venv", "--clear", str(home)])
-        _call([str(python), "-m", "pip", "install", "--quiet", f"libp2p=={VERSION}"])
-        (home / "ready").touch()
-    return python
-
-
-def _call(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_S)
 
 
 def _run(python: Path) -> dict[str, float]:

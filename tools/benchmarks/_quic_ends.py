@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 
 import trio
+from _memory import memory_mb
 
 from atmo.identity import NodeId, Signer
 from atmo.net.ports import Handler, RequestStream
@@ -144,19 +144,10 @@ def _handlers(endpoint: Endpoint, connection: Connection) -> dict[str, Handler]:
         await stream.send(codec.encode({"session": key.session, "secret": key.secret}))
 
     async def state(stream: RequestStream) -> None:
-        told = {"datagram_bytes": connection.core.datagram_bytes, "cpu_s": time.process_time(), "mb": _resident_mb()}
+        told = {"datagram_bytes": connection.core.datagram_bytes, "cpu_s": time.process_time(), "mb": memory_mb()}
         await stream.send(json.dumps(told).encode())
 
     return {"bench/echo/1": _echo, "bench/bulk/1": _send_bulk, "bench/keys/1": keys, "bench/state/1": state}
-
-
-def _resident_mb() -> float:
-    """Memory of this process; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS"))
 
 
 async def _serve(connections: int, datagram_bytes: int) -> None:

@@ -30,11 +30,6 @@ class Child:
         )  # a group of its own, so that Ctrl-C reaches the benchmark alone, which then ends its children
         self._name = " ".join(Path(part).name for part in command[1:3])
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
-
     def tell(self, do: str, **what: Any) -> None:
         """Tells it to do something; `hear` returns what comes of it."""
         assert self._process.stdin is not None
@@ -78,21 +73,3 @@ def say(what: dict[str, Any]) -> None:
     """Called in a child: one line to the one that started it."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
-
-
-def memory_mb(pid: int | str = "self", *, peak: bool = False) -> float:
-    """Returns the resident memory of a process, or its peak since `forget_peak`; 0 where the system does not tell."""
-    wanted = "VmHWM" if peak else "VmRSS"
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(wanted)), 0.0)
-
-
-def forget_peak() -> None:
-    """Has this process's peak of memory begin anew."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import libtorrent as lt
+from _swarm_child import say
 from _swarm_libtorrent_settings import SETTINGS
 
 
@@ -47,7 +48,7 @@ def seed(folder: Path, torrent: Path) -> None:
     handle = _add(session, folder, torrent, seed=True)
     while not session.listen_port() or not handle.status().is_seeding:
         time.sleep(0.05)
-    _say({"port": session.listen_port()})
+    say({"port": session.listen_port()})
     sys.stdin.read()
 
 
@@ -56,7 +57,7 @@ def get(folder: Path, torrent: Path) -> None:
     session = _session()
     while not session.listen_port():
         time.sleep(0.05)
-    _say({"ready": True})
+    say({"ready": True})
     for line in sys.stdin:
         ports = json.loads(line)["ports"]
         began = time.perf_counter()
@@ -75,12 +76,7 @@ def get(folder: Path, torrent: Path) -> None:
         session.remove_torrent(handle, lt.session.delete_files)
         while session.get_torrents() or any(folder.rglob("*.safetensors")):
             time.sleep(0.02)
-        _say({"chunks_s": taken} if finished else {"error": "it was not done within 300 s"})
-
-
-def _say(what: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
-    sys.stdout.flush()
+        say({"chunks_s": taken} if finished else {"error": "it was not done within 300 s"})
 
 
 if __name__ == "__main__":

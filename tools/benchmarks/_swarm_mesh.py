@@ -30,7 +30,6 @@ class Mesh:
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self._stack = stack
         self._folder = folder
-        self._askers: dict[str, Child] = {}
         self.holders = [self._start(f"holder{number}", "clear") for number in range(HOLDERS)]
         self.holders[0].ask("create")
         for holder in self.holders[1:]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from _swarm_child import forget_peak, memory_mb, say
+from _memory import forget_peak, memory_mb
+from _swarm_child import say
 
 from atmo.config.settings import Settings
 from atmo.config.transfer import TransferSettings
@@ -24,7 +25,7 @@ from atmo.identity import NodeId
 from atmo.net.driver import PeerDriver
 from atmo.net.quic import open_endpoint
 from atmo.net.tcp import open_tcp
-from atmo.node.offline import OpenHome, Services, build_host, open_home, open_services
+from atmo.node.offline import Services, build_host, open_home, open_services
 from atmo.services.host import MeshHost
 from atmo.storage.decisions import TrustPolicy
 from atmo.transfer.engine import TransferDone, TransferProgress
@@ -33,10 +34,9 @@ from atmo.transfer.engine import TransferDone, TransferProgress
 class Node:
     """What the commands work on; each public method is one."""
 
-    def __init__(self, host: MeshHost, services: Services, opened: OpenHome) -> None:
+    def __init__(self, host: MeshHost, services: Services) -> None:
         self._host = host
         self._services = services
-        self._opened = opened
         self._chunks_at = 0.0
         self._bytes_done = 0
         self._watched = False
@@ -75,7 +75,7 @@ class Node:
         if not self._watched:
             driver.observers.append(self._watch)
             self._watched = True
-        before, tcp = time.process_time(), models.fetching.tcp_chunks
+        tcp = models.fetching.tcp_chunks
         forget_peak()
         self._bytes_done = 0
         began = time.perf_counter()
@@ -84,7 +84,6 @@ class Node:
         return {
             "chunks_s": self._chunks_at - began,
             "pull_s": ended - began,
-            "cpu_s": time.process_time() - before,
             "peak_mb": memory_mb(peak=True),
             "size": row.size_bytes,
             "tcp_chunks": models.fetching.tcp_chunks - tcp,
@@ -114,7 +113,7 @@ class Node:
         peak = memory_mb(peak=True)
         forget_peak()
         served = self._services.models.server.stats
-        return {"chunks": served.chunks, "cpu_s": time.process_time(), "peak_mb": peak, "mb": memory_mb()}
+        return {"chunks": served.chunks, "cpu_s": time.process_time(), "peak_mb": peak}
 
     @property
     def _driver(self) -> PeerDriver:
@@ -148,7 +147,7 @@ async def _run(home: Path, name: str, clear: bool) -> None:
         ):
             host = build_host(opened, settings, endpoint, nursery, tcp=tcp)
             async with open_services(opened, settings, host) as services:
-                await _obey(Node(host, services, opened))
+                await _obey(Node(host, services))
             nursery.cancel_scope.cancel()
 
 

@@ -6,12 +6,11 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from _peer_environment import call, python_with
 from _swarm_child import Child
 
 VERSION = "2.1.1"
@@ -19,7 +18,7 @@ LIBTORRENT = f"libtorrent {VERSION}"
 HTTP = "aria2, curl from nginx"
 PIECE_BYTES = 2**20
 _SCRIPT = Path(__file__).with_name("_swarm_libtorrent.py")
-_INSTALL_S, _GET_S, _START_S = 600.0, 600.0, 10.0
+_GET_S, _START_S = 600.0, 10.0
 
 _NGINX = """
 daemon off;
@@ -49,13 +48,13 @@ class Libtorrent:
     """
 
     def __init__(self, stack: ExitStack, folder: Path, files: dict[str, Path], seeds: dict[str, int]) -> None:
-        python = str(_environment())
+        python = str(python_with("libtorrent", VERSION))
         self._ports: dict[str, list[int]] = {}
         self._getters: dict[str, Child] = {}
         for name, file in files.items():
             torrent, target = folder / f"{name}.torrent", folder / f"got-{name}"
             target.mkdir()
-            _call([python, str(_SCRIPT), "make", str(file), str(torrent), str(PIECE_BYTES)])
+            call(python, str(_SCRIPT), "make", str(file), str(torrent), str(PIECE_BYTES))
             self._ports[name] = []
             for _ in range(seeds[name]):
                 seed = _child(stack, [python, str(_SCRIPT), "seed", str(file.parent), str(torrent)])
@@ -76,14 +75,11 @@ class Http:
         stack: Ends nginx.
         folder: For its files, and for what is downloaded.
         file: What is served.
-
-    Attributes:
-        missing: Programs that are not installed.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, file: Path) -> None:
-        self.missing = [program for program in ("nginx", "aria2c", "curl") if _find(program) is None]
         self._folder = folder
+        self._url = ""
         nginx = _find("nginx")
         if nginx is None:
             return
@@ -98,13 +94,13 @@ class Http:
         stack.callback(server.wait)
         stack.callback(server.terminate)
         until = time.monotonic() + _START_S
-        while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < until:
+        while not _answers(port) and time.monotonic() < until:
             time.sleep(0.05)
 
     def get(self, client: str, connections: int = 1) -> float | None:
         """Downloads the file; returns seconds, None where a program is missing."""
         program = _find(client)
-        if program is None or "nginx" in self.missing:
+        if program is None or not self._url:
             return None
         target = self._folder / "got"
         if client == "curl":
@@ -129,24 +125,12 @@ def _find(program: str) -> str | None:
     return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
 
 
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _environment() -> Path:
-    """Returns the Python of an environment with `libtorrent`, made with pip where there is none yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "atmosphere-bench" / f"libtorrent-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
-    python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    if not (home / "ready").exists():
-        sys.stderr.write(f"swarm: installing libtorrent {VERSION} into {home}\n")
-        _call([sys.executable, "-m", "venv", "--clear", str(home)])
-        _call([str(python), "-m", "pip", "install", "--quiet", f"libtorrent=={VERSION}"])
-        (home / "ready").touch()
-    return python
-
-
-def _call(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_S)

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _memory import memory_mb
+
 from tests.e2e.processes import NodeProcess, join, wait_for, write_gguf
 
 SMALL_BYTES, FULL_BYTES = 256 * 10**6, 2 * 10**9
@@ -51,7 +53,7 @@ def _measure(root: Path, size: int) -> dict[str, float]:
             _check(got, blob)
             got.unlink()
             figures |= _over_http(root, holder, blob)
-            figures["holder_resident_most_mb"] = _resident_most(holder.info["pid"])
+            figures["holder_resident_most_mb"] = memory_mb(holder.info["pid"], peak=True)
             holder.stop()
             holder.start()
             wait_for(lambda: holder.ask("status")["bridge"]["offered"] == 1, 2.0)  # nothing was read again
@@ -112,12 +114,3 @@ def _check(path: Path, blob: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _resident_most(pid: int) -> float:
-    """Returns the most memory that a process ever had, in MB; 0 where the system does not tell."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) * 1_024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)

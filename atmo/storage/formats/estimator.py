@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
-from atmo.storage.formats.pickle_look import Global, Made, Unclear, look, values_of
+from atmo.storage.formats.pickle_look import look
+from atmo.storage.formats.pickle_values import Global, Made, Unclear, values_of
 
 CLASSES_MOST = 256
 NAMES_MOST = 256

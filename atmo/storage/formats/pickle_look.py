@@ -11,16 +11,32 @@ Source: `pickletools` of the standard library for the instructions; joblib/numpy
 from __future__ import annotations
 
 import pickletools
-import re
 import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
+
+from atmo.storage.formats.pickle_values import (
+    TEXT_MOST_BYTES,
+    Global,
+    Made,
+    Unclear,
+    as_dict,
+    count_of,
+    decoded,
+    global_of,
+    kind_of,
+    line_float,
+    line_number,
+    long_of,
+    string_of,
+    text_of,
+    values_of,
+)
 
 STEPS_MOST = 500_000
 """Instructions that one look reads: a forest of a thousand trees has some 200,000. Source: guess."""
 
 KEPT_MOST_BYTES = 16 * 1024 * 1024
-TEXT_MOST_BYTES = 64 * 1024
 _DEPTH_MOST = 4
 _LINE_MOST_BYTES = 4 * 1024
 _LENGTHS = {
@@ -31,47 +47,6 @@ _LENGTHS = {
 }
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _MARK = object()
-
-
-class Unclear(Exception):
-    """The pickle is damaged, too large to look at, or uses what no estimator does."""
-
-
-class Global:
-    """Something that the pickle names, such as a class.
-
-    Attributes:
-        module, name: As the pickle has them.
-    """
-
-    __slots__ = ("module", "name")
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module = module
-        self.name = name
-
-
-class Made:
-    """What calling something would have given.
-
-    Attributes:
-        of: What would have been called; a `Global` in a usual pickle.
-        arguments: With what.
-        state: What would have been given to it afterwards.
-        values: Of a small array that joblib wrote, None of another.
-    """
-
-    __slots__ = ("arguments", "of", "state", "values")
-
-    def __init__(self, of: Any, arguments: Any) -> None:
-        self.of = of
-        self.arguments = arguments
-        self.state: Any = None
-        self.values: Any = None
-
-    def is_of(self, name: str) -> bool:
-        """Says whether it is made of something of that name."""
-        return isinstance(self.of, Global) and self.of.name == name
 
 
 class _Budget:
@@ -210,14 +185,14 @@ class _Machine:
     def _update(self, pairs: list[Any]) -> None:
         target = self.top()
         if isinstance(target, dict):
-            target.update(_as_dict(pairs))
+            target.update(as_dict(pairs))
 
     def stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
-        self.push(Global(_text(module), _text(name)))
+        self.push(Global(text_of(module), text_of(name)))
 
     def instance(self, argument: Any) -> None:
-        self.push(Made(_global(argument), tuple(self.since_mark())))
+        self.push(Made(global_of(argument), tuple(self.since_mark())))
 
     def object(self, _: Any) -> None:
         values = self.since_mark()
@@ -260,8 +235,8 @@ class _Machine:
         """Skips the bytes of an array that joblib wrote here; returns the values of a small one."""
         if not isinstance(state, dict):
             raise Unclear("it is damaged")
-        kind = _kind(state.get("dtype"))
-        count = _count(state.get("shape"))
+        kind = kind_of(state.get("dtype"))
+        count = count_of(state.get("shape"))
         if kind is None or count is None:
             raise Unclear("it holds arrays of an unknown kind")
         order, letter, size = kind
@@ -274,119 +249,7 @@ class _Machine:
         if count * size > TEXT_MOST_BYTES:
             self._stream.seek(count * size, 1)
             return None
-        return _decoded(self._read(count * size), order, letter, size)
-
-
-def values_of(value: Any) -> list[Any] | None:
-    """Returns the plain values of a small array or list, None where there are none."""
-    if isinstance(value, list):
-        return value
-    if not isinstance(value, Made):
-        return None
-    if value.values is not None:
-        return list(value.values)
-    match value.state:
-        case (_, tuple(), dtype, _, list() as values) if _kind(dtype) is not None:
-            return values
-        case (_, tuple(), dtype, _, data) if (kind := _kind(dtype)) is not None:
-            return _decoded(_bytes(data), *kind)
-    match value.arguments:
-        case (data, dtype, tuple(), _) if value.is_of("_frombuffer") and (kind := _kind(dtype)) is not None:
-            return _decoded(_bytes(data), *kind)
-    return None
-
-
-def _bytes(data: Any) -> bytes:
-    """Returns bytes as a pickle holds them; protocol 2 writes them as text that is to be encoded."""
-    if isinstance(data, bytes):
-        return data
-    match data:
-        case Made(arguments=(str() as text, "latin1")) if data.is_of("encode"):
-            return text.encode("latin-1", errors="replace")
-        case Made(arguments=(bytes() as inner,)) if data.is_of("bytearray"):
-            return inner
-    return b""
-
-
-def _kind(dtype: Any) -> tuple[str, str, int] | None:
-    """Reads a `numpy.dtype`: its byte order, its letter and the bytes of one value."""
-    if not isinstance(dtype, Made) or not dtype.is_of("dtype") or not isinstance(dtype.arguments, tuple):
-        return None
-    found = re.fullmatch(r"[<>|=]?([a-zA-Z])(\d{1,9})", str(dtype.arguments[0])) if dtype.arguments else None
-    if found is None:
-        return None
-    order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
-    size = int(found[2]) * (4 if found[1] == "U" else 1)
-    return (">" if order == ">" else "<"), found[1], size
-
-
-def _count(shape: Any) -> int | None:
-    if not isinstance(shape, tuple) or len(shape) > 32:
-        return None
-    count = 1
-    for size in shape:
-        if not isinstance(size, int) or size < 0:
-            return None
-        count *= size
-    return count if count < 2**48 else None
-
-
-def _decoded(data: bytes, order: str, letter: str, size: int) -> list[Any] | None:
-    if size <= 0 or len(data) % size or len(data) > TEXT_MOST_BYTES:
-        return None
-    parts = [data[at : at + size] for at in range(0, len(data), size)]
-    if letter in "iu" and size in (1, 2, 4, 8):
-        return [int.from_bytes(part, "big" if order == ">" else "little", signed=letter == "i") for part in parts]
-    if letter == "b" and size == 1:
-        return [part != b"\0" for part in parts]
-    if letter == "f" and size in (4, 8):
-        return [struct.unpack(order + ("f" if size == 4 else "d"), part)[0] for part in parts]
-    if letter == "U":
-        coding = "utf-32-be" if order == ">" else "utf-32-le"
-        return [part.decode(coding, errors="replace").rstrip("\0") for part in parts]
-    return None
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise Unclear("it is damaged")
-    return value
-
-
-def _global(argument: Any) -> Global:
-    module, name = argument
-    return Global(module.decode(errors="replace"), name.decode(errors="replace"))
-
-
-def _as_dict(pairs: list[Any]) -> dict[Any, Any]:
-    keys, values = pairs[::2], pairs[1::2]
-    if len(keys) != len(values):
-        raise Unclear("it is damaged")
-    return {key: value for key, value in zip(keys, values, strict=True) if isinstance(key, str | int)}
-
-
-def _line_number(argument: bytes) -> Any:
-    if argument in (b"00", b"01"):
-        return argument == b"01"
-    try:
-        return int(argument.rstrip(b"L")[:400])
-    except ValueError:
-        raise Unclear("it is damaged") from None
-
-
-def _line_float(argument: bytes) -> float:
-    try:
-        return float(argument)
-    except ValueError:
-        raise Unclear("it is damaged") from None
-
-
-def _long(argument: bytes | None) -> Any:
-    return None if argument is None else int.from_bytes(argument, "little", signed=True)
-
-
-def _string(argument: bytes | None) -> Any:
-    return None if argument is None else argument.decode("utf-8", errors="replace")
+        return decoded(self._read(count * size), order, letter, size)
 
 
 _Action = Callable[[_Machine, Any], None]
@@ -414,19 +277,19 @@ _ACTIONS: dict[str, _Action] = {
     "NONE": _pushing(lambda _: None),
     "NEWTRUE": _pushing(lambda _: True),
     "NEWFALSE": _pushing(lambda _: False),
-    "INT": _pushing(_line_number),
-    "LONG": _pushing(_line_number),
+    "INT": _pushing(line_number),
+    "LONG": _pushing(line_number),
     "BININT": _pushing(_number("<i")),
     "BININT1": _pushing(_number("<B")),
     "BININT2": _pushing(_number("<H")),
-    "LONG1": _pushing(_long),
-    "LONG4": _pushing(_long),
-    "FLOAT": _pushing(_line_float),
+    "LONG1": _pushing(long_of),
+    "LONG4": _pushing(long_of),
+    "FLOAT": _pushing(line_float),
     "BINFLOAT": _pushing(_number(">d")),
-    "STRING": _pushing(lambda line: _string(line[1:-1])),
-    "UNICODE": _pushing(_string),
-    **{name: _pushing(_string) for name in ("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE")},
-    "BINUNICODE8": _pushing(_string),
+    "STRING": _pushing(lambda line: string_of(line[1:-1])),
+    "UNICODE": _pushing(string_of),
+    **{name: _pushing(string_of) for name in ("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE")},
+    "BINUNICODE8": _pushing(string_of),
     **{name: _pushing(lambda data: data) for name in ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")},
     "EMPTY_TUPLE": _pushing(lambda _: ()),
     "TUPLE1": lambda machine, _: machine.small_tuple(1),
@@ -441,10 +304,10 @@ _ACTIONS: dict[str, _Action] = {
     "APPEND": _Machine.append,
     "APPENDS": _Machine.appends,
     "EMPTY_DICT": _pushing(lambda _: {}),
-    "DICT": lambda machine, _: machine.push(_as_dict(machine.since_mark())),
+    "DICT": lambda machine, _: machine.push(as_dict(machine.since_mark())),
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
-    "GLOBAL": _pushing(_global),
+    "GLOBAL": _pushing(global_of),
     "STACK_GLOBAL": _Machine.stack_global,
     "INST": _Machine.instance,
     "OBJ": _Machine.object,
@@ -452,13 +315,13 @@ _ACTIONS: dict[str, _Action] = {
     "NEWOBJ": _Machine.reduce,
     "NEWOBJ_EX": _Machine.new_object_ex,
     "BUILD": _Machine.build,
-    "PERSID": _pushing(lambda line: Made(None, _string(line))),
+    "PERSID": _pushing(lambda line: Made(None, string_of(line))),
     "BINPERSID": _Machine.persistent,
-    "PUT": lambda machine, line: machine.put(_line_number(line)),
+    "PUT": lambda machine, line: machine.put(line_number(line)),
     "BINPUT": lambda machine, data: machine.put(data[0]),
     "LONG_BINPUT": lambda machine, data: machine.put(_number("<I")(data)),
     "MEMOIZE": _Machine.memoize,
-    "GET": lambda machine, line: machine.get(_line_number(line)),
+    "GET": lambda machine, line: machine.get(line_number(line)),
     "BINGET": lambda machine, data: machine.get(data[0]),
     "LONG_BINGET": lambda machine, data: machine.get(_number("<I")(data)),
 }

@@ -62,7 +62,7 @@ def _sklearn(stream: BinaryIO) -> Detected:
 
 
 def read_compressed(reader: Reader, path: Path) -> Detected:
-    """Decompresses all of it, keeping nothing, and checks that a whole pickle is inside.
+    """Decompresses all of it, keeping only what is small enough to look at, and checks that a whole pickle is inside.
 
     Raises:
         FormatError: It is cut short or damaged, or something else is inside.
@@ -101,7 +101,7 @@ def read_zip(path: Path) -> Detected:
             names = archive.namelist()
             state = _about_archive(archive)
             wrong = [entry.filename for entry in archive.infolist() if entry.header_offset >= archive.start_dir]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error, EOFError, RuntimeError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError):
         raise FormatError("is cut short: it begins as a zip archive and has no directory at its end") from None
     if wrong:
         raise FormatError("is damaged: entries of its archive lie outside of it")
@@ -114,7 +114,8 @@ def read_zip(path: Path) -> Detected:
 def _about_archive(archive: zipfile.ZipFile) -> dict[str, Any]:
     """Looks at the pickle of the archive, if it is one of a bounded size that is stored as PyTorch stores it."""
     for entry in archive.infolist():
-        if f"/{entry.filename}".endswith("/data.pkl") and entry.file_size <= _LOOKED_AT_MOST_BYTES:
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.file_size <= _LOOKED_AT_MOST_BYTES
+        if stored and f"/{entry.filename}".endswith("/data.pkl"):
             with archive.open(entry) as file:
                 return about_state(io.BytesIO(file.read(_LOOKED_AT_MOST_BYTES)))
     return {}
