@@ -26,8 +26,8 @@ from atmo.transfer.names import name_from
 log = logging.getLogger(__name__)
 
 RUNNING_MOST = 32
-"""Downloads at once; each has one chunk in memory, so 128 MiB at most. Source: guess, twice the connections that one
-aria2 opens."""
+"""Downloads at once on each port; each has one chunk in memory, so 128 MiB at most, and as much again with a port
+for the bridge. Source: guess, twice the connections that one aria2 opens."""
 
 PIECE_BYTES = 256 * 1024
 PIECE_S = 120.0

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import bz2
 import json
+import lzma
 import os
 import pickle
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -175,6 +179,19 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         detect(tmp_path / "nothing.onnx")
     with pytest.raises(UserError, match="is not a plain file"):
         detect(tmp_path)
+
+
+@pytest.mark.parametrize("pack", [zlib.compress, bz2.compress, lzma.compress])
+def test_a_bomb_is_opened_piece_by_piece(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    size = 64 * 1024 * 1024
+    path = write(tmp_path, pack(b"\x80\x04" + bytes(size) + b"."))
+    tracemalloc.start()
+    try:
+        assert detect(path).format == "sklearn"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size
 
 
 def test_compressed_text_is_no_model(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,7 @@ _TORCH_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # Source: torch/seri
 _STOP = b"."
 _OPENED_MOST_BYTES = 64 * 1024**3
 _BLOCK_BYTES = 1024 * 1024
+"""Read at a time, and made of it at a time: 16 KiB of bzip2 can stand for gigabytes."""
 _LOOKED_AT_MOST_BYTES = 32 * 1024 * 1024
 """Of what is compressed, so much is kept in memory to look at. Source: guess; larger estimators tell nothing."""
 
@@ -70,11 +71,7 @@ def read_compressed(reader: Reader, path: Path) -> Detected:
     unpack = decompressor_for(reader.start(8))
     first, last, total, kept = b"", b"", 0, io.BytesIO()
     with path.open("rb") as file:
-        while not unpack.eof and (block := file.read(_BLOCK_BYTES)):
-            try:
-                opened = unpack.decompress(block)
-            except (zlib.error, lzma.LZMAError, OSError, EOFError):
-                raise FormatError("is damaged: it does not decompress") from None
+        for opened in _opened(unpack, file):
             total += len(opened)
             if total > _OPENED_MOST_BYTES:
                 raise FormatError("decompresses to more than 64 GiB")
@@ -88,6 +85,22 @@ def read_compressed(reader: Reader, path: Path) -> Detected:
         raise FormatError("is cut short: its compressed stream has no end")
     kept.seek(0)
     return _sklearn(kept)
+
+
+def _opened(unpack: Any, file: BinaryIO) -> Iterator[bytes]:
+    """Yields what a compressed stream holds, in pieces of at most `_BLOCK_BYTES`."""
+    opened, rest = b"", b""
+    while not unpack.eof:
+        full = len(opened) == _BLOCK_BYTES  # there may be more of the last block
+        block = rest if rest or full else file.read(_BLOCK_BYTES)
+        if not block and not full:
+            return
+        try:
+            opened = unpack.decompress(block, _BLOCK_BYTES)
+        except (zlib.error, lzma.LZMAError, OSError, EOFError):
+            raise FormatError("is damaged: it does not decompress") from None
+        rest = getattr(unpack, "unconsumed_tail", b"")  # of zlib; the others keep it
+        yield opened
 
 
 def read_zip(path: Path) -> Detected:
