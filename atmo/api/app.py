@@ -13,6 +13,7 @@ from atmo.api.health import health_routes
 from atmo.api.mesh import mesh_routes
 from atmo.api.ml import ml_routes
 from atmo.api.openai import Extend, openai_routes
+from atmo.api.responses import responses_routes
 from atmo.api.services import ApiServices
 from atmo.version import __version__
 
@@ -23,11 +24,12 @@ def create_app(services: ApiServices) -> FastAPI:
     There is no page under `/docs`: it would run scripts of a foreign server with the rights of this endpoint.
     """
     app = FastAPI(title="Atmosphere", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(Guard, http_host=services.http_host)
+    app.add_middleware(Guard, http_host=services.http_host, observers=services.observers)
     add_handlers(app)
     if services.bridge is not None:
         app.include_router(download_routes(services.bridge, services.http_host))
     app.include_router(openai_routes(services.gateway, _extension(services)))
+    app.include_router(responses_routes(services.gateway))
     app.include_router(ml_routes(services))
     app.include_router(mesh_routes(services))
     app.include_router(health_routes(services))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
 import trio
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from atmo.api.account import Account, account_of
+from atmo.backends.base import Encoded, Part, as_object
 from atmo.errors import RequestError
 from atmo.gateway.budget import ByteBudget, Holding
 from atmo.gateway.execution import Execution
@@ -19,7 +20,7 @@ from atmo.gateway.jsontext import dump, read_object_untrusted, write_object
 from atmo.wire import limits
 
 Body = dict[str, Any]
-Work = Callable[[Body, Send], Awaitable[None]]
+Work = Callable[[Body, Send, Account], Awaitable[None]]
 Finish = Callable[[Body], Awaitable[Body]]
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
@@ -42,7 +43,7 @@ class Exchange(Response):
 
     Args:
         budget: Bounds what all bodies hold.
-        work: Gets the body; sends the answer.
+        work: Gets the body and the request's account; sends the answer.
     """
 
     def __init__(self, budget: ByteBudget, work: Work) -> None:
@@ -58,10 +59,13 @@ class Exchange(Response):
                 return
             body = await read_object_untrusted(raw)
             del raw
-            await until_gone(receive, send, partial(self._work, body))
+            account = account_of(scope)
+            await until_gone(receive, send, lambda watched: self._work(body, watched, account))
 
 
-async def send_json(send: Send, value: Mapping[str, Any], headers: list[tuple[bytes, bytes]] | None = None) -> None:
+async def send_json(
+    send: Send, value: Mapping[str, Any] | Encoded, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
     """Sends a JSON object with status 200."""
     data = await write_object(value)
     length = (b"content-length", str(len(data)).encode())
@@ -69,33 +73,56 @@ async def send_json(send: Send, value: Mapping[str, Any], headers: list[tuple[by
     await send({"type": "http.response.body", "body": data})
 
 
-async def run_json(gateway: Gateway, operation: str, body: Body, send: Send, finish: Finish | None = None) -> None:
+async def run_json(
+    gateway: Gateway, operation: str, body: Body, send: Send, account: Account, finish: Finish | None = None
+) -> None:
     """Runs a request and sends its one answer, after `finish` had its way with it."""
-    async with gateway.execute(operation, body) as execution:
+    account.operation = operation
+    async with gateway.execute(operation, body, account.asking()) as execution:
         (answer,) = [part async for part in execution]
+    account.note(execution)
     if finish is not None:
-        answer = await finish(answer)
+        answer = await finish(as_object(answer))
     try:
-        await send_json(send, answer, _told(execution))
+        await send_json(send, answer, told(execution))
     except (TypeError, ValueError) as error:
         raise _not_json(execution) from error
 
 
-async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send) -> None:
+async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send, account: Account) -> None:
     """Runs a request and sends its parts as server-sent events; a failure in the middle becomes an error event."""
-    async with gateway.execute(operation, body, stream=True) as execution:
-        headers = [*SSE_HEADERS, *_told(execution)]
+    account.operation = operation
+    hides_usage = not _wants_usage(body)
+    async with gateway.execute(operation, body, account.asking(stream=True)) as execution:
+        account.note(execution)
+        headers = [*SSE_HEADERS, *told(execution)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         last = b"data: [DONE]\n\n"
         try:
             async for part in execution:
+                if hides_usage and _is_usage(part):
+                    continue
                 await send({"type": "http.response.body", "body": _event(await write_object(part)), "more_body": True})
         except RequestError as error:
+            account.error = error.code or error.kind
             last = _event(dump(error.body()))
         except (TypeError, ValueError):
             log.exception("%s sent a part that is not JSON", execution.offer.node_name)
-            last = _event(dump(_not_json(execution).body()))
+            broken = _not_json(execution)
+            account.error = broken.code or broken.kind
+            last = _event(dump(broken.body()))
+        account.note(execution)
         await send({"type": "http.response.body", "body": last})
+
+
+def _wants_usage(body: Mapping[str, Any]) -> bool:
+    options = body.get("stream_options")
+    return isinstance(options, Mapping) and options.get("include_usage") is True
+
+
+def _is_usage(part: Part) -> bool:
+    """Says whether a chunk is the last one, which only tells what the stream took."""
+    return not isinstance(part, Encoded) and not part.get("choices") and part.get("usage") is not None
 
 
 def _event(data: bytes) -> bytes:
@@ -107,7 +134,7 @@ def _not_json(execution: Execution) -> RequestError:
     return RequestError(502, message, kind="api_error", code="bad_answer")
 
 
-def _told(execution: Execution) -> list[tuple[bytes, bytes]]:
+def told(execution: Execution) -> list[tuple[bytes, bytes]]:
     """Returns the headers that say who ran a request and why."""
     offer = execution.offer
     return [

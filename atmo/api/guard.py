@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from atmo.api.account import ABANDONED, Account, Observer, account_of, outcome_of
 from atmo.api.errors import INTERNAL, error_response
 from atmo.errors import RequestError
 
@@ -20,15 +23,17 @@ log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Plain ASGI middleware.
+    """Plain ASGI middleware. It opens the account of each request, and tells the observers when the request has ended.
 
     Args:
         app: What is guarded.
         http_host: The address that the server is bound to.
+        observers: Told of each request.
     """
 
-    def __init__(self, app: ASGIApp, http_host: str) -> None:
+    def __init__(self, app: ASGIApp, http_host: str, observers: Sequence[Observer] = ()) -> None:
         self._app = app
+        self._observers = observers
         self._bound = http_host.strip("[]").lower()
         self._abroad = not is_loopback(self._bound)
 
@@ -37,22 +42,33 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        account = account_of(scope)
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                account.status = message["status"]
+                account.first_byte_s = trio.current_time() - account.started
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                account.end(outcome_of(account))
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, watched, account)
+        finally:
+            account.end(ABANDONED)
+            for observer in self._observers:
+                observer(account)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, account: Account) -> None:
         refusal = self._refusal(scope)
         if refusal is not None:
             await self._refuse(refusal, scope, receive, send)
             return
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send)
         except Exception:
             log.exception("%s failed", scope["path"][:128])
-            if started:
+            if account.first_byte_s is not None:
                 raise
             await error_response(INTERNAL)(scope, receive, send)
 

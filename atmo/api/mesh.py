@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.types import Send
 
+from atmo.api.account import Account
 from atmo.api.exchange import Body, Exchange, send_json
 from atmo.api.schema import request_body
 from atmo.api.services import ApiServices
@@ -32,7 +33,7 @@ def mesh_routes(services: ApiServices) -> APIRouter:
             raise bad("operation", f"must be one of {', '.join(OPERATIONS)}")
         return (await gateway.route(operation, body)).to_json()
 
-    async def work(body: Body, send: Send) -> None:
+    async def work(body: Body, send: Send, _account: Account) -> None:
         await send_json(send, await decision(body))
 
     @router.get("/nodes")

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.types import Send
 
+from atmo.api.account import Account
 from atmo.api.exchange import Body, Exchange, run_json, send_json
 from atmo.api.schema import request_body
 from atmo.api.services import ApiServices
@@ -44,7 +45,9 @@ def _add(router: APIRouter, services: ApiServices, operation: str) -> None:
         return Exchange(budget, partial(_work, services, operation, action))
 
 
-async def _work(services: ApiServices, operation: str, action: str | None, body: Body, send: Send) -> None:
+async def _work(
+    services: ApiServices, operation: str, action: str | None, body: Body, send: Send, account: Account
+) -> None:
     if action is not None:
         if body.get("action", action) != action:
             raise bad("action", f"differs from the path, which says {action[:32]}")
@@ -57,4 +60,4 @@ async def _work(services: ApiServices, operation: str, action: str | None, body:
         await send_json(send, await services.trainer.fit(operation, body))
         return
     check_body(operation, body)
-    await run_json(services.gateway, operation, body, send)
+    await run_json(services.gateway, operation, body, send, account)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter
 
+from atmo.api.account import Observer
 from atmo.backends.training import Trainer
 from atmo.gateway.gateway import Gateway
 from atmo.services.bridge import BridgeService
@@ -31,6 +32,7 @@ class ApiServices:
         topology: Who is connected to whom; None where this node cannot tell.
         bridge: The models that can be downloaded from this machine; None where none can.
         models: The models of this machine and its mesh; None where nobody asks.
+        observers: Told of each request when it has ended.
     """
 
     node_id: str
@@ -44,3 +46,4 @@ class ApiServices:
     topology: TopologyService | None = None
     bridge: BridgeService | None = None
     models: ModelService | None = None
+    observers: Sequence[Observer] = ()

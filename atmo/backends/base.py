@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from atmo.router.capability import Capability
+from atmo.router.capability import CHAT, COMPLETIONS, Capability
 
-Part = dict[str, Any]
+STREAMED = frozenset({CHAT, COMPLETIONS})
+"""Operations whose streams end with a chunk of usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One JSON object of an answer that is passed on as it came.
+
+    Attributes:
+        data: UTF-8 JSON without line breaks, already seen to have the right shape. It has no `usage`.
+    """
+
+    data: bytes
+
+
+Object = dict[str, Any]
+"""A JSON object."""
+
+Part = Object | Encoded
 """One JSON object of an answer: the whole body, or one streamed chunk."""
+
+
+def as_object(part: Part) -> Object:
+    """Returns a part for somebody who looks inside."""
+    if isinstance(part, Encoded):
+        value: Object = json.loads(part.data)
+        return value
+    return part
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of an answer when its work begins.
+
+    Attributes:
+        queue_s: How long the request waited for its turn.
+        ignored: Fields of the request that change meaning and that the backend does not honour.
+    """
+
+    queue_s: float = 0.0
+    ignored: tuple[str, ...] = ()
+
+
+def _nobody(_head: Head) -> None:
+    """Takes the head of an answer of which nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +62,29 @@ class Call:
 
     Attributes:
         capability: What was chosen.
-        body: The client's JSON body, validated by the API: OpenAI's chat or embeddings shape, or
-            `{data | input, ...}` for `classify` and `anomaly`. The backend answers with `capability.model` as the
-            model's name.
-        stream: Yield OpenAI stream chunks (chat only) instead of one body.
+        body: The client's JSON body, validated by the API: OpenAI's shape, or `{data | input, ...}` for `classify` and
+            its neighbours. The backend answers with `capability.model` as the model's name. Streams of chats and
+            completions always ask for usage; a stream's last part is then a chunk with `usage` and no choices.
+        stream: Yield the parts of an answer as they come instead of one body.
         request_id: For logs and for the `id` of answers.
+        asked: The operation that the client asked for, where it is another than the capability's: `completions` of a
+            chat model; else empty.
+        trace: W3C `traceparent`, empty for none.
+        begun: Told when the work begins.
     """
 
     capability: Capability
     body: Mapping[str, Any]
     stream: bool = False
     request_id: str = ""
+    asked: str = ""
+    trace: str = ""
+    begun: Callable[[Head], None] = _nobody
+
+    @property
+    def operation(self) -> str:
+        """What the client asked for."""
+        return self.asked or self.capability.operation
 
 
 class Backend(Protocol):
@@ -46,6 +102,10 @@ class Backend(Protocol):
     async def discover(self) -> Sequence[Capability]: ...
 
     def execute(self, call: Call) -> AsyncGenerator[Part, None]: ...
+
+    def ignored(self, call: Call) -> tuple[str, ...]:
+        """Returns the fields of the request that change meaning and that this backend does not honour."""
+        return ()
 
     async def aclose(self) -> None:
         """Lets go of what the backend holds open, at the end of the node; who inherits this holds nothing."""

@@ -32,15 +32,14 @@ class ChatAnswer:
         self._created = int(time.time())
         self._model = call.capability.model
 
-    def stamped(self, part: Mapping[str, Any]) -> Part:
+    def stamped(self, part: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a part of another model's answer as one of this answer."""
         return {**part, "id": self._id, "created": self._created, "model": self._model}
 
     def chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> Part:
         """Returns one chunk of a stream."""
         choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish_reason}
-        usage: Part = {"usage": None} if self.wants_usage else {}
-        return self.stamped({"object": "chat.completion.chunk", "choices": [choice], **usage})
+        return self.stamped({"object": "chat.completion.chunk", "choices": [choice]})
 
     def text_chunks(self, text: str) -> Iterator[Part]:
         """Yields the chunks of a whole stream but for its usage: the role, groups of words, the reason for the end."""

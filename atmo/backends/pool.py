@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from atmo.backends.base import Backend, Call, Part
+from atmo.backends.base import Backend, Call, Head, Part
 from atmo.errors import RequestError
 from atmo.identity import NodeId
 from atmo.router.capability import Capability
 
 log = logging.getLogger(__name__)
+
+MAX_IGNORED = 32
+"""Fields that an answer's head names as not honoured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +140,13 @@ class BackendPool:
         backend, capability = found
         turn = object()
         self.in_flight += 1
+        came = trio.current_time()
         try:
             gate = await self._enter(capability, turn, asker)
             try:
-                parts = backend.execute(replace(call, capability=capability))
+                call = replace(call, capability=capability)
+                call.begun(Head(trio.current_time() - came, backend.ignored(call)[:MAX_IGNORED]))
+                parts = backend.execute(call)
                 try:
                     async for part in parts:
                         yield part  # noqa: ASYNC119 - whoever executes closes the generator

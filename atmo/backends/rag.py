@@ -32,7 +32,7 @@ from atmo.backends.rag_texts import (
 from atmo.errors import RequestError
 from atmo.router.capability import CHAT, Capability
 
-Generate = Callable[[dict[str, Any], bool], AsyncGenerator[Part, None] | None]
+Generate = Callable[[dict[str, Any], bool], AsyncGenerator[dict[str, Any], None] | None]
 """Asks a general language model of the mesh: takes a chat body without `model`, and whether to stream.
 
 Returns None where the mesh has no such model, else the parts: one body, or chunks. The generator may raise
@@ -231,9 +231,9 @@ class RagBackend(Backend):
             finally:
                 await written.aclose()
         text = self._text(call, hits, trouble)
-        for part in answer.text_chunks(text):
+        for words in answer.text_chunks(text):
             await trio.lowlevel.checkpoint()
-            yield part
+            yield words
         if answer.wants_usage:
             yield answer.usage_chunk(await self._usage(question, text))
 
@@ -255,7 +255,7 @@ class RagBackend(Backend):
 
     def _ask(
         self, call: Call, answer: ChatAnswer, question: Question, hits: Sequence[Hit]
-    ) -> AsyncGenerator[Part, None] | None:
+    ) -> AsyncGenerator[dict[str, Any], None] | None:
         """Asks a language model; None where there is none or nothing to write from."""
         if self._generate is None or not hits:
             return None
@@ -282,7 +282,7 @@ class RagBackend(Backend):
         return usage_of(*await trio.to_thread.run_sync(count))
 
 
-def _with_sources(body: Mapping[str, Any], sources: str) -> Part:
+def _with_sources(body: Mapping[str, Any], sources: str) -> dict[str, Any]:
     """Returns a completion with the sources at the end of each choice's text."""
     choices = []
     for choice in _choices(body):
@@ -304,7 +304,7 @@ class _Relay:
         self._sources = sources
         self._ended = False
 
-    def passed_on(self, part: Part) -> Iterator[Part]:
+    def passed_on(self, part: Mapping[str, Any]) -> Iterator[Part]:
         """Yields what the client gets for one chunk of the language model."""
         choices = _choices(part)
         if not choices:

@@ -34,7 +34,7 @@ def worth_seeking(decision: Decision, offers: Offers) -> bool:
 def serves(request: RouteRequest, offers: Offers) -> bool:
     """Says whether one of the offers is for this request and meets its constraints."""
     fitting = map(offers.fresh, _fitting(request, offers))
-    return any(not ruled_out(offer, request.constraints) for offer in fitting)
+    return any(not ruled_out(offer, request) for offer in fitting)
 
 
 def keys_of(request: RouteRequest) -> list[bytes]:

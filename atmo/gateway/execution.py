@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
-from atmo.backends.base import Part
+from atmo.backends.base import Encoded, Head, Part
 from atmo.errors import RemoteError, RequestError, leaf_error
 from atmo.gateway.serving import internal_error
 from atmo.router.decision import Decision
@@ -32,6 +33,9 @@ class Attempt:
         offer: Who runs it.
         deadline: When the answer must be complete, on trio's clock.
         stream: Whether several parts are expected.
+
+    Attributes:
+        head: What whoever runs it told when the work began.
     """
 
     def __init__(self, table: NodeTable, ticket: Ticket, offer: Offer, deadline: float, stream: bool) -> None:
@@ -42,6 +46,11 @@ class Attempt:
         self._count = 0
         self.offer = offer
         self.source: AsyncIterator[Part] | None = None
+        self.head = Head()
+
+    def begun(self, head: Head) -> None:
+        """Notes that the work began."""
+        self.head = head
 
     async def next(self) -> Part | None:
         """Returns the next part, None after the last.
@@ -123,6 +132,7 @@ class Execution:
         tried: Who failed before.
         request_id: In logs here and on the node that runs it.
         path: The kind of path to that node when it began to answer.
+        usage: OpenAI's `usage` of the answer, None until it has passed.
     """
 
     def __init__(
@@ -139,8 +149,14 @@ class Execution:
         self.tried = tried
         self.request_id = request_id
         self.path = path
+        self.usage: Mapping[str, Any] | None = None
         self._attempt = attempt
         self._first = first
+
+    @property
+    def head(self) -> Head:
+        """What whoever runs it told when the work began."""
+        return self._attempt.head
 
     @property
     def reason(self) -> str:
@@ -160,11 +176,12 @@ class Execution:
             StopAsyncIteration: The answer is complete.
             RequestError: The node failed in the middle.
         """
-        if self._first:
-            return self._first.pop(0)
-        part = await self._attempt.next()
+        part = self._first.pop(0) if self._first else await self._attempt.next()
         if part is None:
             raise StopAsyncIteration
+        if not isinstance(part, Encoded):
+            usage = part.get("usage")
+            self.usage = usage if isinstance(usage, Mapping) else self.usage
         return part
 
 

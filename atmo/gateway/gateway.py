@@ -6,15 +6,16 @@ import math
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import trio
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import STREAMED, Call, Part, as_object
 from atmo.backends.pool import BackendPool
 from atmo.errors import AtmoError, RemoteError, RequestError
+from atmo.gateway.asking import ANYBODY, Asking
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
 from atmo.gateway.elsewhere import Seek, keys_of, serves, worth_seeking
@@ -23,13 +24,15 @@ from atmo.gateway.jsontext import write_object
 from atmo.gateway.known import KnownModels
 from atmo.gateway.listing import CatalogRow, list_models
 from atmo.gateway.meaning import Embed, Meaning
+from atmo.gateway.needs import needs_of
 from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
 from atmo.gateway.remote import PROTOCOL, Mesh, Outgoing, open_remote
 from atmo.gateway.serving import ExecuteServer
 from atmo.gateway.supply import Supply
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
-from atmo.router.capability import CHAT, EMBEDDINGS
+from atmo.router.capability import CHAT
+from atmo.router.choice import BY_MEANING
 from atmo.router.decision import Decision, RouteRequest
 from atmo.router.offer import Offer
 from atmo.router.offers import Offers
@@ -78,10 +81,12 @@ class Company:
 class _Job:
     """A request, whoever runs it; `deadline` is on trio's clock."""
 
+    operation: str
     body: Mapping[str, Any]
     stream: bool
     deadline: float
     request_id: str
+    trace: str
 
 
 @dataclass(slots=True)
@@ -195,18 +200,25 @@ class Gateway:
         """Returns the objects of `/v1/models`: every model of the mesh."""
         return list_models(self.offers(), self._stored())
 
-    async def route(self, operation: str, body: Mapping[str, Any], *, explain: bool = True) -> Decision:
+    async def route(
+        self, operation: str, body: Mapping[str, Any], models: tuple[str, ...] = (), *, explain: bool = True
+    ) -> Decision:
         """Decides who would run a request; `execute` follows the same decision.
 
         Args:
             operation: One of `capability.OPERATIONS`.
             body: The client's JSON, checked by `gateway.checks`.
+            models: Patterns of the models that whoever asks may use; empty for all.
             explain: Whether those are told, too, that played no part.
 
         Raises:
             RequestError: 400, the model or a constraint cannot be read.
         """
-        request = RouteRequest(operation, model_of(body), constraints_of(body), self._random.getrandbits(32))
+        constraints = constraints_of(body)
+        if models:
+            constraints = replace(constraints, models=models)
+        needs = needs_of(operation, body)
+        request = RouteRequest(operation, model_of(body), constraints, self._random.getrandbits(32), needs)
         offers = self.offers()
         decision = await self._decide(request, body, offers, explain)
         if self._seek is not None and worth_seeking(decision, offers):
@@ -216,7 +228,8 @@ class Gateway:
 
     async def _decide(self, request: RouteRequest, body: Mapping[str, Any], offers: Offers, explain: bool) -> Decision:
         scores = None
-        if request.auto and request.operation != EMBEDDINGS and len(offers.doing(request.operation).models) > 1:
+        by_meaning = request.auto and request.operation in BY_MEANING
+        if by_meaning and len(offers.doing(request.operation).models) > 1:
             scores = await self.meaning.scores(query_text(body), offers)
         now = trio.current_time()
         decision = decide(request, offers, scores, self.table, now, explain=explain)
@@ -226,7 +239,7 @@ class Gateway:
 
     @asynccontextmanager
     async def execute(
-        self, operation: str, body: Mapping[str, Any], *, stream: bool = False, request_id: str = ""
+        self, operation: str, body: Mapping[str, Any], asking: Asking = ANYBODY
     ) -> AsyncGenerator[Execution, None]:
         """Runs a request on the node that the router chooses, on another when that one fails before it says anything.
 
@@ -236,24 +249,22 @@ class Gateway:
         Args:
             operation: One of `capability.OPERATIONS`.
             body: The client's JSON, checked by `gateway.checks`.
-            stream: Chunks of a chat instead of one body.
-            request_id: For logs.
+            asking: How it is to be run, and for whom.
 
         Raises:
             RequestError: Nobody can do it, or everybody who was asked failed.
         """
         self.stats.requests += 1
-        request_id = request_id or secrets.token_hex(8)
         done = False
         try:
-            decision = await self.route(operation, body, explain=False)
+            decision = await self.route(operation, body, asking.models, explain=False)
             self.stats.routed_by_meaning += decision.rule == "meaning"
             if decision.failure is not None or decision.chosen is None:
                 assert decision.failure is not None
                 raise decision.failure.error()
             if not decision.chosen.local:
                 self.on_asked(decision.chosen.capability.model)
-            async with self._answered(decision, _forwarded(body), stream, request_id) as execution:
+            async with self._answered(decision, self._job(operation, body, asking)) as execution:
                 yield execution
             self.stats.answered += 1
             done = True
@@ -264,13 +275,15 @@ class Gateway:
         finally:
             self.stats.abandoned += not done
 
+    def _job(self, operation: str, body: Mapping[str, Any], asking: Asking) -> _Job:
+        deadline, request_id = trio.current_time() + self._config.answer_s, asking.request_id or secrets.token_hex(8)
+        sent = _forwarded(body, asking.stream and operation in STREAMED)
+        return _Job(operation, sent, asking.stream, deadline, request_id, asking.trace)
+
     @asynccontextmanager
-    async def _answered(
-        self, decision: Decision, body: Mapping[str, Any], stream: bool, request_id: str
-    ) -> AsyncGenerator[Execution, None]:
+    async def _answered(self, decision: Decision, job: _Job) -> AsyncGenerator[Execution, None]:
         assert decision.chosen is not None
         offers = self._candidates(decision.chosen, decision.fallbacks)
-        job = _Job(body, stream, trio.current_time() + self._config.answer_s, request_id)
         tried: list[Tried] = []
         for offer in offers:
             began = False
@@ -283,7 +296,7 @@ class Gateway:
                         tried.append(Tried(offer, error))
                     else:
                         began = True
-                        yield Execution(decision, attempt, first, tuple(tried), request_id, self._path(offer))
+                        yield Execution(decision, attempt, first, tuple(tried), job.request_id, self._path(offer))
                         return
             except RemoteError as error:  # told only when the stream to the node was closed
                 told = told_as(error, offer)
@@ -319,7 +332,7 @@ class Gateway:
         attempt = Attempt(self.table, ticket, offer, job.deadline, job.stream)
         stack.callback(attempt.cancel)
         try:
-            attempt.source = await self._open(stack, offer, job, reach_s)
+            attempt.source = await self._open(stack, attempt, job, reach_s)
         except Exception as error:
             raise attempt.failed(error) from error
         parts = [part for part in (await attempt.next(),) if part is not None]
@@ -327,9 +340,11 @@ class Gateway:
             await attempt.next()
         return attempt, parts
 
-    async def _open(self, stack: AsyncExitStack, offer: Offer, job: _Job, reach_s: float) -> AsyncIterator[Part]:
+    async def _open(self, stack: AsyncExitStack, attempt: Attempt, job: _Job, reach_s: float) -> AsyncIterator[Part]:
+        offer = attempt.offer
         if offer.node == self._node:
-            call = Call(offer.capability, job.body, job.stream, job.request_id)
+            asked = "" if job.operation == offer.capability.operation else job.operation
+            call = Call(offer.capability, job.body, job.stream, job.request_id, asked, job.trace, attempt.begun)
             return await stack.enter_async_context(aclosing(self._pool.execute(call)))
         mesh = self._mesh()
         if mesh is None:
@@ -338,10 +353,12 @@ class Gateway:
         self.stats.sent_away += 1
         content = await write_object(job.body)
         seconds = job.deadline - trio.current_time() + _DEADLINE_MARGIN_S
-        outgoing = Outgoing(offer, content, job.stream, seconds, job.request_id, reach_s)
+        outgoing = Outgoing(
+            offer, job.operation, content, job.stream, seconds, job.request_id, reach_s, job.trace, attempt.begun
+        )
         return await stack.enter_async_context(open_remote(mesh, outgoing))
 
-    def generate(self, body: Mapping[str, Any], *, stream: bool = False) -> AsyncGenerator[Part, None] | None:
+    def generate(self, body: Mapping[str, Any], *, stream: bool = False) -> AsyncGenerator[dict[str, Any], None] | None:
         """Asks a general language model of the mesh, on behalf of a specialist of this machine.
 
         Returns:
@@ -354,9 +371,9 @@ class Gateway:
 
     async def _generated(
         self, nursery: trio.Nursery, body: Mapping[str, Any], stream: bool
-    ) -> AsyncGenerator[Part, None]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The execution lives in a task of its own: no cancel scope of it may be open where this generator yields."""
-        send, receive = trio.open_memory_channel[Part | RequestError](0)
+        send, receive = trio.open_memory_channel[dict[str, Any] | RequestError](0)
         scope = trio.CancelScope()
         nursery.start_soon(self._generate, body, stream, send, scope)
         try:
@@ -372,26 +389,33 @@ class Gateway:
         self,
         body: Mapping[str, Any],
         stream: bool,
-        send: trio.MemorySendChannel[Part | RequestError],
+        send: trio.MemorySendChannel[dict[str, Any] | RequestError],
         scope: trio.CancelScope,
     ) -> None:
         with scope, send:
             try:
-                async with self.execute(CHAT, body, stream=stream) as execution:
+                async with self.execute(CHAT, body, Asking(stream)) as execution:
                     try:
                         async for part in execution:
-                            await send.send(part)
+                            await send.send(as_object(part))
                     except RequestError as error:
                         await send.send(error)
             except RequestError as error:
                 await send.send(error)
 
 
-def _forwarded(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns what a backend gets: our own options are no business of an upstream server, which may refuse them."""
-    if OPTIONS not in body:
+def _forwarded(body: Mapping[str, Any], wants_usage: bool) -> Mapping[str, Any]:
+    """Returns what a backend gets: our own options are no business of an upstream server, which may refuse them.
+
+    Streams always ask for usage, which is counted here; who writes the answer leaves it out where nobody asked.
+    """
+    if OPTIONS not in body and not wants_usage:
         return body
-    return {name: value for name, value in body.items() if name != OPTIONS}
+    sent = {name: value for name, value in body.items() if name != OPTIONS}
+    if wants_usage:
+        options = body.get("stream_options")
+        sent["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
+    return sent
 
 
 def _final(tried: list[Tried]) -> RequestError:

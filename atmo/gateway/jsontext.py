@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from atmo.backends.base import Encoded
 from atmo.errors import RequestError
 
 MAX_DEPTH = 64
@@ -31,8 +32,10 @@ async def read_object_untrusted(raw: bytes) -> dict[str, Any]:
     return await trio.to_thread.run_sync(parse_object_untrusted, raw)
 
 
-async def write_object(value: Mapping[str, Any]) -> bytes:
+async def write_object(value: Mapping[str, Any] | Encoded) -> bytes:
     """Does the same as `dump`, a large object in a thread; nobody may change it meanwhile."""
+    if isinstance(value, Encoded):
+        return value.data
     return await trio.to_thread.run_sync(dump, value) if _is_large(value) else dump(value)
 
 

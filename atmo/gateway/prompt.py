@@ -15,6 +15,13 @@ MAX_CHARS = 2_000
 """More of a prompt is not looked at; the embedder reads 256 tokens."""
 
 _FEW_WORDS = 4
+_TEXT_CHARS = 64
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_CHARS_PER_TOKEN = 4
+"""Source: OpenAI's rule of thumb for English."""
+
+_ANSWER_TOKENS = 1_000
+"""Taken for an answer that the request does not limit. Source: guess."""
 
 
 def query_text(body: Mapping[str, Any]) -> str:
@@ -46,17 +53,59 @@ def constraints_of(body: Mapping[str, Any]) -> Constraints:
         return Constraints()
     if not isinstance(options, dict):
         raise _bad(OPTIONS, "an object")
-    rtt_ms = _number(options, "max_rtt_ms")
     return Constraints(
         local_only=_flag(options, "local_only"),
         general_only=_flag(options, "general_only"),
-        max_rtt_s=None if rtt_ms is None else rtt_ms / 1_000,
-        max_cost_per_1k=_number(options, "max_cost_per_1k"),
+        max_rtt_s=_seconds(options, "max_rtt_ms"),
+        max_cost_per_1k=_price(options, body),
+        max_finish_s=_seconds(options, "max_latency_ms"),
+        min_size_b=_number(options, "min_size_b") or 0.0,
+        residency=_text(options, "residency"),
+        gpu_only=not _flag(options, "cpu_allowed", True),
     )
 
 
-def _flag(options: Mapping[str, Any], name: str) -> bool:
-    value = options.get(name, False)
+def tokens_of(body: Mapping[str, Any]) -> int:
+    """Returns about how many tokens a request and its answer will have, for what it may cost."""
+    texts = sum(map(len, _all_texts(body)))
+    asked = next((body[name] for name in _LIMITS if isinstance(body.get(name), int)), _ANSWER_TOKENS)
+    return texts // _CHARS_PER_TOKEN + int(asked)
+
+
+def _price(options: Mapping[str, Any], body: Mapping[str, Any]) -> float | None:
+    """Returns the dearest price for a thousand tokens: as it is asked for, or so that the whole stays in its budget."""
+    price, budget = _number(options, "max_cost_per_1k"), _number(options, "budget")
+    if budget is None:
+        return price
+    within = budget / max(1, tokens_of(body)) * 1_000
+    return within if price is None else min(price, within)
+
+
+def _all_texts(body: Mapping[str, Any]) -> Iterator[str]:
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [{"text": content}]
+        yield from (str(part["text"]) for part in parts if _is_text(part))
+    for field in ("prompt", "input"):
+        given = body.get(field)
+        yield from (text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
+
+
+def _seconds(options: Mapping[str, Any], name: str) -> float | None:
+    value = _number(options, name)
+    return None if value is None else value / 1_000
+
+
+def _text(options: Mapping[str, Any], name: str) -> str:
+    value = options.get(name, "")
+    if not isinstance(value, str) or len(value) > _TEXT_CHARS:
+        raise _bad(f"{OPTIONS}.{name}", f"a text of at most {_TEXT_CHARS} characters")
+    return value
+
+
+def _flag(options: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    value = options.get(name, default)
     if not isinstance(value, bool):
         raise _bad(f"{OPTIONS}.{name}", "true or false")
     return value

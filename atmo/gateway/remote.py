@@ -3,6 +3,7 @@
 The header names the operation, the capability's id on that node, whether to stream, a deadline and the body's size. The
 JSON body follows in frames. The answer comes in frames too, each a CBOR map with one key:
 
+    {"head": {...}}       at most once, first: the work begins; how long it waited, and fields that are not honoured
     {"part": JSON}        one JSON object of the answer; preceded by pieces where it does not fit in a frame
     {"piece": bytes}      the beginning, or the next stretch, of a part
     {"error": {...}}      why it fails: status, message, kind, code, param; the last frame
@@ -22,7 +23,8 @@ from typing import Any
 
 import trio
 
-from atmo.backends.base import Part
+from atmo.backends.base import Head, Part
+from atmo.backends.pool import MAX_IGNORED
 from atmo.errors import RemoteError, RequestError, WireError
 from atmo.gateway.jsontext import read_object_untrusted
 from atmo.net.ports import MeshPort, RequestStream
@@ -41,6 +43,9 @@ MAX_PIECES = limits.REQUEST_BYTES // 1_024
 TEXT_CHARS = 2_000
 """Of an error's message."""
 
+FIELD_CHARS = 64
+"""Of the name of a field that is not honoured."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,30 +55,41 @@ class Outgoing:
 
     Attributes:
         offer: Whom it goes to, for what.
+        operation: What the client asked for.
         body: JSON.
         stream: Whether the answer comes in chunks.
         deadline_s: For all of it.
         request_id: For logs.
         reach_s: For getting through to the node, before it has heard anything.
+        trace: W3C `traceparent`, empty for none.
+        begun: Told when the work begins there.
     """
 
     offer: Offer
+    operation: str
     body: bytes
     stream: bool
     deadline_s: float
     request_id: str
-    reach_s: float = math.inf
+    reach_s: float
+    trace: str
+    begun: Callable[[Head], None]
 
 
 class RemoteParts:
     """The parts of an answer as they come in; an async iterator.
 
+    Args:
+        stream: To the node that runs the request.
+        begun: Told when the work begins there.
+
     Attributes:
         ended: The other side said that all parts were sent, or why it failed.
     """
 
-    def __init__(self, stream: RequestStream) -> None:
+    def __init__(self, stream: RequestStream, begun: Callable[[Head], None]) -> None:
         self._stream = stream
+        self._begun: Callable[[Head], None] | None = begun
         self.ended = False
 
     def __aiter__(self) -> RemoteParts:
@@ -99,6 +115,9 @@ class RemoteParts:
             if key == "error":
                 self.ended = True
                 raise _error_untrusted(value)
+            if key == "head":
+                self._begin_untrusted(value)
+                continue
             size += len(value)
             if size > limits.REQUEST_BYTES:
                 raise RemoteError("its answer is too large")
@@ -106,6 +125,19 @@ class RemoteParts:
             if key == "part":
                 return await _part_untrusted(b"".join(pieces))
         raise RemoteError("its answer comes in too many pieces")
+
+    def _begin_untrusted(self, value: Mapping[str, Any]) -> None:
+        queue_ms, ignored = value.get("queue_ms"), value.get("ignored")
+        if self._begun is None or type(queue_ms) is not int or not 0 <= queue_ms <= MAX_DEADLINE_MS:
+            raise RemoteError("it begins its answer in a way that does not decode")
+        if not isinstance(ignored, list) or len(ignored) > MAX_IGNORED or not all(map(_is_field, ignored)):
+            raise RemoteError("it names fields that it does not honour in a way that does not decode")
+        begun, self._begun = self._begun, None
+        begun(Head(queue_ms / 1_000, tuple(ignored)))
+
+
+def _is_field(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= FIELD_CHARS and value.isprintable()
 
 
 @asynccontextmanager
@@ -118,13 +150,13 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
         RemoteError: The node cannot be reached, not soon enough, or vanished.
     """
     header = {
-        "operation": outgoing.offer.capability.operation,
+        "operation": outgoing.operation,
         "capability": outgoing.offer.capability.id,
         "stream": outgoing.stream,
         "deadline_ms": min(MAX_DEADLINE_MS, max(1, int(outgoing.deadline_s * 1_000))),
         "request_id": outgoing.request_id,
         "size": len(outgoing.body),
-    }
+    } | ({"trace": outgoing.trace} if outgoing.trace else {})
     parts: RemoteParts | None = None
     try:
         with trio.move_on_after(outgoing.reach_s) as scope:
@@ -133,7 +165,7 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
                 await trio.lowlevel.checkpoint()
                 for start in range(0, len(outgoing.body), PIECE_BYTES):
                     await stream.send(outgoing.body[start : start + PIECE_BYTES])
-                parts = RemoteParts(stream)
+                parts = RemoteParts(stream, outgoing.begun)
                 yield parts
                 if not parts.ended:
                     scope.cancel()
@@ -157,9 +189,9 @@ def _answer_untrusted(frame: bytes | None) -> tuple[str, Any]:
     if not isinstance(value, dict) or len(value) != 1:
         raise RemoteError("its answer is not a map of one key")
     key, content = next(iter(value.items()))
-    kinds = {"part": bytes, "piece": bytes, "error": dict, "end": bool}
+    kinds = {"head": dict, "part": bytes, "piece": bytes, "error": dict, "end": bool}
     if not isinstance(key, str) or not isinstance(content, kinds.get(key, ())):
-        raise RemoteError("its answer is none of part, piece, error and end")
+        raise RemoteError("its answer is none of head, part, piece, error and end")
     return key, content
 
 

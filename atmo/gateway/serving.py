@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import STREAMED, Call, Head, Part
 from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
 from atmo.gateway.checks import check_body
 from atmo.gateway.jsontext import read_object_untrusted, write_object
-from atmo.gateway.remote import MAX_DEADLINE_MS, MAX_PIECES, PIECE_BYTES, PROTOCOL, TEXT_CHARS
+from atmo.gateway.remote import FIELD_CHARS, MAX_DEADLINE_MS, MAX_PIECES, PIECE_BYTES, PROTOCOL, TEXT_CHARS
 from atmo.identity import NodeId
 from atmo.net.ports import RequestStream
-from atmo.router.capability import OPERATIONS, Capability
+from atmo.router.capability import IMAGES, OPERATIONS, SPEECH, TRANSCRIPTION, Capability
 from atmo.wire import codec, limits
+
+_MEDIA_STREAMS = frozenset({IMAGES, SPEECH, TRANSCRIPTION})
 
 log = logging.getLogger(__name__)
 
@@ -114,14 +116,12 @@ class ExecuteServer:
             return
         try:
             body = await read_object_untrusted(raw)
-            check_body(capability.operation, body)
+            check_body(stream.header["operation"], body)
         except RequestError as error:
             await self._refuse(stream, 0, error)
             return
         del raw
-        header = stream.header
-        call = Call(capability, body, header["stream"] and capability.operation == "chat", header["request_id"])
-        await self._run(stream, call, deadline_s)
+        await self._run(stream, _call(capability, body, stream.header), deadline_s)
 
     def _check_untrusted(self, header: Mapping[str, Any]) -> tuple[Capability, float]:
         wanted = (("operation", str), ("capability", str), ("stream", bool), ("deadline_ms", int), ("request_id", str))
@@ -130,10 +130,12 @@ class ExecuteServer:
                 raise RequestError(400, f"The header of {PROTOCOL} has no valid '{name}'.", param=name)
         request_id = header["request_id"]
         named = len(request_id) <= limits.NAME_CHARS and request_id.isprintable()
+        trace = header.get("trace", "")
+        named = named and isinstance(trace, str) and len(trace) <= limits.NAME_CHARS and trace.isascii()
         if header["operation"] not in OPERATIONS or not named:
             raise RequestError(400, f"The header of {PROTOCOL} is not valid.")
         for capability in self._pool.capabilities():
-            if capability.id == header["capability"] and capability.operation == header["operation"]:
+            if capability.id == header["capability"] and header["operation"] in capability.operations:
                 return capability, min(max(header["deadline_ms"], 1), MAX_DEADLINE_MS) / 1_000
         raise RequestError(
             404, "This node does not offer that capability any more.", code="capability_gone", param="model"
@@ -204,15 +206,21 @@ class ExecuteServer:
             raise RemoteError("the asking node left before the answer was complete")
 
     async def _answer(self, stream: RequestStream, call: Call) -> None:
+        heads: list[Head] = []
+        call = replace(call, begun=heads.append)
         try:
             answer: list[Part] = []
             async with aclosing(self._pool.execute(call, stream.node_id)) as parts:
                 async for part in parts:
                     if call.stream:
+                        if heads:
+                            await self._send_frame(stream, _head_frame(heads.pop()))
                         await self._send_part(stream, await write_object(part))
                     else:
                         answer.append(part)
-            for part in answer:  # here it is the next one's turn
+            for head in heads:  # here it is the next one's turn
+                await self._send_frame(stream, _head_frame(head))
+            for part in answer:
                 await self._send_part(stream, await write_object(part))
         except RequestError as error:
             self.stats.failed += 1
@@ -247,6 +255,17 @@ def internal_error(capability: Capability) -> RequestError:
     """Returns the error of a backend that failed in a way nobody foresaw; the log of its node has the details."""
     message = f"{capability.model} failed unexpectedly; the log of its node has the details."
     return RequestError(500, message, kind="api_error", code="internal_error")
+
+
+def _call(capability: Capability, body: Mapping[str, Any], header: Mapping[str, Any]) -> Call:
+    asked = "" if header["operation"] == capability.operation else header["operation"]
+    stream = header["stream"] and header["operation"] in STREAMED | _MEDIA_STREAMS
+    return Call(capability, body, stream, header["request_id"], asked, header.get("trace", ""))
+
+
+def _head_frame(head: Head) -> bytes:
+    ignored = [field[:FIELD_CHARS] for field in head.ignored]
+    return codec.encode({"head": {"queue_ms": min(MAX_DEADLINE_MS, int(head.queue_s * 1_000)), "ignored": ignored}})
 
 
 async def _cancel_when_gone(stream: RequestStream, scope: trio.CancelScope) -> None:

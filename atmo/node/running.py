@@ -19,7 +19,6 @@ from atmo.api.app import create_app
 from atmo.api.control import control_router
 from atmo.api.server import serve
 from atmo.api.services import ApiServices
-from atmo.backends.base import Part
 from atmo.backends.embedder import Embedder
 from atmo.backends.pool import BackendPool
 from atmo.backends.training import TrainedModel, Trainer
@@ -253,7 +252,7 @@ class _Running:
         if links or (isinstance(event, RecordChanged) and event.kind == CAPABILITIES):
             self.gateway.offers_changed()
 
-    def _generate(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[Part, None] | None:
+    def _generate(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[dict[str, Any], None] | None:
         return self.gateway.generate(body, stream=stream)
 
     async def _save_trained(self, models: ModelService, model: TrainedModel) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,11 +10,39 @@ from atmo.wire import limits
 from atmo.wire.schema import Most
 
 CHAT = "chat"
+COMPLETIONS = "completions"
 EMBEDDINGS = "embeddings"
+IMAGES = "images"
+TRANSCRIPTION = "transcription"
+SPEECH = "speech"
 CLASSIFY = "classify"
 ANOMALY = "anomaly"
-OPERATIONS = (CHAT, EMBEDDINGS, CLASSIFY, ANOMALY)
+CLUSTER = "cluster"
+FORECAST = "forecast"
+OPERATIONS = (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    IMAGES,
+    TRANSCRIPTION,
+    SPEECH,
+    CLASSIFY,
+    ANOMALY,
+    CLUSTER,
+    FORECAST,
+)
 """Operations of this version. An advert with another operation is kept and never chosen."""
+
+VISION, AUDIO, TOOLS, JSON_SCHEMA = "vision", "audio", "tools", "json_schema"
+ANY_FEATURE = "*"
+"""Of a model of which nobody can tell what it may do: it is taken to do what a request needs, and may refuse."""
+
+FEATURES = (COMPLETIONS, VISION, AUDIO, TOOLS, JSON_SCHEMA, ANY_FEATURE)
+"""What a chat model may do beyond text to text; `completions` means that it continues a text as it stands, too."""
+
+FEATURES_MOST = 16
+LATENCY_CLASSES = ("local", "regional", "global")
+PRIORITIES = ("low", "normal", "high")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]
 
@@ -36,6 +65,13 @@ class Capability:
         concurrency: How many requests it runs at once; more wait in its queue.
         cost_per_1k: Price of a thousand tokens in US dollars, 0 when it is the owner's own machine.
         backend: Who runs it, for people: `ollama`, `openai`, `onnx`, `builtin`, `rag`.
+        features: Of `FEATURES`, which a request may need.
+        size_b: Parameters in billions, 0 where nobody knows.
+        context: Tokens that a prompt and its answer may have together, 0 where nobody knows.
+        device: `cpu` or `gpu`, empty where nobody knows.
+        latency_class: One of `LATENCY_CLASSES`, empty for the owner's own machine.
+        priority: One of `PRIORITIES`, empty for normal: who is asked first among nodes that are as good.
+        residency: Where the data stays, such as `US`; empty where nobody promises anything.
     """
 
     id: Name
@@ -48,6 +84,24 @@ class Capability:
     concurrency: int = 1
     cost_per_1k: float = 0.0
     backend: Name = ""
+    features: Annotated[tuple[Name, ...], Most(FEATURES_MOST)] = ()
+    size_b: float = 0.0
+    context: int = 0
+    device: Name = ""
+    latency_class: Name = ""
+    priority: Name = ""
+    residency: Name = ""
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What it does: its operation, and with it what its features add."""
+        if self.operation == CHAT and COMPLETIONS in self.features:
+            return CHAT, COMPLETIONS
+        return (self.operation,)
+
+    def lacks(self, needs: Iterable[str]) -> list[str]:
+        """Returns those of the features `needs` that it has not, sorted."""
+        return [] if ANY_FEATURE in self.features else sorted(set(needs).difference(self.features))
 
 
 def key_of(capability: Capability) -> CapabilityKey:

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from atmo.router import decision as rules
-from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS, CapabilityKey, key_of
+from atmo.router.capability import (
+    ANOMALY,
+    AUDIO,
+    CHAT,
+    CLASSIFY,
+    CLUSTER,
+    COMPLETIONS,
+    EMBEDDINGS,
+    FORECAST,
+    IMAGES,
+    JSON_SCHEMA,
+    SPEECH,
+    TOOLS,
+    TRANSCRIPTION,
+    VISION,
+    CapabilityKey,
+    key_of,
+)
 from atmo.router.decision import Constraints, Failure, RouteRequest
 from atmo.router.names import offers_named
 from atmo.router.offer import Offer
@@ -21,17 +39,44 @@ Source: calibrated on CLINC150 with all-MiniLM-L6-v2: 83.6 % of right answers ac
 
 ENDPOINTS = {
     CHAT: "/v1/chat/completions",
+    COMPLETIONS: "/v1/completions",
     EMBEDDINGS: "/v1/embeddings",
+    IMAGES: "/v1/images/generations",
+    TRANSCRIPTION: "/v1/audio/transcriptions",
+    SPEECH: "/v1/audio/speech",
     CLASSIFY: "/v1/ml/classify",
     ANOMALY: "/v1/ml/anomaly",
+    CLUSTER: "/v1/ml/cluster",
+    FORECAST: "/v1/ml/forecast",
 }
 
+_LANGUAGE = (
+    "start Ollama with a model (ollama pull llama3.2), import a GGUF file (atmo model import PATH),"
+    " add an OpenAI-compatible server to the configuration,"
+)
+_SERVER = "add an OpenAI-compatible server that does it to the configuration,"
+_FITTED = 'train one (POST {} with "action": "fit"), import one (atmo model import PATH),'
 _MISSING = {
-    CHAT: "start Ollama with a model (ollama pull llama3.2), add an OpenAI-compatible server to the configuration,",
+    CHAT: _LANGUAGE,
+    COMPLETIONS: _LANGUAGE,
     EMBEDDINGS: "start a node with the built-in embedder,",
-    CLASSIFY: 'train one (POST /v1/ml/classify with "action": "fit"), import one (atmo model import PATH),',
-    ANOMALY: 'train one (POST /v1/ml/anomaly with "action": "fit"), import one (atmo model import PATH),',
+    IMAGES: _SERVER,
+    TRANSCRIPTION: _SERVER,
+    SPEECH: _SERVER,
+} | {operation: _FITTED.format(ENDPOINTS[operation]) for operation in (CLASSIFY, ANOMALY, CLUSTER, FORECAST)}
+
+NEEDS = {
+    VISION: "look at images",
+    AUDIO: "listen to sound",
+    TOOLS: "call tools",
+    JSON_SCHEMA: "answer by a JSON schema",
 }
+"""What a model that lacks a feature cannot do."""
+
+_FIELDS = {VISION: "messages", AUDIO: "messages", TOOLS: "tools", JSON_SCHEMA: "response_format"}
+
+BY_MEANING = frozenset({CHAT, COMPLETIONS, CLASSIFY, ANOMALY, CLUSTER, FORECAST})
+"""Operations whose model is chosen by what a request says where it names none."""
 
 _NAMES_SHOWN = 8
 
@@ -66,7 +111,8 @@ def choose_model(
 ) -> Choice | Failure:
     """Returns the model that answers `request`, or why there is none."""
     able = offers.doing(request.operation)
-    allowed = able if request.constraints == _ANY else Able(_meeting(request.constraints, offers, able))
+    free = request.constraints == _ANY and not request.needs
+    allowed = able if free else Able(_meeting(request, offers, able))
     if not request.auto:
         return _by_name(request, offers, able, allowed, known)
     if not able:
@@ -79,29 +125,56 @@ def choose_model(
             kind="api_error",
         )
     if not allowed:
-        return _constrained(request)
+        return _constrained(request, able)
     if len(allowed.models) == 1:
         (model,) = allowed.models
         only = f"{model} is the only model that does {request.operation}"
         return Choice(rules.RULE_ONLY, only, (offers_named(model, allowed),), lambda _: "an older version")
-    if request.operation == EMBEDDINGS:
-        return _by_default(allowed)
+    if request.operation not in BY_MEANING:
+        return _by_default(request.operation, allowed)
     return _by_meaning(request, allowed, scores, threshold)
 
 
-def _meeting(constraints: Constraints, offers: Offers, able: Able) -> list[Offer]:
-    return [offer for offer in map(offers.fresh, able.offers) if not ruled_out(offer, constraints)]
+def _meeting(request: RouteRequest, offers: Offers, able: Able) -> list[Offer]:
+    return [offer for offer in map(offers.fresh, able.offers) if not ruled_out(offer, request)]
 
 
-def ruled_out(offer: Offer, constraints: Constraints) -> str:
-    """Returns which of the request's constraints `offer` breaks, in one sentence; empty where none."""
-    cost, rtt = constraints.max_cost_per_1k, constraints.max_rtt_s
+def ruled_out(offer: Offer, request: RouteRequest) -> str:
+    """Returns which of the request's needs and constraints `offer` breaks, in one sentence; empty where none."""
+    lacking = offer.capability.lacks(request.needs)
+    if lacking:
+        return f"cannot {NEEDS.get(lacking[0], lacking[0])}"
+    constraints = request.constraints
+    return "" if constraints == _ANY else _against(constraints, offer) or _too_far(constraints, offer)
+
+
+def _against(constraints: Constraints, offer: Offer) -> str:
+    cost, capability = constraints.max_cost_per_1k, offer.capability
     if constraints.local_only and not offer.local:
         return "the request allows this machine only"
-    if constraints.general_only and not offer.capability.general:
+    if not may_use(constraints.models, capability.model):
+        return "the key of the request may not use it"
+    if constraints.general_only and not capability.general:
         return "the request wants a general model"
-    if cost is not None and offer.capability.cost_per_1k > cost:
-        return f"costs {offer.capability.cost_per_1k:g} for 1,000 tokens, the request allows {cost:g}"
+    if cost is not None and capability.cost_per_1k > cost:
+        return f"costs {capability.cost_per_1k:g} for 1,000 tokens, the request allows {cost:g}"
+    if capability.size_b < constraints.min_size_b:
+        has = f"{capability.size_b:g} billion parameters" if capability.size_b else "an unknown number of parameters"
+        return f"has {has}, the request wants {constraints.min_size_b:g} billion"
+    if constraints.residency and capability.residency.lower() != constraints.residency.lower():
+        return f"does not promise that data stays in {constraints.residency[:32]}"
+    if constraints.gpu_only and capability.device == "cpu":
+        return "runs on a CPU, the request wants a GPU"
+    return ""
+
+
+def may_use(models: Sequence[str], model: str) -> bool:
+    """Says whether one of the patterns `models` names `model`; no pattern means all."""
+    return not models or any(fnmatch.fnmatchcase(model, pattern) for pattern in models)
+
+
+def _too_far(constraints: Constraints, offer: Offer) -> str:
+    rtt = constraints.max_rtt_s
     if rtt is not None and (offer.rtt_s is None or offer.rtt_s > rtt):
         away = "an unknown time" if offer.rtt_s is None else f"{offer.rtt_s * 1_000:.0f} ms"
         return f"{away} away, the request allows {rtt * 1_000:.0f} ms"
@@ -113,7 +186,7 @@ def _by_name(request: RouteRequest, offers: Offers, able: Able, allowed: Able, k
     try:
         found = offers_named(model, allowed)
         if not found and offers_named(model, able):
-            return _constrained(request)
+            return _constrained(request, Able(list(offers_named(model, able))))
         elsewhere = found or offers_named(model, offers.all)
     except ValueError as error:
         return Failure(400, f"The model '{model[:128]}' cannot be read: {error}.", "invalid_model_version", "model")
@@ -177,7 +250,28 @@ def _unknown(request: RouteRequest, able: Able, elsewhere: Tier, known: Known) -
     )
 
 
-def _constrained(request: RouteRequest) -> Failure:
+def _constrained(request: RouteRequest, able: Able) -> Failure:
+    lacking = [set(offer.capability.lacks(request.needs)) for offer in able.offers]
+    common = sorted(set.intersection(*lacking))
+    if common:
+        who = f"The model '{request.model[:128]}'" if not request.auto else f"No model for {request.operation} here"
+        lists = "" if request.auto else " Name another model, or let the mesh choose with 'auto'."
+        return Failure(
+            400,
+            f"{who} can{'not' if not request.auto else ''} {NEEDS.get(common[0], common[0])}.{lists}",
+            "unsupported_feature",
+            _FIELDS.get(common[0]),
+        )
+    allowed = request.constraints.models
+    if allowed and not any(may_use(allowed, model) for model in able.models):
+        shown = f"the model '{request.model[:128]}'" if not request.auto else f"any model that does {request.operation}"
+        return Failure(
+            403,
+            f"Your key may not use {shown}; it may use {_list(allowed)}.",
+            "model_not_allowed",
+            "model",
+            kind="permission_error",
+        )
     return Failure(
         503,
         f"No node that does {request.operation} meets what the request asks for: relax its constraints or add a node.",
@@ -186,12 +280,15 @@ def _constrained(request: RouteRequest) -> Failure:
     )
 
 
-def _by_default(allowed: Able) -> Choice:
+def _by_default(operation: str, allowed: Able) -> Choice:
     """Vectors of two models cannot be compared, so the choice depends on nothing that changes from call to call."""
     model = allowed.default.capability.model
+    reason = f"{model} is the model for {operation} where none is named"
+    if operation == EMBEDDINGS:
+        reason = f"{model} makes every embedding that names no model, so that vectors can be compared"
     return Choice(
         rules.RULE_DEFAULT,
-        f"{model} makes every embedding that names no model, so that vectors can be compared",
+        reason,
         (offers_named(model, allowed),),
         lambda _: "another model is the default",
     )
@@ -218,7 +315,7 @@ def _by_meaning(request: RouteRequest, allowed: Able, scores: Scores | None, thr
     if general:
         reason = "no specialist is near to the request, a general model takes it"
         return Choice(rules.RULE_GENERAL, reason, general, why_not)
-    if known or request.operation == CHAT:
+    if known or request.operation in (CHAT, COMPLETIONS):
         reason = f"no general model is in the mesh, {best} is the nearest specialist"
         return Choice(rules.RULE_NEAREST, reason, (offers_named(best, special),), why_not)
     models = sorted(special.models)

@@ -39,12 +39,22 @@ class Constraints:
         general_only: Only models that take any prompt. A specialist that asks for help says so, or it may find itself.
         max_rtt_s: Nodes farther than this are ruled out; None for any.
         max_cost_per_1k: Dearer offers are ruled out, US dollars for a thousand tokens; None for any.
+        max_finish_s: Nodes that are expected to take longer are ruled out; None for any.
+        min_size_b: Models with fewer parameters, or of unknown size, are ruled out; billions.
+        residency: Only nodes that promise that data stays there, such as `US`; empty for any.
+        gpu_only: Models that are known to run on a CPU are ruled out.
+        models: Patterns (`fnmatch`) of the models that whoever asks may use; empty for all.
     """
 
     local_only: bool = False
     general_only: bool = False
     max_rtt_s: float | None = None
     max_cost_per_1k: float | None = None
+    max_finish_s: float | None = None
+    min_size_b: float = 0.0
+    residency: str = ""
+    gpu_only: bool = False
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +66,14 @@ class RouteRequest:
         model: What the client asked for; empty or `auto` leaves it to the router.
         constraints: What it asks of whoever runs it.
         draw: A random number; it picks the nodes that are compared, so that many gateways do not choose alike.
+        needs: Features that the model must have, of `capability.FEATURES`.
     """
 
     operation: str
     model: str = ""
     constraints: Constraints = Constraints()
     draw: int = 0
+    needs: frozenset[str] = frozenset()
 
     @property
     def auto(self) -> bool:

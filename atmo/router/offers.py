@@ -151,5 +151,6 @@ class Offers:
     def _operations(self) -> dict[str, Able]:
         rows: dict[str, list[Offer]] = {}
         for offer in self.lasting:
-            rows.setdefault(offer.capability.operation, []).append(offer)
+            for operation in offer.capability.operations:
+                rows.setdefault(operation, []).append(offer)
         return {operation: Able(found) for operation, found in rows.items()}

@@ -17,7 +17,19 @@ from types import MappingProxyType
 
 from atmo.identity import NodeId
 from atmo.router import decision as rules
-from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS, key_of
+from atmo.router.capability import (
+    ANOMALY,
+    CHAT,
+    CLASSIFY,
+    CLUSTER,
+    COMPLETIONS,
+    EMBEDDINGS,
+    FORECAST,
+    IMAGES,
+    SPEECH,
+    TRANSCRIPTION,
+    key_of,
+)
 from atmo.router.choice import THRESHOLD, Choice, Known, Scores, choose_model, ruled_out
 from atmo.router.decision import Candidate, Decision, Failure, RouteRequest
 from atmo.router.offer import Offer
@@ -38,6 +50,8 @@ class PolicyConfig:
         near_factor: This machine wins unless another finishes this many times earlier, and
         near_s: this many seconds earlier. Source: guess; sending a request away costs both ends work.
         forget_s: Half-life of an observed service time, so that a node that was slow is tried again. Source: guess.
+        priority_factor: An offer of high priority is taken to finish this many times earlier; one of low priority
+            stands in only. Source: guess; seed 003 wants the one preferred and the other as a fallback.
     """
 
     threshold: float = THRESHOLD
@@ -48,9 +62,21 @@ class PolicyConfig:
     near_factor: float = 1.25
     near_s: float = 0.005
     forget_s: float = 60.0
+    priority_factor: float = 2.0
 
 
-SERVICE_PRIOR_S = {CHAT: 3.0, EMBEDDINGS: 0.02, CLASSIFY: 0.01, ANOMALY: 0.01}
+SERVICE_PRIOR_S = {
+    CHAT: 3.0,
+    COMPLETIONS: 3.0,
+    EMBEDDINGS: 0.02,
+    IMAGES: 10.0,
+    TRANSCRIPTION: 5.0,
+    SPEECH: 3.0,
+    CLASSIFY: 0.01,
+    ANOMALY: 0.01,
+    CLUSTER: 0.01,
+    FORECAST: 0.02,
+}
 """Expected time of a request before anything was observed, in seconds. Source: guess."""
 
 _DEFAULTS = PolicyConfig()
@@ -63,6 +89,7 @@ class _Rated:
     Attributes:
         lot: Decides between two of which the same is known: a small one is drawn the more often, the more requests the
             node runs at once. An order by node would send all gateways that know nothing yet to the same nodes.
+        worth_s: The expected time, less where the offer has priority.
     """
 
     offer: Offer
@@ -72,16 +99,17 @@ class _Rated:
     service_s: float
     finish_s: float
     lot: float
+    worth_s: float
 
     @property
-    def group(self) -> tuple[bool, int]:
-        return (self.seen.breaker == OPEN, self.tier)
+    def group(self) -> tuple[bool, int, bool]:
+        return (self.seen.breaker == OPEN, self.tier, self.offer.capability.priority == "low")
 
 
-def _order(one: _Rated) -> tuple[bool, int, float, float, float, bytes]:
+def _order(one: _Rated) -> tuple[bool, int, bool, float, float, float, bytes]:
     """Sorts best first; an open breaker comes after everything else, ties are broken by use, then by lot."""
     busy = one.load / max(1, one.offer.capability.concurrency)
-    return (*one.group, one.finish_s, busy, one.lot, one.offer.node)
+    return (*one.group, one.worth_s, busy, one.lot, one.offer.node)
 
 
 def decide(
@@ -114,6 +142,12 @@ def decide(
         return _refuse(request, choice, offers, scores, config)
     moment = _Moment(offers, table, now, config)
     ranked = _rank(_panel(choice, moment, Random(request.draw)), config)
+    most_s = request.constraints.max_finish_s
+    if most_s is not None:
+        soon = [one for one in ranked if one.finish_s <= most_s]
+        if not soon:
+            return _refuse(request, _too_slow(min(one.finish_s for one in ranked), most_s), offers, scores, config)
+        ranked = soon
     chosen, fallbacks = ranked[0], ranked[1 : 1 + config.fallbacks]
     why = _why_chosen(chosen, ranked[1:])
     if explain:
@@ -133,6 +167,14 @@ def decide(
     )
 
 
+def _too_slow(soonest_s: float, most_s: float) -> Failure:
+    message = (
+        f"No node is expected to finish within {_time(most_s)}, the soonest takes about {_time(soonest_s)}: "
+        "allow more time, or add a faster node."
+    )
+    return Failure(503, message, "constraints_not_met", "atmosphere.max_latency_ms", kind="api_error")
+
+
 def _refuse(
     request: RouteRequest, failure: Failure, offers: Offers, scores: Scores | None, config: PolicyConfig
 ) -> Decision:
@@ -141,7 +183,7 @@ def _refuse(
         Candidate(
             offer,
             rules.RULED_OUT,
-            ruled_out(offer, request.constraints) or "not what the request names",
+            ruled_out(offer, request) or "not what the request names",
             _similarity(offer, scores),
         )
         for offer in map(offers.fresh, looked_at[: config.candidates_shown])
@@ -213,7 +255,8 @@ def _rate(
         doubt = 1 if seen.breaker == HALF_OPEN else 1 + seen.failures
         finish = rtt + queue_factor(load, capability.concurrency) * service * doubt
         lot = rng.expovariate(max(1, capability.concurrency)) if rng else 0.0
-        rated.append(_Rated(offer, tier, seen, load, service, finish, lot))
+        worth = finish / config.priority_factor if capability.priority == "high" else finish
+        rated.append(_Rated(offer, tier, seen, load, service, finish, lot, worth))
     return rated
 
 
@@ -246,7 +289,7 @@ def _name(offer: Offer) -> tuple[NodeId, str]:
 
 
 def _near(here: _Rated, best: _Rated, config: PolicyConfig) -> bool:
-    return here.finish_s <= best.finish_s * config.near_factor + config.near_s
+    return here.worth_s <= best.worth_s * config.near_factor + config.near_s
 
 
 def _explain(ranked: Sequence[_Rated], why: str, scores: Scores | None, config: PolicyConfig) -> list[Candidate]:
@@ -283,8 +326,10 @@ def _why_chosen(best: _Rated, others: Sequence[_Rated]) -> str:
     rivals = [one for one in others if one.group == best.group]
     if not rivals:
         return f"{where} is the only node that can run it now"
-    if best.offer.local and any(one.finish_s < best.finish_s for one in rivals):
+    if best.offer.local and any(one.worth_s < best.worth_s for one in rivals):
         return f"this machine finishes in about {_time(best.finish_s)}, and nobody is much faster"
+    if best.offer.capability.priority == "high" and any(one.finish_s < best.finish_s for one in rivals):
+        return f"{where} has high priority and finishes in about {_time(best.finish_s)}"
     return f"{where} finishes first, in about {_time(best.finish_s)}"
 
 
@@ -293,6 +338,10 @@ def _why_not(one: _Rated, best: _Rated) -> str:
         return f"failed {one.seen.failures} times in a row, asked again after a pause"
     if one.tier != best.tier:
         return "stands in when the better model cannot"
+    if one.offer.capability.priority == "low" != best.offer.capability.priority:
+        return "has low priority: it stands in only"
+    if one.finish_s < best.finish_s and best.offer.capability.priority == "high":
+        return "has no such priority as the chosen one"
     if one.finish_s < best.finish_s:
         return (
             "hardly faster than this machine"
@@ -312,7 +361,7 @@ def _others(request: RouteRequest, choice: Choice, offers: Offers, scores: Score
             break
         if _name(lasting) not in taken:
             offer = offers.fresh(lasting)
-            reason = ruled_out(offer, request.constraints) or choice.why_not(offer)
+            reason = ruled_out(offer, request) or choice.why_not(offer)
             others.append(Candidate(offer, rules.RULED_OUT, reason, _similarity(offer, scores), offer.load))
     return others
 

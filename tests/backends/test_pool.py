@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Backend, Call, Part
 from atmo.backends.pool import BackendPool, PoolConfig
 from atmo.errors import RequestError
 from atmo.identity import NodeId, Signer
@@ -19,7 +19,7 @@ def capability(key: str, **more: object) -> Capability:
     return Capability(id=key, operation=CHAT, model=key, **more)  # type: ignore[arg-type]
 
 
-class Runner:
+class Runner(Backend):
     """A real, tiny backend whose discovery and answers the test steers."""
 
     def __init__(self, name: str, *offered: Capability, recheck_s: float = 30.0) -> None:

@@ -11,6 +11,7 @@ import trio
 from numpy.typing import NDArray
 
 from atmo.errors import RemoteError, RequestError
+from atmo.gateway.asking import Asking
 from atmo.gateway.gateway import Company, Gateway, GatewayConfig
 from atmo.net.ports import RequestStream
 from atmo.router.capability import CHAT, CLASSIFY, EMBEDDINGS, Capability
@@ -34,14 +35,14 @@ from tests.gateway.world import (
 
 
 async def answer(node: Node, body: dict[str, Any], operation: str = CHAT, *, stream: bool = False) -> list[Any]:
-    async with node.gateway.execute(operation, body, stream=stream) as execution:
+    async with node.gateway.execute(operation, body, Asking(stream)) as execution:
         return [part async for part in execution]
 
 
 async def test_runs_on_this_machine() -> None:
     async with loop_net() as net:
         node = await net.add("alpha", Echo())
-        async with node.gateway.execute(CHAT, chat("abc"), request_id="r1") as execution:
+        async with node.gateway.execute(CHAT, chat("abc"), Asking(request_id="r1")) as execution:
             (part,) = [part async for part in execution]
         assert part["choices"][0]["message"]["content"] == "cba"
         assert execution.offer.local
@@ -111,7 +112,7 @@ class TestFailover:
     async def test_the_next_node_stands_in(self, error: Exception, stream: bool) -> None:
         async with loop_net() as net:
             alpha, beta = await self.two(net, Failing(error=error))
-            async with alpha.gateway.execute(CHAT, chat("abc"), stream=stream) as execution:
+            async with alpha.gateway.execute(CHAT, chat("abc"), Asking(stream)) as execution:
                 parts = [part async for part in execution]
             assert parts
             assert execution.offer.node == beta.id
@@ -230,9 +231,8 @@ class TestMidStream:
         async with loop_net() as net:
             alpha = await net.add("alpha", *([Failing(error=refused(500), after=2)] if where == "alpha" else []))
             await net.add("beta", Failing(error=refused(500), after=2))
-            async with alpha.gateway.execute(
-                CHAT, chat(atmosphere={"local_only": where == "alpha"}), stream=True
-            ) as execution:
+            body = chat(atmosphere={"local_only": where == "alpha"})
+            async with alpha.gateway.execute(CHAT, body, Asking(stream=True)) as execution:
                 await anext(execution)
                 await anext(execution)
                 with pytest.raises(RequestError, match="no" if where == "alpha" else "beta: no"):
@@ -242,7 +242,7 @@ class TestMidStream:
         async with loop_net() as net:
             alpha = await net.add("alpha")
             await net.add("beta", Failing(after=1))
-            async with alpha.gateway.execute(CHAT, chat(), stream=True) as execution:
+            async with alpha.gateway.execute(CHAT, chat(), Asking(stream=True)) as execution:
                 await anext(execution)
                 net.streams[0].reset()
                 with pytest.raises(RequestError, match="beta failed while it ran echo: the stream was reset") as caught:
@@ -255,7 +255,7 @@ class TestMidStream:
             backend = Failing(after=3)
             alpha = await net.add("alpha", *([backend] if where == "alpha" else []))
             beta = await net.add("beta", *([backend] if where == "beta" else []))
-            async with alpha.gateway.execute(CHAT, chat(), stream=True) as execution:
+            async with alpha.gateway.execute(CHAT, chat(), Asking(stream=True)) as execution:
                 await anext(execution)
             await trio.testing.wait_all_tasks_blocked()
             assert backend.cancelled == 1
@@ -323,7 +323,7 @@ class TestBreaksWhenClosed:
         async with loop_net() as net:
             gateway = await self.breaking(net, Failing(after=2))
             with pytest.raises(RequestError, match="beta failed while it ran echo: it broke at the end"):
-                async with gateway.execute(CHAT, chat(), stream=True) as execution:
+                async with gateway.execute(CHAT, chat(), Asking(stream=True)) as execution:
                     assert await anext(execution)
 
     async def test_before_the_first_part(self) -> None:
@@ -428,9 +428,23 @@ class TestMeaning:
     async def test_a_request_without_words(self) -> None:
         async with loop_net() as net:
             alpha = await self.mesh(net)
-            image = [{"type": "image_url", "image_url": {"url": "data:"}}]
-            decision = await alpha.gateway.route(CHAT, {"messages": [{"role": "user", "content": image}]})
+            silent = [{"type": "file", "file": {"file_id": "f"}}]
+            decision = await alpha.gateway.route(CHAT, {"messages": [{"role": "user", "content": silent}]})
             assert decision.rule == "general"
+
+    async def test_who_cannot_see_is_not_asked_about_images(self) -> None:
+        async with loop_net() as net:
+            alpha = await self.mesh(net)
+            image = [{"type": "image_url", "image_url": {"url": "data:"}}]
+            body = {"messages": [{"role": "user", "content": image}]}
+            failure = (await alpha.gateway.route(CHAT, body)).failure
+            assert failure is not None
+            assert (failure.status, failure.code, failure.param) == (400, "unsupported_feature", "messages")
+            seeing = Capability("echo:eye", CHAT, "eye", general=True, backend="echo", features=("vision",))
+            await net.add("gamma", Echo(seeing, name="eye"))
+            chosen = (await alpha.gateway.route(CHAT, body)).chosen
+            assert chosen is not None
+            assert chosen.capability.model == "eye"
 
     async def test_the_names_of_columns_choose_a_classifier(self) -> None:
         async with loop_net() as net:

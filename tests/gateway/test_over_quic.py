@@ -52,7 +52,10 @@ class Link:
     ) -> AbstractAsyncContextManager[RemoteParts]:
         offer = Offer(self.connection.node_id, "beta", capability, False, None, 0, "direct")
         body = json.dumps(chat(text)).encode()
-        return open_remote(cast(MeshPort, Port(self.connection)), Outgoing(offer, body, stream, 20.0, "r"))
+        return open_remote(
+            cast(MeshPort, Port(self.connection)),
+            Outgoing(offer, offer.capability.operation, body, stream, 20.0, "r", 20.0, "", lambda _head: None),
+        )
 
     async def until_idle(self) -> None:
         with trio.fail_after(5):

@@ -13,6 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atmo.backends.base import Call, Head
 from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway import remote
@@ -37,6 +38,10 @@ def header(**changes: Any) -> dict[str, Any]:
         "size": 0,
     }
     return {**good, **changes}
+
+
+def _nobody(_head: Head) -> None:
+    """Wants to know nothing of when work begins."""
 
 
 class Server:
@@ -66,10 +71,14 @@ class Server:
         stream = self.ask(header(**{"size": len(body), **changes}))
         if body:
             await stream.send(body)
-        found = []
-        while (frame := await stream.receive()) is not None:
-            found.append(codec.decode_untrusted(frame, limits.FRAME_BYTES))
-        return found
+        return [frame for frame in await frames(stream) if "head" not in frame]
+
+
+async def frames(stream: MemoryStream) -> list[dict[str, Any]]:
+    found = []
+    while (frame := await stream.receive()) is not None:
+        found.append(codec.decode_untrusted(frame, limits.FRAME_BYTES))
+    return found
 
 
 @asynccontextmanager
@@ -92,6 +101,29 @@ class TestServer:
             assert json.loads(part["part"])["choices"][0]["message"]["content"] == "cba"
             assert end == {"end": True}
             assert server.server.stats.served == 1
+
+    async def test_the_answer_begins_with_what_is_known_of_it(self) -> None:
+        class Deaf(Echo):
+            def ignored(self, call: Call) -> tuple[str, ...]:
+                return ("seed", "x" * 100) if call.body.get("seed") else ()
+
+        async with serving(Deaf()) as server:
+            body = as_json(chat("abc", seed=1))
+            stream = server.ask(header(size=len(body)))
+            await stream.send(body)
+            head, *_ = await frames(stream)
+            assert head == {"head": {"queue_ms": 0, "ignored": ["seed", "x" * 64]}}
+
+    async def test_what_is_asked_of_a_model_that_does_more(self) -> None:
+        capability = Capability("echo:echo", CHAT, "echo", features=("completions",))
+        echo = Echo(capability)
+        async with serving(echo) as server:
+            trace = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+            body = as_json({"prompt": "x", "messages": [{"content": "x"}]})
+            _ = await server.answers(body, operation="completions", trace=trace)
+            assert (echo.calls[0].operation, echo.calls[0].trace) == ("completions", trace)
+            (refused,) = await server.answers(body, operation="completions", trace=5)
+            assert refused["error"]["status"] == 400
 
     async def test_a_stream_is_for_chats_only(self) -> None:
         async with serving(Echo(), Lengths()) as server:
@@ -341,7 +373,7 @@ class TestParts:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             try:
-                found += [part async for part in RemoteParts(here)]
+                found += [part async for part in RemoteParts(here, _nobody)]
             except RemoteError as error:
                 found.append(str(error))
             except RequestError as error:
@@ -358,7 +390,7 @@ class TestParts:
     async def test_after_the_end_there_is_nothing(self) -> None:
         here, there = stream_pair(ASKING, SERVING, header())
         await there.send(codec.encode({"end": True}))
-        parts = RemoteParts(here)
+        parts = RemoteParts(here, _nobody)
         for _ in range(2):
             with pytest.raises(StopAsyncIteration):
                 await anext(parts)
@@ -371,9 +403,9 @@ class TestParts:
             ([1], "not a map of one key"),
             ({}, "not a map of one key"),
             ({"part": b"{}", "end": True}, "not a map of one key"),
-            ({"x": 1}, "none of part, piece, error and end"),
-            ({1: b""}, "none of part, piece, error and end"),
-            ({"part": "{}"}, "none of part, piece, error and end"),
+            ({"x": 1}, "none of head, part, piece, error and end"),
+            ({1: b""}, "none of head, part, piece, error and end"),
+            ({"part": "{}"}, "none of head, part, piece, error and end"),
             ({"part": b"[]"}, "not usable JSON"),
             ({"part": b'{"a": NaN}'}, "not usable JSON"),
             ({"error": {}}, "an error that does not decode"),
@@ -415,7 +447,7 @@ def test_no_frame_breaks_the_reader(frame: bytes) -> None:
         await there.send(frame)
         await there.finish()
         with suppress(RemoteError, RequestError):
-            _ = [part async for part in RemoteParts(here)]
+            _ = [part async for part in RemoteParts(here, _nobody)]
 
     trio.run(read)
 
