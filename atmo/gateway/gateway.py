@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from atmo.backends.base import STREAMED, Call, Part, as_object
+from atmo.backends.base import STREAMED, Call, Part
 from atmo.backends.pool import BackendPool
 from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.asking import ANYBODY, Asking
@@ -20,6 +20,7 @@ from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
 from atmo.gateway.elsewhere import Seek, keys_of, serves, worth_seeking
 from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, final, told_as
+from atmo.gateway.ghostwriter import Ghostwriter
 from atmo.gateway.jsontext import write_object
 from atmo.gateway.known import KnownModels
 from atmo.gateway.listing import CatalogRow, list_models
@@ -147,24 +148,20 @@ class Gateway:
         self._seek = seek
         self._known = KnownModels(stored, self._config.names, self._config.names_s)
         self.on_asked: Callable[[str], None] = lambda model: None
-        self._nursery: trio.Nursery | None = None
         self._supply = Supply(node, node_name, pool, mesh)
+        self.ghostwriter = Ghostwriter(self.execute, lambda: bool(self.offers().doing(CHAT).general))
 
     def attach(self, mesh: MeshPort) -> None:
         """Answers other nodes' requests from now on."""
         mesh.handle(PROTOCOL, self.server.serve)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Embeds what new capabilities do in the background, and carries `generate`; runs until cancelled."""
+        """Embeds what new capabilities do in the background, and carries what `ghostwriter` asks, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            await nursery.start(self.ghostwriter.run)
             nursery.start_soon(self.meaning.run)
             self.offers_changed()
             task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
 
     def offers_changed(self) -> None:
         """Has the texts of new capabilities embedded ahead of the first request; call it when offers came or went."""
@@ -357,51 +354,6 @@ class Gateway:
             offer, job.operation, content, job.stream, seconds, job.request_id, reach_s, job.trace, attempt.begun
         )
         return await stack.enter_async_context(open_remote(mesh, outgoing))
-
-    def generate(self, body: Mapping[str, Any], *, stream: bool = False) -> AsyncGenerator[dict[str, Any], None] | None:
-        """Asks a general language model of the mesh, on behalf of a specialist of this machine.
-
-        Returns:
-            The parts of its answer; None where the mesh has no such model, or `run` does not run.
-        """
-        if self._nursery is None or not self.offers().doing(CHAT).general:
-            return None
-        options = {**(body.get(OPTIONS) or {}), "general_only": True}
-        return self._generated(self._nursery, {**body, OPTIONS: options}, stream)
-
-    async def _generated(
-        self, nursery: trio.Nursery, body: Mapping[str, Any], stream: bool
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The execution lives in a task of its own: no cancel scope of it may be open where this generator yields."""
-        send, receive = trio.open_memory_channel[dict[str, Any] | RequestError](0)
-        scope = trio.CancelScope()
-        nursery.start_soon(self._generate, body, stream, send, scope)
-        try:
-            async for item in receive:
-                if isinstance(item, RequestError):
-                    raise item
-                yield item
-        finally:
-            scope.cancel()
-            receive.close()
-
-    async def _generate(
-        self,
-        body: Mapping[str, Any],
-        stream: bool,
-        send: trio.MemorySendChannel[dict[str, Any] | RequestError],
-        scope: trio.CancelScope,
-    ) -> None:
-        with scope, send:
-            try:
-                async with self.execute(CHAT, body, Asking(stream)) as execution:
-                    try:
-                        async for part in execution:
-                            await send.send(as_object(part))
-                    except RequestError as error:
-                        await send.send(error)
-            except RequestError as error:
-                await send.send(error)
 
 
 def _forwarded(body: Mapping[str, Any], wants_usage: bool) -> Mapping[str, Any]:

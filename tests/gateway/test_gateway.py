@@ -544,9 +544,9 @@ class TestGenerate:
         async with loop_net() as net:
             docs = Capability("rag:docs", CHAT, "docs", description="how to install")
             alpha, _ = await net.add("alpha", Echo(docs)), await net.add("beta", Echo())
-            assert alpha.gateway.generate(chat("how to install")) is None
+            assert alpha.gateway.ghostwriter.write(chat("how to install")) is None
             await net.nursery.start(alpha.gateway.run)
-            parts = alpha.gateway.generate(chat("how to install"), stream=True)
+            parts = alpha.gateway.ghostwriter.write(chat("how to install"), stream=True)
             assert parts is not None
             assert [part["model"] async for part in parts] == ["echo"] * 5
 
@@ -555,7 +555,7 @@ class TestGenerate:
             alpha = await net.add("alpha", Failing(error=refused(500), after=1))
             await net.nursery.start(alpha.gateway.run)
             for stream in (True, False):
-                parts = alpha.gateway.generate(chat(), stream=stream)
+                parts = alpha.gateway.ghostwriter.write(chat(), stream=stream)
                 assert parts is not None
                 with pytest.raises(RequestError, match=r"no|several"):
                     _ = [part async for part in parts]
@@ -565,7 +565,7 @@ class TestGenerate:
             backend = Failing(after=2)
             alpha = await net.add("alpha", backend)
             await net.nursery.start(alpha.gateway.run)
-            parts = alpha.gateway.generate(chat(), stream=True)
+            parts = alpha.gateway.ghostwriter.write(chat(), stream=True)
             assert parts is not None
             await anext(parts)
             await parts.aclose()
@@ -576,7 +576,7 @@ class TestGenerate:
         async with loop_net() as net:
             alpha = await net.add("alpha", Lengths())
             await net.nursery.start(alpha.gateway.run)
-            assert alpha.gateway.generate(chat()) is None
+            assert alpha.gateway.ghostwriter.write(chat()) is None
 
 
 async def test_models_lists_what_runs_and_what_is_stored() -> None:
