@@ -19,6 +19,7 @@ from atmo.backends.base import Backend, Call, Part
 from atmo.backends.pool import BackendPool
 from atmo.clock import Now
 from atmo.errors import RemoteError, RequestError
+from atmo.gateway.asking import Asking
 from atmo.gateway.gateway import Gateway, GatewayConfig
 from atmo.identity import NodeId, Signer
 from atmo.net.ports import BulkPort, Handler, MeshPort, RequestStream
@@ -362,6 +363,12 @@ async def loop_net() -> AsyncIterator[LoopNet]:
     async with trio.open_nursery() as nursery:
         yield LoopNet(nursery)
         nursery.cancel_scope.cancel()
+
+
+async def answer(node: Node, body: dict[str, Any], operation: str = CHAT, *, stream: bool = False) -> list[Any]:
+    """Runs a request and returns all parts of its answer."""
+    async with node.gateway.execute(operation, body, Asking(stream)) as execution:
+        return [part async for part in execution]
 
 
 def chat(text: str = "hello there", **more: Any) -> dict[str, Any]:
