@@ -21,6 +21,7 @@ from tests.gateway.world import (
     LoopNet,
     LoopPort,
     MemoryStream,
+    Node,
     Signs,
     answer,
     chat,

@@ -19,6 +19,7 @@ from tests.gateway.world import (
     Failing,
     Lengths,
     LoopNet,
+    Node,
     Signs,
     answer,
     chat,
