@@ -61,6 +61,7 @@ class RequestError(AtmoError):
         kind: OpenAI's `type`, such as `invalid_request_error`.
         code: OpenAI's `code`, such as `model_not_found`.
         param: The field of the request at fault.
+        retry_s: In how many seconds the same request may do; 0 where nobody knows, or where it never will.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class RequestError(AtmoError):
         kind: str = "invalid_request_error",
         code: str | None = None,
         param: str | None = None,
+        retry_s: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -78,6 +80,7 @@ class RequestError(AtmoError):
         self.kind = kind
         self.code = code
         self.param = param
+        self.retry_s = retry_s
 
     def body(self) -> dict[str, object]:
         """Returns the JSON body that OpenAI's clients expect."""

@@ -7,6 +7,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 os.environ["ATMO_BRIDGE"] = "0"  # nodes of tests leave the caches of whoever runs them alone
+os.environ["ATMO_LLAMAFARM_CONFIG"] = "0"
 
 settings.register_profile(
     "repeatable",

@@ -5,6 +5,8 @@ eviction), and gets SIGKILL after a random time. Then the store must open, every
 verify, nothing half may be taken for whole, nothing may lie about, and the audit log must tell what is here.
 
 The seed decides everything but the machine's own speed, on which depends what a kill meets.
+
+`http` attacks a node of its own instead (`torture_http`), while others ask it something.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random, SystemRandom
 
+import torture_attack
+import torture_node
 from torture_store import ACTIONS, Broken, Torture, Trial
 
 ROUNDS = 200
@@ -41,11 +45,15 @@ def main(arguments: list[str]) -> int:
     logging.disable(logging.WARNING)  # that something was damaged is what this is about
     kept = False
     try:
-        print(f"tools/torture store --rounds {options.rounds} --seed {seed}, in {folder}", flush=True)
-        run(folder, options.rounds, seed, options.quiet)
-    except Broken as error:
+        if options.what == "http":
+            torture_node.run(folder, options.rounds or 1)
+            return 0
+        rounds = options.rounds or ROUNDS
+        print(f"tools/torture store --rounds {rounds} --seed {seed}, in {folder}", flush=True)
+        run(folder, rounds, seed, options.quiet)
+    except (Broken, torture_attack.Broken) as error:
         kept = True
-        print(f"BROKEN: {error}\nThe store is kept: {folder}", file=sys.stderr)
+        print(f"BROKEN: {error}\nWhat is left of it is kept: {folder}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -58,8 +66,9 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/torture", description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("what", choices=["store"], help="what is put to the test")
-    parser.add_argument("--rounds", type=positive, default=ROUNDS, metavar="N", help=f"kills [default: {ROUNDS}]")
+    parser.add_argument("what", choices=["store", "http"], help="what is put to the test")
+    help_rounds = f"kills, or attacks of each kind [default: {ROUNDS}; 1 for http]"
+    parser.add_argument("--rounds", type=positive, metavar="N", help=help_rounds)
     parser.add_argument("--seed", type=int, metavar="S", help="of everything that is drawn [default: a new one]")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where, such as on another file system")
     parser.add_argument("--quiet", action="store_true", help="print no progress")

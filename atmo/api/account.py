@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from atmo.gateway.asking import Asking
 from atmo.gateway.execution import Execution
+from atmo.gateway.tracing import traceparent_untrusted
 
 _SCOPE_KEY = "atmo.account"
 _ID_BYTES = 12
@@ -32,6 +33,7 @@ class Account:
         key: Name of the key that was shown, empty without.
         key_id: Its id.
         models: Patterns of the models that it may use; empty for all.
+        stranger: A key is needed here, and this request needs none and has shown none.
         trace: W3C `traceparent` of what the request is a part of, empty for none.
         operation: What was asked for, empty where it is none of the router's operations.
         model: What answers.
@@ -57,6 +59,7 @@ class Account:
     key: str = ""
     key_id: str = ""
     models: tuple[str, ...] = ()
+    stranger: bool = False
     trace: str = ""
     operation: str = ""
     model: str = ""
@@ -119,7 +122,12 @@ def outcome_of(account: Account) -> str:
 def open_account(scope: Scope) -> Account:
     """Returns the account of a request that has just come."""
     client = scope.get("client")
-    return Account(scope.get("method", "WEBSOCKET"), scope.get("path", ""), str(client[0]) if client else "")
+    method = "WEBSOCKET" if scope["type"] == "websocket" else scope.get("method", "")
+    account = Account(method, scope.get("path", ""), str(client[0]) if client else "")
+    for name, value in scope.get("headers", ()):
+        if name == b"traceparent":
+            account.trace = traceparent_untrusted(value.decode("latin-1"))
+    return account
 
 
 def _count(value: object) -> int:

@@ -13,11 +13,13 @@ from urllib.parse import quote
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
+from atmo.api.account import account_of
 from atmo.api.downloads import Downloads
 from atmo.api.errors import add_handlers
 from atmo.api.guard import Guard, is_loopback
 from atmo.errors import RequestError
 from atmo.gateway.jsontext import dump
+from atmo.router.choice import may_use
 from atmo.services.bridge import BridgeService, source_of
 from atmo.storage.registry import LocalModel
 from atmo.version import __version__
@@ -35,18 +37,22 @@ def download_routes(bridge: BridgeService, http_host: str) -> APIRouter:
     """
     router, downloads, public = APIRouter(), Downloads(bridge), not is_loopback(http_host)
 
-    async def answer(model: str, file: str | None = None) -> Response:
-        return downloads.response(_find(bridge, model, public), file)
+    async def answer(request: Request, model: str, file: str | None = None) -> Response:
+        found = _find(bridge, model, public)
+        if not may_use(account_of(request.scope).models, found.name):
+            message = f"Your key may not use the model '{found.name}'."
+            raise RequestError(403, message, kind="permission_error", code="model_not_allowed", param="model")
+        return downloads.response(found, file)
 
     @router.head(f"{DOWNLOAD}{{model:path}}", include_in_schema=False)
-    async def describe(model: str, file: str | None = None) -> Response:
+    async def describe(request: Request, model: str, file: str | None = None) -> Response:
         """Tells size and hash of a file."""
-        return await answer(model, file)
+        return await answer(request, model, file)
 
     @router.get(f"{DOWNLOAD}{{model:path}}")
-    async def download(model: str, file: str | None = None) -> Response:
+    async def download(request: Request, model: str, file: str | None = None) -> Response:
         """Sends the main file of a model on this machine, or the one that `file` names; ranges are served."""
-        return await answer(model, file)
+        return await answer(request, model, file)
 
     return router
 

@@ -9,7 +9,7 @@ failed. Importing and pulling answer a JSON object a line (`atmo.api.ndjson`).
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -18,9 +18,11 @@ from fastapi.responses import JSONResponse, Response
 
 from atmo.api.control_body import Authorise, BadRequestError, Body, ControlRoute
 from atmo.api.control_bridge import add_bridge_routes
+from atmo.api.control_keys import add_key_routes
 from atmo.api.control_models import add_model_routes
 from atmo.services.bridge import BridgeService
 from atmo.services.jobs import ModelSide
+from atmo.services.keys import KeyService
 from atmo.services.mesh import MeshService
 
 
@@ -37,6 +39,8 @@ def control_router(
     status: Callable[[], Mapping[str, Any]],
     examine: Callable[[], Awaitable[Mapping[str, Any]]],
     bridge: BridgeService | None = None,
+    keys: KeyService | None = None,
+    config: Sequence[Mapping[str, Any]] = (),
 ) -> APIRouter:
     """Builds the routes below `/atmo/v1/`.
 
@@ -46,6 +50,8 @@ def control_router(
         status: Returns what `atmo status` shows.
         examine: Returns what `atmo mesh doctor` shows.
         bridge: Models of other programs; None where there is no such service.
+        keys: Of clients of the endpoint; the same.
+        config: The values that the node runs with, and where they come from, without secrets.
     """
     assert token
     expected = b"Bearer " + token.encode()
@@ -61,6 +67,13 @@ def control_router(
     add_model_routes(router, authorise, services)
     if bridge is not None:
         add_bridge_routes(router, authorise, bridge)
+    if keys is not None:
+        add_key_routes(router, authorise, keys)
+
+    @router.get("/config")
+    async def get_config(request: Request) -> Response:
+        await authorise(request)
+        return JSONResponse({"config": list(config)})
 
     @router.get("/status")
     async def get_status(request: Request) -> Response:

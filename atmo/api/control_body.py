@@ -87,6 +87,10 @@ class Body:
             raise BadRequestError(400, f"{unknown[0]} in the JSON body is no field of this request.", _takes(known))
         return cls(fields)
 
+    def has(self, key: str) -> bool:
+        """Says whether something was given."""
+        return self._fields.get(key) is not None
+
     def text(self, key: str, default: str | None = None) -> str:
         """Returns a text; without a default it may not be empty."""
         value = self._fields.get(key, default)

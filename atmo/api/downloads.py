@@ -133,7 +133,7 @@ class _Download(Response):
                     await start()
                     await _end(send)
                     return
-                await until_gone(receive, send, partial(self._send, file, whole, start))
+                await until_gone(scope, receive, send, partial(self._send, file, whole, start))
             finally:
                 file.close()
         finally:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,25 +14,30 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from atmo.api.account import account_of
 from atmo.errors import RequestError, UserError
 from atmo.gateway.jsontext import dump
 
 ROUTES = (
     "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/responses",
     "POST /v1/embeddings",
     "GET /v1/models",
-    "GET /v1/models/download/{model}",
-    "POST /v1/ml/classify",
-    "POST /v1/ml/anomaly",
-    "GET /v1/mesh/nodes",
-    "GET /v1/mesh/models",
+    "POST /v1/images/generations",
+    "POST /v1/audio/transcriptions",
+    "POST /v1/audio/speech",
     "POST /v1/mesh/route",
     "GET /health",
+    "GET /docs for all others",
 )
 """What somebody who asks for a route that does not exist is told."""
 
-RETRY_AFTER_S = 2
-"""For clients that were refused because the node is busy. Source: guess."""
+RETRY_AFTER_S = 2.0
+"""For clients that were refused because the node is busy, where nobody knows better. Source: guess."""
+
+HOPELESS = frozenset({"constraints_not_met", "insufficient_quota", "no_capability", "no_key", "no_trainer"})
+"""Codes of errors that the same request meets again, although its status is one that clients repeat by themselves."""
 
 INTERNAL = RequestError(
     500, "Something went wrong inside this node; its log has the details.", kind="api_error", code="internal_error"
@@ -40,8 +46,20 @@ INTERNAL = RequestError(
 
 def error_response(error: RequestError) -> Response:
     """Returns `error` as an HTTP response."""
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.status in (429, 503) else None
-    return Response(dump(error.body()), error.status, headers, "application/json")
+    return Response(dump(error.body()), error.status, retry_headers(error), "application/json")
+
+
+def retry_headers(error: RequestError) -> dict[str, str]:
+    """Returns what tells a client whether to send the same request again, and when.
+
+    `retry-after-ms` and `x-should-retry` are OpenAI's; its clients repeat 408, 409, 429 and all from 500 by themselves.
+    """
+    if error.code in HOPELESS:
+        return {"x-should-retry": "false"}
+    if error.status not in (429, 503):
+        return {}
+    seconds = error.retry_s or RETRY_AFTER_S
+    return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1_000))}
 
 
 def add_handlers(app: FastAPI, routes: Sequence[str] = ROUTES) -> None:
@@ -57,21 +75,26 @@ def add_handlers(app: FastAPI, routes: Sequence[str] = ROUTES) -> None:
     app.add_exception_handler(HTTPException, partial(_http_error, routes))
 
 
-async def _request_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
+def _told(request: Request, error: RequestError) -> Response:
+    account_of(request.scope).error = error.code or error.kind
     return error_response(error)
 
 
-async def _user_error(_request: Request, error: Exception) -> Response:
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return _told(request, error)
+
+
+async def _user_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, UserError)
-    return error_response(RequestError(400, str(error)))
+    return _told(request, RequestError(400, str(error)))
 
 
-async def _validation_error(_request: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(step) for step in first["loc"][1:]) or str(first["loc"][0])
-    return error_response(RequestError(400, f"'{param}': {first['msg']}.", param=param, code="invalid_value"))
+    return _told(request, RequestError(400, f"'{param}': {first['msg']}.", param=param, code="invalid_value"))
 
 
 async def _http_error(routes: Sequence[str], request: Request, error: Exception) -> Response:
@@ -84,6 +107,6 @@ async def _http_error(routes: Sequence[str], request: Request, error: Exception)
         message, code = f"{path} does not take {request.method}: use {allowed}.", "method_not_allowed"
     else:
         message, code = str(error.detail), "http_error"
-    response = error_response(RequestError(error.status_code, message, code=code))
+    response = _told(request, RequestError(error.status_code, message, code=code))
     response.headers.update(error.headers or {})
     return response

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from atmo.api.account import Account, account_of
+from atmo.api.server_exchange import GONE
 from atmo.backends.base import Encoded, Part, as_object
 from atmo.errors import RequestError
 from atmo.gateway.budget import ByteBudget, Holding
@@ -20,6 +22,7 @@ from atmo.gateway.jsontext import dump, read_object_untrusted, write_object
 from atmo.wire import limits
 
 Body = dict[str, Any]
+Read = Callable[[Scope, Receive, Holding], Awaitable[Body | None]]
 Work = Callable[[Body, Send, Account], Awaitable[None]]
 Finish = Callable[[Body], Awaitable[Body]]
 
@@ -32,35 +35,46 @@ SSE_HEADERS = [
 
 _DISCARD_S = 2.0
 _HEADER_CHARS = 400
+_UNPRINTABLE = re.compile("[^ -~]")
 _LAST_BYTES = 64 * 1024
 """Of the end of an answer, which is sent when nobody watches any more whether the client leaves."""
 
 log = logging.getLogger(__name__)
 
 
+async def read_json(scope: Scope, receive: Receive, holding: Holding) -> Body | None:
+    """Reads the JSON object of a request; None when the client left before it was complete."""
+    pieces: list[bytes] = []
+    if not await receive_body(scope, receive, holding, pieces.append, pieces.clear):
+        return None
+    raw = b"".join(pieces)
+    pieces.clear()
+    return await read_object_untrusted(raw)
+
+
 class Exchange(Response):
-    """A response that reads the request's JSON itself, then works until it is answered or the client has left.
+    """A response that reads the request's body itself, then works until it is answered or the client has left.
 
     Args:
         budget: Bounds what all bodies hold.
         work: Gets the body and the request's account; sends the answer.
+        read: Makes an object of what the client sends.
     """
 
-    def __init__(self, budget: ByteBudget, work: Work) -> None:
+    def __init__(self, budget: ByteBudget, work: Work, read: Read = read_json) -> None:
         super().__init__()
         self._budget = budget
         self._work = work
+        self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the request; errors are raised before the answer begins."""
         with self._budget.holding() as holding:
-            raw = await _read(scope, receive, holding)
-            if raw is None:
+            body = await self._read(scope, receive, holding)
+            if body is None:
                 return
-            body = await read_object_untrusted(raw)
-            del raw
             account = account_of(scope)
-            await until_gone(receive, send, lambda watched: self._work(body, watched, account))
+            await until_gone(scope, receive, send, lambda watched: self._work(body, watched, account))
 
 
 async def send_json(
@@ -98,11 +112,15 @@ async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send, a
         headers = [*SSE_HEADERS, *told(execution)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         last = b"data: [DONE]\n\n"
+        events: list[bytes] = []
         try:
             async for part in execution:
                 if hides_usage and _is_usage(part):
                     continue
-                await send({"type": "http.response.body", "body": _event(await write_object(part)), "more_body": True})
+                events.append(_event(part.data if isinstance(part, Encoded) else await write_object(part)))
+                if not isinstance(part, Encoded) or not part.more:
+                    body, events = b"".join(events), []
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
         except RequestError as error:
             account.error = error.code or error.kind
             last = _event(dump(error.body()))
@@ -112,7 +130,7 @@ async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send, a
             account.error = broken.code or broken.kind
             last = _event(dump(broken.body()))
         account.note(execution)
-        await send({"type": "http.response.body", "body": last})
+        await send({"type": "http.response.body", "body": b"".join([*events, last])})
 
 
 def _wants_usage(body: Mapping[str, Any]) -> bool:
@@ -145,43 +163,57 @@ def told(execution: Execution) -> list[tuple[bytes, bytes]]:
         (b"x-atmosphere-rule", _header(execution.decision.rule)),
         (b"x-atmosphere-reason", _header(execution.reason)),
         (b"x-request-id", _header(execution.request_id)),
+        *_warning(execution.head.ignored),
     ]
+
+
+def _warning(ignored: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    """Returns the header that names what changes the meaning of a request and was not honoured.
+
+    Not HTTP's own `Warning`, which RFC 9111 has put out of use.
+    """
+    text = f"not honoured by this model: {', '.join(ignored)}"
+    return [(b"x-atmosphere-warning", _header(text))] if ignored else []
 
 
 def _header(text: str) -> bytes:
     """Returns `text` as a header value: names come from other nodes, so nothing but printable ASCII passes."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text[:_HEADER_CHARS]).strip().encode()
+    return _UNPRINTABLE.sub("?", text[:_HEADER_CHARS]).strip().encode()
 
 
-async def _read(scope: Scope, receive: Receive, holding: Holding) -> bytes | None:
-    """Returns the body; None when the client left before it was complete."""
+async def receive_body(
+    scope: Scope, receive: Receive, holding: Holding, take: Callable[[bytes], None], drop: Callable[[], None]
+) -> bool:
+    """Hands a request's body to `take`, piece by piece; False when the client left before it was complete.
+
+    A body that is refused is dropped at once, so that it takes no room while the rest of it comes in.
+
+    Raises:
+        RequestError: 413 or 503, it is too large for this node or for now; or what `take` raises.
+    """
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     size = int(length) if length.isdigit() else 0
-    pieces: list[bytes] = []
-    more = True
-    refusal = _too_large() if size > limits.REQUEST_BYTES else None
-    while more and refusal is None:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        piece = message.get("body", b"")
-        more = message.get("more_body", False)
-        pieces.append(piece)
-        refusal = _refusal(holding, len(piece))
-    if refusal is not None:
-        await _discard(receive, more)
-        raise refusal
-    return b"".join(pieces)
-
-
-def _refusal(holding: Holding, count: int) -> RequestError | None:
-    if holding.taken + count > limits.REQUEST_BYTES:
-        return _too_large()
+    more, count = True, 0
     try:
-        holding.take(count)
-    except RequestError as error:
-        return error
-    return None
+        if size > limits.REQUEST_BYTES:
+            raise _too_large()
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return False
+            piece = message.get("body", b"")
+            more = message.get("more_body", False)
+            count += len(piece)
+            if count > limits.REQUEST_BYTES:
+                raise _too_large()
+            holding.take(len(piece))
+            take(piece)
+    except RequestError:
+        drop()
+        holding.give_back()
+        await _discard(receive, more)
+        raise
+    return True
 
 
 async def _discard(receive: Receive, more: bool) -> None:
@@ -197,8 +229,14 @@ def _too_large() -> RequestError:
     return RequestError(413, message, code="request_too_large")
 
 
-async def until_gone(receive: Receive, send: Send, work: Callable[[Send], Awaitable[None]]) -> None:
+async def until_gone(scope: Scope, receive: Receive, send: Send, work: Callable[[Send], Awaitable[None]]) -> None:
     """Runs `work`; cancels it when the client disconnects before the end of the answer."""
+    on_gone = (scope.get("extensions") or {}).get(GONE)
+    if on_gone is not None:  # our own server
+        with trio.CancelScope() as running:
+            on_gone(running.cancel)
+            await work(send)
+        return
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:

@@ -2,7 +2,7 @@
 
 Bound to loopback, the endpoint is still reachable by every web page that this machine's browsers show. A page that had
 its own name rebound to 127.0.0.1 sends that name as `Host`; a page that posts across sites sends its own `Origin`. Both
-are refused, and no CORS header is ever sent.
+are refused, and no CORS header is sent, save to origins that the settings name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atmo.api.account import ABANDONED, Account, Observer, account_of, outcome_of
+from atmo.api.cors import Cors, Headers
 from atmo.api.errors import INTERNAL, error_response
+from atmo.api.keys import Admission
 from atmo.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,22 @@ class Guard:
         app: What is guarded.
         http_host: The address that the server is bound to.
         observers: Told of each request.
+        admission: Says who is let in; None for everybody.
+        cors: Origins whose web pages may use the endpoint.
     """
 
-    def __init__(self, app: ASGIApp, http_host: str, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        http_host: str,
+        observers: Sequence[Observer] = (),
+        admission: Admission | None = None,
+        cors: Sequence[str] = (),
+    ) -> None:
         self._app = app
-        self._observers = observers
+        self._admission = Admission() if admission is None else admission
+        self._observers = (*observers, self._admission.observe)
+        self._cors = Cors(cors)
         self._bound = http_host.strip("[]").lower()
         self._abroad = not is_loopback(self._bound)
 
@@ -60,8 +73,17 @@ class Guard:
                 observer(account)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, account: Account) -> None:
-        refusal = self._refusal(scope)
+        host, origin = _named(scope)
+        refusal = self._refusal(host, origin)
+        if refusal is None and origin is not None and self._cors.allows(origin):
+            preflight = self._cors.preflight(scope, origin)
+            if preflight is not None:
+                await preflight(scope, receive, send)
+                return
+            send = _with_headers(send, self._cors.headers(origin))
+        refusal = refusal or self._admission.enter(scope, account)
         if refusal is not None:
+            account.error = refusal.code or refusal.kind
             await self._refuse(refusal, scope, receive, send)
             return
         try:
@@ -71,21 +93,19 @@ class Guard:
             if account.first_byte_s is not None:
                 raise
             await error_response(INTERNAL)(scope, receive, send)
+        finally:
+            self._admission.leave(account)
 
-    def _refusal(self, scope: Scope) -> RequestError | None:
-        host = origin = None
-        for name, value in scope["headers"]:
-            if name == b"host":
-                host = value.decode("latin-1")
-            elif name == b"origin":
-                origin = value.decode("latin-1")
+    def _refusal(self, host: str | None, origin: str | None) -> RequestError | None:
         if host is None or not self._is_own(_host_of(f"//{host}")):
             message = (
                 f"This endpoint does not answer to the host '{(host or '')[:128]}': use http://127.0.0.1 or localhost."
             )
             return RequestError(403, message, kind="permission_error", code="host_not_allowed")
-        if origin is not None and not self._is_own(_host_of(origin)):
-            message = f"Web pages of '{origin[:128]}' may not use this endpoint."
+        if origin is not None and not self._is_own(_host_of(origin)) and not self._cors.allows(origin):
+            message = (
+                f"Web pages of '{origin[:128]}' may not use this endpoint: the setting `cors` names those that may."
+            )
             return RequestError(403, message, kind="permission_error", code="origin_not_allowed")
         return None
 
@@ -98,8 +118,31 @@ class Guard:
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": error.message[:120]})
-        else:
-            await error_response(error)(scope, receive, send)
+            return
+        response = error_response(error)
+        if error.status == 401:
+            response.headers["www-authenticate"] = "Bearer"
+        await response(scope, receive, send)
+
+
+def _named(scope: Scope) -> tuple[str | None, str | None]:
+    """Returns `Host` and `Origin` of a request."""
+    host = origin = None
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = value.decode("latin-1")
+        elif name == b"origin":
+            origin = value.decode("latin-1")
+    return host, origin
+
+
+def _with_headers(send: Send, headers: Headers) -> Send:
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    return send_more
 
 
 def _host_of(url: str) -> str:

@@ -1,49 +1,92 @@
-"""The `Stats` dataclasses of the engines and services, in Prometheus' text format."""
+"""`/metrics` in Prometheus' text format: requests, the engines' `Stats`, the process, this build."""
 
 from __future__ import annotations
 
 import dataclasses
+import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from atmo.api.request_metrics import RequestMetrics
+from atmo.version import __version__
 
 _NOT_IN_NAMES = re.compile("[^a-zA-Z0-9_]")
 
+Groups = Callable[[], Mapping[str, object]]
+"""Name of a group to a dataclass: its numbers are counters, its maps are counters by key, and fields with `gauge` in
+their metadata are values of now."""
 
-class _Snapshot(Collector):
-    def __init__(self, groups: Mapping[str, object], gauges: Mapping[str, float]) -> None:
+Gauges = Callable[[], Mapping[str, float]]
+"""Name of a gauge to its value now."""
+
+
+class Metrics:
+    """Everything that `/metrics` shows.
+
+    Args:
+        groups: Read at each scrape.
+        gauges: Read at each scrape.
+
+    Attributes:
+        requests: Counts requests; its `observe` is to be told of each.
+    """
+
+    def __init__(self, groups: Groups = dict, gauges: Gauges = dict) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = RequestMetrics(self._registry)
+        self._registry.register(StatsCollector(groups, gauges))
+        self._registry.register(_Build())
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        """Returns the exposition text."""
+        return generate_latest(self._registry)
+
+
+class StatsCollector(Collector):
+    """The `Stats` dataclasses of engines and services, and values of now."""
+
+    def __init__(self, groups: Groups, gauges: Gauges) -> None:
         self._groups = groups
         self._gauges = gauges
 
+    def describe(self) -> Iterator[Metric]:
+        """Names nothing ahead: which groups there are changes when a mesh is joined."""
+        return iter(())
+
     def collect(self) -> Iterator[Metric]:
-        for group, stats in self._groups.items():
-            if not dataclasses.is_dataclass(stats):
-                continue
-            for field in dataclasses.fields(stats):
-                value = getattr(stats, field.name)
-                name = _NOT_IN_NAMES.sub("_", f"atmo_{group}_{field.name}")
-                text = f"{field.name.replace('_', ' ')} ({group.replace('_', ' ')})"
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    yield CounterMetricFamily(name, text, value=value)
-                elif isinstance(value, Mapping):
-                    family = CounterMetricFamily(name, text, labels=("key",))
-                    for key, count in value.items():
-                        family.add_metric((str(key),), count)
-                    yield family
-        for name, value in self._gauges.items():
+        """Reads all of them."""
+        for group, stats in self._groups().items():
+            if dataclasses.is_dataclass(stats):
+                yield from _of_group(group, stats)
+        for name, value in self._gauges().items():
             yield GaugeMetricFamily(f"atmo_{name}", name.replace("_", " "), value=value)
 
 
-def render(groups: Mapping[str, object], gauges: Mapping[str, float]) -> bytes:
-    """Returns the exposition text.
+class _Build(Collector):
+    def collect(self) -> Iterator[Metric]:
+        about = {"version": __version__, "python": platform.python_version()}
+        yield InfoMetricFamily("atmo_build", "What runs here.", value=about)
 
-    Args:
-        groups: Name of a group to a dataclass whose numbers are counters, and whose maps are counters by key.
-        gauges: Name to current value.
-    """
-    registry = CollectorRegistry()
-    registry.register(_Snapshot(groups, gauges))
-    return generate_latest(registry)
+
+def _of_group(group: str, stats: object) -> Iterator[Metric]:
+    assert dataclasses.is_dataclass(stats)
+    for field in dataclasses.fields(stats):
+        value = getattr(stats, field.name)
+        name = _NOT_IN_NAMES.sub("_", f"atmo_{group}_{field.name}")
+        text = f"{field.name.replace('_', ' ')} ({group.replace('_', ' ')})"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if "gauge" in field.metadata:
+                yield GaugeMetricFamily(name, text, value=value)
+            else:
+                yield CounterMetricFamily(name, text, value=value)
+        elif isinstance(value, Mapping):
+            family = CounterMetricFamily(name, text, labels=("key",))
+            for key, count in value.items():
+                family.add_metric((str(key),), count)
+            yield family

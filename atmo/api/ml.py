@@ -1,4 +1,4 @@
-"""`/v1/ml`: classification and anomaly detection, by fitted models of the mesh, and fitting them on this machine."""
+"""`/v1/ml`: classes, anomalies, groups, forecasts and vectors, by models of the mesh; fitting them on this machine."""
 
 # FastAPI runs plain functions in threads, so routes without an await are async all the same.
 # flake8: noqa: ASYNC124
@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from functools import partial
 
+import trio
 from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account
 from atmo.api.exchange import Body, Exchange, run_json, send_json
-from atmo.api.schema import request_body
+from atmo.api.openai_embeddings import embeddings_answer
+from atmo.api.schema import request_body, takes
 from atmo.api.services import ApiServices
 from atmo.errors import RequestError
 from atmo.gateway.checks import ACTIONS, bad, check_body, model_of
-from atmo.router.capability import ANOMALY, CLASSIFY
+from atmo.router.capability import EMBEDDINGS
+from atmo.router.choice import may_use
 
 FIT = "fit"
 
@@ -25,21 +28,26 @@ FIT = "fit"
 def ml_routes(services: ApiServices) -> APIRouter:
     """Returns the routes under `/v1/ml`."""
     router = APIRouter(prefix="/v1/ml")
-    for operation in (CLASSIFY, ANOMALY):
+    for operation in ACTIONS:
         _add(router, services, operation)
+
+    @router.post("/embed", openapi_extra=request_body("texts"))
+    async def embed() -> Response:
+        """Turns texts into vectors of plain numbers, in a shape of our own; `/v1/embeddings` has OpenAI's."""
+        return Exchange(services.gateway.budget, partial(_embed, services))
+
     return router
 
 
 def _add(router: APIRouter, services: ApiServices, operation: str) -> None:
     budget = services.gateway.budget
-    actions = {"action": {"type": "string", "enum": [FIT, *ACTIONS[operation]], "default": "predict"}}
 
-    @router.post(f"/{operation}", name=operation, openapi_extra=request_body("data", **actions))
+    @router.post(f"/{operation}", name=operation, openapi_extra=takes(operation))
     async def by_body() -> Response:
         """Fits a model, or asks one; `action` in the body says which."""
         return Exchange(budget, partial(_work, services, operation, None))
 
-    @router.post(f"/{operation}/{{action}}", name=f"{operation}_action", openapi_extra=request_body("data"))
+    @router.post(f"/{operation}/{{action}}", name=f"{operation}_action", openapi_extra=takes(operation))
     async def by_path(action: str) -> Response:
         """Fits a model, or asks one."""
         return Exchange(budget, partial(_work, services, operation, action))
@@ -53,7 +61,9 @@ async def _work(
             raise bad("action", f"differs from the path, which says {action[:32]}")
         body = {**body, "action": action}
     if body.get("action") == FIT:
-        model_of(body)
+        if not may_use(account.models, model_of(body)):
+            message = f"Your key may not fit a model of the name '{model_of(body)[:128]}'."
+            raise RequestError(403, message, kind="permission_error", code="model_not_allowed", param="model")
         if services.trainer is None:
             message = "This node cannot fit models; send the request to one that can."
             raise RequestError(503, message, kind="api_error", code="no_trainer")
@@ -61,3 +71,24 @@ async def _work(
         return
     check_body(operation, body)
     await run_json(services.gateway, operation, body, send, account)
+
+
+async def _embed(services: ApiServices, body: Body, send: Send, account: Account) -> None:
+    texts = body.get("texts", body.get("input", body.get("data")))
+    request = {name: value for name, value in body.items() if name not in ("texts", "data", "encoding_format")}
+    request["input"] = texts
+    if texts is None:
+        raise bad("texts", "is missing: send a string or a list of strings")
+    check_body(EMBEDDINGS, request)
+
+    async def finish(answer: Body) -> Body:
+        plain = await trio.to_thread.run_sync(embeddings_answer, answer, "float", body.get("dimensions"))
+        vectors = [row["embedding"] for row in plain["data"]]
+        return {
+            "object": "ml.embeddings",
+            "model": plain["model"],
+            "dimensions": len(vectors[0]) if vectors else 0,
+            "embeddings": vectors,
+        }
+
+    await run_json(services.gateway, EMBEDDINGS, request, send, account, finish)

@@ -1,34 +1,16 @@
-"""OpenAI's API: chat, embeddings, models."""
-
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
-# flake8: noqa: ASYNC124
+"""OpenAI's API but for responses: chat, completions, embeddings, images, audio, models."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-import trio
 from fastapi import APIRouter
-from numpy.typing import NDArray
-from starlette.responses import Response
-from starlette.types import Send
 
-from atmo.api.exchange import Body, Exchange, run_json, run_stream
-from atmo.api.schema import request_body
-from atmo.errors import RequestError
-from atmo.gateway.checks import check_body, wants_stream
+from atmo.api.openai_chat import add_chat
+from atmo.api.openai_embeddings import add_embeddings
+from atmo.api.openai_media import add_media
+from atmo.api.openai_models import Extend, add_models
 from atmo.gateway.gateway import Gateway
-from atmo.gateway.jsontext import dump
-from atmo.router.capability import CHAT, EMBEDDINGS
 
-_THREAD_ROWS = 64
-_NAMES_SHOWN = 8
-
-Extend = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
-"""Takes the rows of `/v1/models` and returns them with more."""
+__all__ = ["Extend", "openai_routes"]
 
 
 def openai_routes(gateway: Gateway, extend: Extend = lambda rows: rows) -> APIRouter:
@@ -39,136 +21,8 @@ def openai_routes(gateway: Gateway, extend: Extend = lambda rows: rows) -> APIRo
         extend: Adds what else is known to the list of models.
     """
     router = APIRouter(prefix="/v1")
-
-    async def work_chat(body: Body, send: Send) -> None:
-        check_body(CHAT, body)
-        if wants_stream(body):
-            await run_stream(gateway, CHAT, body, send)
-        else:
-            await run_json(gateway, CHAT, body, send)
-
-    async def work_embeddings(body: Body, send: Send) -> None:
-        check_body(EMBEDDINGS, body)
-
-        async def finish(answer: Body) -> Body:
-            form, dimensions = body.get("encoding_format") or "float", body.get("dimensions")
-            rows = answer.get("data")
-            if isinstance(rows, list) and len(rows) > _THREAD_ROWS:
-                return await trio.to_thread.run_sync(embeddings_answer, answer, form, dimensions)
-            return embeddings_answer(answer, form, dimensions)
-
-        await run_json(gateway, EMBEDDINGS, body, send, finish)
-
-    @router.post("/chat/completions", openapi_extra=request_body("messages"))
-    async def chat() -> Response:
-        """Answers a chat, as one object or as a stream."""
-        return Exchange(gateway.budget, work_chat)
-
-    @router.post("/embeddings", openapi_extra=request_body("input"))
-    async def embeddings() -> Response:
-        """Turns texts into vectors."""
-        return Exchange(gateway.budget, work_embeddings)
-
-    @router.get("/models")
-    async def models() -> Response:
-        """Lists every model of the mesh."""
-        return Response(
-            dump({"object": "list", "data": [_auto(), *extend(gateway.models())]}), media_type="application/json"
-        )
-
-    @router.get("/models/{model:path}")
-    async def model(model: str) -> Response:
-        """Describes one model of the mesh."""
-        return Response(dump(find_model(model, [_auto(), *extend(gateway.models())])), media_type="application/json")
-
+    add_chat(router, gateway)
+    add_embeddings(router, gateway)
+    add_media(router, gateway)
+    add_models(router, gateway, extend)
     return router
-
-
-def find_model(name: str, models: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the model that `name` means: its id, its id without Ollama's `:latest`, or `id@version`.
-
-    Raises:
-        RequestError: 404, saying which there are.
-    """
-    base, _, version = name.partition("@")
-    for model in models:
-        if model["id"] in (name, f"{name}:latest") or (model["id"] == base and version in model.get("versions", ())):
-            return model
-    shown = ", ".join(model["id"] for model in models[:_NAMES_SHOWN])
-    message = f"The model '{name[:128]}' does not exist. There are {len(models)}: {shown}. GET /v1/models lists all."
-    raise RequestError(404, message, code="model_not_found", param="model")
-
-
-def embeddings_answer(answer: Body, encoding: str, dimensions: int | None) -> Body:
-    """Returns a backend's embeddings in the form that the client asked for.
-
-    Args:
-        answer: OpenAI's shape; each embedding is base64 of little-endian float32, or a list of numbers.
-        encoding: `float` or `base64`.
-        dimensions: Longer vectors are cut to so many numbers and brought back to length 1, None to leave them.
-
-    Raises:
-        RequestError: 502, it is no answer to an embeddings request; 400, the model has fewer dimensions.
-    """
-    rows = answer.get("data")
-    if not isinstance(rows, list):
-        raise _odd()
-    data = []
-    for index, row in enumerate(rows):
-        vector = _vector(row)
-        if dimensions is not None and dimensions != len(vector):
-            vector = _cut(vector, dimensions)
-        given = row["embedding"]
-        embedding: Any
-        if encoding == "float":
-            embedding = vector.tolist()
-        elif isinstance(given, str) and dimensions is None:
-            embedding = given
-        else:
-            embedding = base64.b64encode(vector.tobytes()).decode()
-        data.append({"object": "embedding", "index": index, "embedding": embedding})
-    usage = answer.get("usage")
-    if not isinstance(usage, dict):
-        usage = {"prompt_tokens": 0, "total_tokens": 0}
-    return {"object": "list", "data": data, "model": answer.get("model", ""), "usage": usage}
-
-
-def _vector(row: object) -> NDArray[np.float32]:
-    value = row.get("embedding") if isinstance(row, dict) else None
-    if isinstance(value, str):
-        try:
-            vector = np.frombuffer(base64.b64decode(value, validate=True), "<f4")
-        except ValueError:
-            raise _odd() from None
-    elif isinstance(value, list) and all(type(number) in (int, float) for number in value):
-        with np.errstate(over="ignore"):
-            vector = np.asarray(value, np.float64).astype("<f4")
-    else:
-        raise _odd()
-    if not len(vector) or not np.isfinite(vector).all():
-        raise _odd()
-    return vector
-
-
-def _cut(vector: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
-    if dimensions > len(vector):
-        message = f"'dimensions' is {dimensions}, but the model has {len(vector)}: ask for fewer, or leave it out."
-        raise RequestError(400, message, param="dimensions", code="invalid_value")
-    short = vector[:dimensions]
-    length = float(np.linalg.norm(short))
-    return np.asarray(short / length if length else short, "<f4")
-
-
-def _odd() -> RequestError:
-    message = "The node answered with something else than embeddings."
-    return RequestError(502, message, kind="api_error", code="bad_answer")
-
-
-def _auto() -> dict[str, Any]:
-    return {
-        "id": "auto",
-        "object": "model",
-        "created": 0,
-        "owned_by": "atmosphere",
-        "description": "The mesh chooses the model: by what the request means, and what each node can do.",
-    }

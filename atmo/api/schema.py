@@ -1,13 +1,80 @@
-"""The little that `/openapi.json` says of request bodies; they are checked in `gateway.checks`."""
+"""What a route adds to `/openapi.json`: the body that it takes.
+
+Bodies of the router's operations come from the tables by which they are checked (`gateway.checks`), so that what is
+written is what is done.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from atmo.gateway.checks import BODIES, MAX_MODEL_CHARS
+from atmo.gateway.fields import Schema, or_null
 
-def request_body(*required: str, **fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns the OpenAPI extra of a route that takes a JSON object with at least these fields."""
-    properties: dict[str, Any] = {name: {} for name in required} | fields
-    properties["model"] = {"type": "string", "default": "auto"}
-    schema = {"type": "object", "required": list(required), "properties": properties, "additionalProperties": True}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+Extra = dict[str, Any]
+"""`openapi_extra` of a route; several are joined with `|`."""
+
+JSON, FORM, EVENTS = "application/json", "multipart/form-data", "text/event-stream"
+
+_NAMES = {operation: operation.capitalize() + "Request" for operation in BODIES}
+
+
+def ref(name: str) -> Schema:
+    """Returns a reference to a schema of `api.schema_answers`, or to a body."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def takes(operation: str, *, form: bool = False) -> Extra:
+    """Says that a route takes the body of an operation of the router, as JSON or as a form with a file."""
+    return _body(FORM if form else JSON, ref(_NAMES[operation]))
+
+
+def request_body(*required: str, **fields: Schema) -> Extra:
+    """Says that a route takes a JSON object with at least these fields."""
+    properties: Schema = {name: {} for name in required} | fields
+    properties["model"] = MODEL
+    needed = {"required": list(required)} if required else {}
+    return _body(JSON, {"type": "object", "properties": properties, **needed, "additionalProperties": True})
+
+
+def bodies() -> dict[str, Schema]:
+    """Returns the schemas of all bodies of operations."""
+    made = {_NAMES[operation]: record.schema() for operation, record in BODIES.items()}
+    for name, schema in made.items():
+        schema["properties"] = {"model": MODEL, **schema["properties"], "atmosphere": OPTIONS}
+        if name == _NAMES["transcription"]:
+            schema["properties"]["file"] = {"type": "string", "format": "binary", "contentMediaType": "audio/*"}
+    return made
+
+
+def _body(kind: str, schema: Schema) -> Extra:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
+
+
+MODEL: Schema = {
+    "type": ["string", "null"],
+    "maxLength": MAX_MODEL_CHARS,
+    "default": "auto",
+    "description": "A name of GET /v1/models; `auto`, or nothing, lets the mesh choose by what the request means.",
+}
+
+_LIMIT: Schema = {"type": ["number", "null"], "minimum": 0}
+
+OPTIONS: Schema = or_null(
+    {
+        "type": "object",
+        "description": "What is asked of whoever runs the request, for which OpenAI's API has no words.",
+        "properties": {
+            "local_only": {"type": "boolean", "description": "Only this machine."},
+            "general_only": {"type": "boolean", "description": "Only models that take any prompt."},
+            "cpu_allowed": {"type": "boolean", "description": "False rules out models that run on a CPU."},
+            "max_rtt_ms": {**_LIMIT, "description": "Farther nodes are ruled out."},
+            "max_latency_ms": {**_LIMIT, "description": "Nodes that are expected to take longer are ruled out."},
+            "max_cost_per_1k": {**_LIMIT, "description": "US dollars for a thousand tokens."},
+            "budget": {**_LIMIT, "description": "US dollars for this request."},
+            "min_size_b": {**_LIMIT, "description": "Billions of parameters."},
+            "residency": {"type": "string", "maxLength": 64, "description": "Where data must stay, such as `US`."},
+        },
+        "additionalProperties": True,
+    }
+)

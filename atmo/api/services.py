@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter
 
 from atmo.api.account import Observer
+from atmo.api.events import EventHub
+from atmo.api.keys import Admission
 from atmo.backends.training import Trainer
 from atmo.gateway.gateway import Gateway
 from atmo.services.bridge import BridgeService
@@ -33,6 +35,13 @@ class ApiServices:
         bridge: The models that can be downloaded from this machine; None where none can.
         models: The models of this machine and its mesh; None where nobody asks.
         observers: Told of each request when it has ended.
+        admission: Says who is let in; None for everybody.
+        cors: Origins whose web pages may use the endpoint.
+        mode: What the node is to others and to this machine, for people.
+        serves: Whether it takes requests here; otherwise it answers watchers and commands only.
+        discoverable: Whether others are told of it.
+        token: Of `run/node.json`; empty where nobody can join a mesh over HTTP.
+        events: Told of what happens; `WS /v1/stream` passes it on.
     """
 
     node_id: str
@@ -47,3 +56,10 @@ class ApiServices:
     bridge: BridgeService | None = None
     models: ModelService | None = None
     observers: Sequence[Observer] = ()
+    admission: Admission | None = None
+    cors: Sequence[str] = ()
+    mode: str = "participant"
+    serves: bool = True
+    discoverable: bool = True
+    token: str = field(default="", repr=False)
+    events: EventHub = field(default_factory=EventHub)

@@ -19,9 +19,11 @@ class Encoded:
 
     Attributes:
         data: UTF-8 JSON without line breaks, already seen to have the right shape. It has no `usage`.
+        more: The next part is here already, so whoever writes need not write yet.
     """
 
     data: bytes
+    more: bool = False
 
 
 Object = dict[str, Any]
@@ -98,8 +100,14 @@ class Backend(Protocol):
 
     name: str
     recheck_s: float
+    delegates: bool = False
+    """It has others do the work: its calls take no place among the requests that the machine runs at once."""
 
     async def discover(self) -> Sequence[Capability]: ...
+
+    async def prepare(self, call: Call) -> None:
+        """Does what has to be done before the work begins, such as loading a model: it counts as waiting."""
+        return
 
     def execute(self, call: Call) -> AsyncGenerator[Part, None]: ...
 

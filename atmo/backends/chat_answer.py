@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Call, Object
 
 WORDS_IN_A_DELTA = 4
 
@@ -32,30 +32,30 @@ class ChatAnswer:
         self._created = int(time.time())
         self._model = call.capability.model
 
-    def stamped(self, part: Mapping[str, Any]) -> dict[str, Any]:
+    def stamped(self, part: Mapping[str, Any]) -> Object:
         """Returns a part of another model's answer as one of this answer."""
         return {**part, "id": self._id, "created": self._created, "model": self._model}
 
-    def chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> Part:
+    def chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> Object:
         """Returns one chunk of a stream."""
         choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish_reason}
         return self.stamped({"object": "chat.completion.chunk", "choices": [choice]})
 
-    def text_chunks(self, text: str) -> Iterator[Part]:
+    def text_chunks(self, text: str, reason: str = "stop") -> Iterator[Object]:
         """Yields the chunks of a whole stream but for its usage: the role, groups of words, the reason for the end."""
         yield self.chunk({"role": "assistant", "content": ""})
         for words in word_groups(text):
             yield self.chunk({"content": words})
-        yield self.chunk({}, "stop")
+        yield self.chunk({}, reason)
 
-    def usage_chunk(self, usage: Mapping[str, int]) -> Part:
+    def usage_chunk(self, usage: Mapping[str, int]) -> Object:
         """Returns the last chunk of a stream whose client asked for it."""
         return self.stamped({"object": "chat.completion.chunk", "choices": [], "usage": dict(usage)})
 
-    def body(self, text: str, usage: Mapping[str, int]) -> Part:
+    def body(self, text: str, usage: Mapping[str, int], reason: str = "stop") -> Object:
         """Returns an answer that is not streamed."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return self.stamped({"object": "chat.completion", "choices": [choice], "usage": dict(usage)})
 
 

@@ -76,7 +76,7 @@ async def run_child(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=folder,
-        env=_environment(folder),
+        env=environment(folder),
         start_new_session=True,
     )
     stderr = bytearray()
@@ -88,10 +88,10 @@ async def run_child(
                 await process.wait()
                 late = False
                 # Whoever the child left behind may hold the pipe open.
-                _kill_group(process)
+                kill_group(process)
     finally:
         with trio.CancelScope(shield=True):
-            _kill_group(process)
+            kill_group(process)
             await process.wait()
             assert process.stderr is not None
             await process.stderr.aclose()
@@ -102,7 +102,8 @@ async def run_child(
     return _read_result(folder / RESULT, process.returncode, limits, what)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """Returns the environment of a child with a folder of its own: nothing of the user's, one thread per library."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     package_parent = str(Path(atmo.__file__).parent.parent)
     one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
@@ -126,7 +127,8 @@ async def _drain(process: trio.Process, into: bytearray) -> None:
         into += data[: max(0, MAX_STDERR_BYTES - len(into))]
 
 
-def _kill_group(process: trio.Process) -> None:
+def kill_group(process: trio.Process) -> None:
+    """Kills a child that was started as the leader of a session, and all that it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

@@ -34,7 +34,7 @@ def serve(work: Callable[[Mapping[str, Any], Path], dict[str, Any]]) -> None:
     """Runs `work(request, folder)` and writes what it returns, or why it failed, to the result file."""
     folder = Path(sys.argv[1])
     order = json.loads((folder / REQUEST).read_text())
-    _set_limits(order["limits"])
+    set_limits(order["limits"])
     # A library's warnings are for its developers; the person who waits gets errors.
     warnings.simplefilter("ignore")
     try:
@@ -55,14 +55,17 @@ def serve(work: Callable[[Mapping[str, Any], Path], dict[str, Any]]) -> None:
     os._exit(0)
 
 
-def _set_limits(limits: Mapping[str, int]) -> None:
-    for what, value in (
+def set_limits(limits: Mapping[str, int]) -> None:
+    """Limits this process: `memory` and `file` in bytes, and `cpu` in seconds where it is given."""
+    wanted = [
         (resource.RLIMIT_AS, limits["memory"]),
-        (resource.RLIMIT_CPU, limits["cpu"]),
         (resource.RLIMIT_FSIZE, limits["file"]),
         (resource.RLIMIT_NOFILE, 256),
         (resource.RLIMIT_CORE, 0),
-    ):
+    ]
+    if "cpu" in limits:
+        wanted.append((resource.RLIMIT_CPU, limits["cpu"]))
+    for what, value in wanted:
         hard = resource.getrlimit(what)[1]
         most = value if hard == resource.RLIM_INFINITY else min(value, hard)
         try:

@@ -108,6 +108,11 @@ class Embedder:
         """Returns how many tokens `text` has, with the two that mark its ends and without any limit."""
         return len(self._tokenizer().encode(text).ids)
 
+    def beginning(self, text: str, tokens: int) -> str:
+        """Returns as much of `text` as `tokens` of its tokens are."""
+        ends = [end for start, end in self._tokenizer().encode(text).offsets if end > start]
+        return text if len(ends) <= tokens else text[: ends[tokens - 1]]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids of this model.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from atmo.backends.base import Backend, Call, Part
 from atmo.backends.embedder import MODEL, Embedder
+from atmo.backends.honoured import unhonoured
 from atmo.errors import RequestError
 from atmo.router.capability import EMBEDDINGS, Capability
 
@@ -51,6 +52,10 @@ class EmbeddingsBackend(Backend):
     async def discover(self) -> Sequence[Capability]:
         """Returns the one capability; it is always there."""
         return (CAPABILITY,)
+
+    def ignored(self, call: Call) -> tuple[str, ...]:
+        """Returns whatever is asked for beside texts: the vectors are always the same."""
+        return unhonoured(call.body, ("input",))
 
     async def execute(self, call: Call) -> AsyncGenerator[Part, None]:
         """Yields one OpenAI list of embeddings in base64, of full length: whoever asked shortens them.

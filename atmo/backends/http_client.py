@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client on trio and h11 for the servers behind backends: keep-alive, TLS, bounds on everything.
+"""A small HTTP/1.1 client on trio for the servers behind backends: keep-alive, TLS, bounds on everything.
 
 Answers are read by calling `receive`, not by iterating nested async generators, so that giving up in mid-stream closes
 the connection there and then. It follows no redirects (they would carry the key elsewhere) and uses no proxy.
@@ -7,34 +7,22 @@ the connection there and then. It follows no redirects (they would carry the key
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import h11
 import trio
 
-RECEIVE_BYTES = 64 * 1024
-MAX_HEADER_BYTES = 64 * 1024
-_LOST = (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, ssl.SSLError, OSError)
+from atmo.backends.http_connection import Broken, ByteStream, Connection, HttpError, Late, PlainStream, Unreachable
+from atmo.errors import WireError
+from atmo.wire.http1 import CHUNKED, UNTIL_CLOSE, Chunked, ResponseHead
 
+__all__ = ["Broken", "HttpClient", "HttpConfig", "HttpError", "Late", "Response", "Unreachable"]
 
-class HttpError(Exception):
-    """The server was not reached or broke off; the message says which, without the address."""
-
-
-class Unreachable(HttpError):
-    """No connection could be made."""
-
-
-class Late(HttpError):
-    """The server took too long."""
-
-
-class Broken(HttpError):
-    """The connection broke, or what came is not HTTP."""
+_BREAKS = re.compile(r"[\r\n\0]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +41,7 @@ class HttpConfig:
     send_s: float = 60.0
     idle_s: float = 120.0
     keep_s: float = 15.0
-    keep_most: int = 8
-
-
-@dataclass(slots=True)
-class _Connection:
-    stream: trio.abc.Stream
-    socket: trio.socket.SocketType
-    state: h11.Connection
-    used: bool = False
-    received: bool = False
-    answered: bool = False
-    idle_since: float = 0.0
+    keep_most: int = 32
 
 
 class Response:
@@ -76,15 +53,18 @@ class Response:
     """
 
     def __init__(
-        self, connection: _Connection, head: h11.Response, idle_s: float, keep: Callable[[_Connection], bool]
+        self, connection: Connection, head: ResponseHead, idle_s: float, keep: Callable[[Connection], bool]
     ) -> None:
-        self.status = int(head.status_code)
-        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in head.headers}
+        self.status = head.status
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         self._connection = connection
+        self._left = head.length
+        self._chunked = Chunked() if head.length == CHUNKED else None
+        self._keep_alive = head.keep_alive
         self._idle_s = idle_s
         self._keep = keep
         self._open = True
-        self._at_end = False
+        self._at_end = head.length == 0
 
     async def __aenter__(self) -> Response:
         return self
@@ -96,13 +76,18 @@ class Response:
         """Keeps the connection where the answer was read to its end, else closes it."""
         if self._open:
             self._open = False
-            if not self._keep(self._connection):
-                await trio.aclose_forcefully(self._connection.stream)
+            if not (self._at_end and self._keep_alive and self._keep(self._connection)):
+                await self._connection.aclose()
 
     @property
     def content_type(self) -> str:
         """The media type without parameters, in lower case."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def at_end(self) -> bool:
+        """Nothing of the body is left."""
+        return self._at_end
 
     async def receive(self) -> bytes:
         """Returns the next piece of the body, empty at its end.
@@ -111,12 +96,32 @@ class Response:
             Broken: The connection ended before the body did.
             Late: Nothing came for `idle_s`.
         """
+        connection = self._connection
         while not self._at_end:
-            event = await _next_event(self._connection, self._idle_s)
-            if isinstance(event, h11.Data) and event.data:
-                return bytes(event.data)
-            self._at_end = isinstance(event, h11.EndOfMessage)
+            if not connection.data and not await connection.more(self._idle_s):
+                if self._left != UNTIL_CLOSE:
+                    raise Broken("broke off in the middle of its answer")
+                self._at_end = True
+            elif piece := self._taken(connection):
+                return piece
         return b""
+
+    def _taken(self, connection: Connection) -> bytes:
+        """Returns what is there of the body."""
+        data, connection.data = connection.data, b""
+        if self._left == UNTIL_CLOSE:
+            return data
+        if self._chunked is None:
+            data, connection.data = data[: self._left], data[self._left :]
+            self._left -= len(data)
+            self._at_end = not self._left
+            return data
+        try:
+            piece = self._chunked.feed_untrusted(data)
+        except WireError as error:
+            raise Broken("broke off in the middle of its answer") from error
+        connection.data, self._at_end = self._chunked.rest, self._chunked.done
+        return piece
 
     async def read(self, most: int) -> bytes:
         """Returns the rest of the body.
@@ -125,12 +130,14 @@ class Response:
             Broken: It is longer than `most` bytes, or the connection ended before it did.
             Late: Nothing came for `idle_s`.
         """
-        body = bytearray()
+        pieces: list[bytes] = []
+        size = 0
         while piece := await self.receive():
-            body += piece
-            if len(body) > most:
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
                 raise Broken(f"sent more than {most} bytes")
-        return bytes(body)
+        return b"".join(pieces)
 
 
 class HttpClient:
@@ -140,12 +147,15 @@ class HttpClient:
         url: `http://host:port/path` or `https://...`; the path is put before that of every request.
         config: Waiting times and bounds.
         tls: For a server with a certificate of its own.
+        unix: Path of the socket on this machine where the server is, whatever host the URL names.
 
     Raises:
         ValueError: The URL is not one.
     """
 
-    def __init__(self, url: str, config: HttpConfig = HttpConfig(), tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, url: str, config: HttpConfig = HttpConfig(), tls: ssl.SSLContext | None = None, unix: str = ""
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8000/v1")
@@ -157,7 +167,8 @@ class HttpClient:
         self._host_header = literal if parts.port is None else f"{literal}:{self._port}"
         self._config = config
         self._tls = tls
-        self._idle: list[_Connection] = []
+        self._unix = unix
+        self._idle: list[Connection] = []
         self._closed = False
 
     async def request(
@@ -175,52 +186,54 @@ class HttpClient:
         Raises:
             HttpError: The server was not reached, broke off or was late.
         """
-        names = {"Host": self._host_header, "Accept-Encoding": "identity", "User-Agent": "atmosphere"} | dict(headers)
-        if body is not None:
-            names["Content-Length"] = str(len(body))
-        head = h11.Request(method=method, target=self.base + path, headers=list(names.items()))
+        request = self._encoded(method, path, headers, body)
         while True:
             connection = await self._take()
             try:
-                await _send(connection, head, body, self._config.send_s)
-                event = await _next_event(connection, first_byte_s)
-                while isinstance(event, h11.InformationalResponse):
-                    event = await _next_event(connection, first_byte_s)
+                await connection.send(request, self._config.send_s)
+                head = await connection.head(first_byte_s)
             except Broken:
-                await trio.aclose_forcefully(connection.stream)
+                await connection.aclose()
                 # A kept connection may have been closed by the server meanwhile; nothing was answered on it.
                 if connection.used and not connection.received:
                     continue
                 raise
             except BaseException:
-                await trio.aclose_forcefully(connection.stream)
+                await connection.aclose()
                 raise
-            assert isinstance(event, h11.Response)
-            connection.answered = True
-            return Response(connection, event, self._config.idle_s, self._kept)
+            return Response(connection, head, self._config.idle_s, self._kept)
+
+    def _encoded(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        names = {"Host": self._host_header, "Accept-Encoding": "identity", "User-Agent": "atmosphere"} | dict(headers)
+        if body is not None:
+            names["Content-Length"] = str(len(body))
+        lines = [f"{method} {self.base}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in names.items())]
+        head = "\r\n".join(lines)
+        if len(_BREAKS.findall(head)) != 2 * (len(lines) - 1) or " " in path:
+            raise ValueError("a path or a header has a line break")
+        return head.encode("latin-1") + b"\r\n\r\n" + (body or b"")
 
     async def aclose(self) -> None:
         """Closes the unused connections; those in use close when they are done."""
         self._closed = True
         while self._idle:
-            await trio.aclose_forcefully(self._idle.pop().stream)
+            await self._idle.pop().aclose()
 
-    async def _take(self) -> _Connection:
+    async def _take(self) -> Connection:
         now = trio.current_time()
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since < self._config.keep_s and not connection.socket.is_readable():
+            if now - connection.idle_since < self._config.keep_s and not connection.readable():
                 return connection
-            await trio.aclose_forcefully(connection.stream)
+            await connection.aclose()
         return await self._connect()
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         try:
             with trio.fail_after(self._config.connect_s):
-                plain = await trio.open_tcp_stream(self._host, self._port)
+                plain = await self._dial()
                 try:
-                    plain.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-                    stream = await self._handshake(plain)
+                    secure = await self._handshake(plain) if self._secure else None
                 except BaseException:
                     await trio.aclose_forcefully(plain)
                     raise
@@ -231,12 +244,25 @@ class HttpClient:
         except (trio.BrokenResourceError, OSError) as error:
             reason = _reason(error) or _reason(error.__cause__) or "no connection could be made"
             raise Unreachable(f"cannot be reached: {reason}") from error
-        state = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
-        return _Connection(stream, plain.socket, state)
+        if secure is not None:
+            return Connection(secure, plain.socket.is_readable)
+        sock = socket.socket(fileno=plain.socket.detach())
+        sock.setblocking(False)
+        bare = PlainStream(sock)
+        return Connection(bare, bare.is_readable)
 
-    async def _handshake(self, plain: trio.SocketStream) -> trio.abc.Stream:
-        if not self._secure:
-            return plain
+    async def _dial(self) -> trio.SocketStream:
+        if self._unix:
+            return await trio.open_unix_socket(self._unix)
+        plain = await trio.open_tcp_stream(self._host, self._port)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            await trio.aclose_forcefully(plain)
+            raise
+        return plain
+
+    async def _handshake(self, plain: trio.SocketStream) -> ByteStream:
         secure = trio.SSLStream(
             plain, self._tls or ssl.create_default_context(), server_hostname=self._host, https_compatible=True
         )
@@ -248,14 +274,11 @@ class HttpClient:
             raise
         return secure
 
-    def _kept(self, connection: _Connection) -> bool:
+    def _kept(self, connection: Connection) -> bool:
         """Keeps a connection for the next request, where its answer was read to the end."""
-        state = connection.state
-        reusable = state.our_state is h11.DONE and state.their_state is h11.DONE
-        if self._closed or not reusable or len(self._idle) >= self._config.keep_most:
+        if self._closed or connection.data or len(self._idle) >= self._config.keep_most:
             return False
-        state.start_next_cycle()
-        connection.used, connection.received, connection.answered = True, False, False
+        connection.used, connection.received = True, False
         connection.idle_since = trio.current_time()
         self._idle.append(connection)
         return True
@@ -267,41 +290,3 @@ def _reason(error: BaseException | None) -> str:
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and (error.errno or 0) > 0:
         return os.strerror(error.errno or 0)
     return str(getattr(error, "strerror", None) or "")
-
-
-async def _send(connection: _Connection, head: h11.Request, body: bytes | None, within_s: float) -> None:
-    data = connection.state.send(head) or b""
-    if body:
-        data += connection.state.send(h11.Data(data=body)) or b""
-    data += connection.state.send(h11.EndOfMessage()) or b""
-    try:
-        with trio.fail_after(within_s):
-            await connection.stream.send_all(data)
-    except trio.TooSlowError:
-        raise Late(f"did not take the request within {within_s:g} s") from None
-    except _LOST as error:
-        raise Broken("closed the connection") from error
-
-
-async def _next_event(connection: _Connection, within_s: float) -> h11.Event:
-    try:
-        with trio.fail_after(within_s):
-            while True:
-                event = connection.state.next_event()
-                if event is h11.NEED_DATA:
-                    data = await connection.stream.receive_some(RECEIVE_BYTES)
-                    connection.received = connection.received or bool(data)
-                    connection.state.receive_data(bytes(data))
-                elif isinstance(event, h11.ConnectionClosed):
-                    raise Broken("closed the connection")
-                else:
-                    assert not isinstance(event, type)
-                    return event
-    except trio.TooSlowError:
-        raise Late(f"sent nothing for {within_s:g} s") from None
-    except h11.RemoteProtocolError as error:
-        if connection.answered:
-            raise Broken("broke off in the middle of its answer") from error
-        raise Broken("does not speak HTTP" if connection.received else "closed the connection") from error
-    except _LOST as error:
-        raise Broken("closed the connection") from error

@@ -283,8 +283,15 @@ def generated_description(name: str, kind: str, config: Mapping[str, Any], capab
     """Returns what a model does, in one sentence made of its manifest."""
     labels = ", ".join(label_text(label) for label in config_labels(config)[:30])
     columns = ", ".join(feature_columns(config)[:30])
-    what = {"classifier": "classifies", "anomaly_detector": "finds anomalies in"}.get(kind, "embeds")
+    verbs = {
+        "classifier": "classifies",
+        "anomaly_detector": "finds anomalies in",
+        "clusterer": "groups",
+        "forecaster": "forecasts",
+    }
+    what = verbs.get(kind, "embeds")
     of = "texts" if kind == "embedder" or config.get("input") == "text" else "rows of numbers"
+    of = "how a series of numbers goes on" if kind == "forecaster" else of
     with_columns = f" with the columns {columns}" if columns else ""
     into = f" into {labels}" if labels and kind == "classifier" else ""
     purpose = f" for {', '.join(capabilities)}" if capabilities else ""

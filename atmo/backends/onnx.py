@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
 from atmo.backends.base import Backend, Call, Part
+from atmo.backends.ml_cluster import cluster_answer, read_clusters
 from atmo.backends.ml_data import has_texts, invalid, parse_number, parse_rows, parse_texts
+from atmo.backends.ml_forecast import (
+    DEVIATION_OUTPUT,
+    MEAN_OUTPUT,
+    check_forecaster,
+    forecast_answer,
+    forecaster_feeds,
+    parse_horizon,
+    parse_levels,
+    read_forecast,
+)
 from atmo.backends.ml_model import (
     Plan,
     anomaly_answer,
@@ -32,12 +43,18 @@ from atmo.backends.onnx_session import FileKey, Loaded, SessionCache, file_key, 
 from atmo.backends.pool import FOREVER
 from atmo.backends.store import StoredModel, TextEmbedder
 from atmo.errors import RequestError
-from atmo.router.capability import ANOMALY, CLASSIFY, EMBEDDINGS, Capability
+from atmo.router.capability import ANOMALY, CLASSIFY, CLUSTER, EMBEDDINGS, FORECAST, Capability
 from atmo.wire import limits
 
 log = logging.getLogger(__name__)
 
-OPERATION_OF_TYPE = {"classifier": CLASSIFY, "anomaly_detector": ANOMALY, "embedder": EMBEDDINGS}
+OPERATION_OF_TYPE = {
+    "classifier": CLASSIFY,
+    "anomaly_detector": ANOMALY,
+    "clusterer": CLUSTER,
+    "forecaster": FORECAST,
+    "embedder": EMBEDDINGS,
+}
 CONCURRENCY = 4
 """Runs of one model at once. Source: guess; each uses one thread."""
 
@@ -131,10 +148,12 @@ class OnnxBackend(Backend):
             raise RequestError(404, f"The model {call.capability.model} was removed.", code="model_not_found")
         loaded, plan = await self._ready(model)
         try:
-            if plan is None:
-                yield await self._embed(loaded, model, call)
-            else:
+            if plan is not None:
                 yield await self._predict(loaded, plan, model, call)
+            elif model.type == "forecaster":
+                yield await _forecast(loaded, model, call)
+            else:
+                yield await self._embed(loaded, model, call)
         except BadModelFile as error:
             message = f"The model {model.name} {model.version} failed on this request: {error}"
             raise RequestError(500, message, kind="server_error", code="model_failed") from error
@@ -200,8 +219,11 @@ class OnnxBackend(Backend):
             del self._loading[key]
 
     def _plan(self, model: StoredModel) -> tuple[Loaded, Plan | None]:
-        """Runs in a worker thread; the plan of an embedder is in its signature."""
+        """Runs in a worker thread; the plan of an embedder and of a forecaster is in its signature."""
         loaded = self._sessions.load(model.path)
+        if model.type == "forecaster":
+            check_forecaster(loaded.signature)
+            return loaded, None
         if model.type != "embedder":
             return loaded, plan_model(loaded.signature, model.config)
         if plan_embedder(loaded.signature) is None:
@@ -220,6 +242,11 @@ class OnnxBackend(Backend):
             chosen, labels, scores = read_classes(plan, model.config, values)
             _check_count(len(chosen), len(rows))
             return classification_answer(call.capability.model, model.version, chosen, labels, scores)
+        if model.type == "clusterer":
+            groups, distances = read_clusters(plan, values)
+            _check_count(len(groups), len(rows))
+            about = {"k": values[1].shape[1], "silhouette": model.config.get("silhouette")}
+            return cluster_answer(call.capability.model, model.version, groups.tolist(), distances.tolist(), about)
         anomaly_scores, threshold = read_anomalies(plan, model.config, values)
         _check_count(len(anomaly_scores), len(rows))
         chosen_threshold = parse_number(call.body, "threshold", threshold, -1e30, 1e30)
@@ -256,6 +283,14 @@ class OnnxBackend(Backend):
             ],
             "usage": {"prompt_tokens": 0, "total_tokens": 0},
         }
+
+
+async def _forecast(loaded: Loaded, model: StoredModel, call: Call) -> Part:
+    horizon, levels = parse_horizon(call.body), parse_levels(call.body)
+    feeds = await trio.to_thread.run_sync(forecaster_feeds, call.body)
+    values = await run_session(loaded, [MEAN_OUTPUT, DEVIATION_OUTPUT], feeds)
+    mean, deviation = read_forecast(values, horizon)
+    return forecast_answer(call.capability.model, model.version, mean, deviation, levels, model.config)
 
 
 def describe(model: StoredModel) -> Capability:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from atmo.backends.base import Part
+from atmo.backends.base import Object
 
 MAX_MESSAGE_CHARS = 500
 
@@ -49,14 +49,15 @@ def error_of(data: bytes) -> tuple[str, str | None, str | None]:
     except (ValueError, RecursionError):
         text = " ".join(data.decode("utf-8", "replace").split())
         return ("an HTML page" if text[:64].lower().startswith(("<!doctype", "<html")) else _cut(text)), None, None
-    return _error_fields(value)
+    return error_fields(value)
 
 
-def _error_fields(value: Any) -> tuple[str, str | None, str | None]:
+def error_fields(value: Any) -> tuple[str, str | None, str | None]:
+    """Returns (message, code, param) of an error's JSON, whatever its shape."""
     if isinstance(value, str):
         return _cut(value), None, None
     if isinstance(value, list):
-        return _error_fields(value[0]) if value else ("", None, None)
+        return error_fields(value[0]) if value else ("", None, None)
     if not isinstance(value, Mapping):
         return "", None, None
     for key in ("error", "detail", "message", "msg", "error_message"):
@@ -64,7 +65,7 @@ def _error_fields(value: Any) -> tuple[str, str | None, str | None]:
         if isinstance(inner, str):
             return _cut(inner), _word(value.get("code")), _word(value.get("param"))
         if isinstance(inner, Mapping | list) and inner:
-            return _error_fields(inner)
+            return error_fields(inner)
     return "", None, None
 
 
@@ -76,22 +77,7 @@ def _word(value: Any) -> str | None:
     return value[:64] if isinstance(value, str) else None
 
 
-def model_ids(body: Any) -> list[str]:
-    """Returns the model names of a `/v1/models` answer, in order and without repeats.
-
-    Raises:
-        BadAnswer: It is not such an answer.
-    """
-    rows = body.get("data") if isinstance(body, Mapping) else body
-    if rows is None and isinstance(body, Mapping) and body.get("object") == "list":
-        rows = []
-    if not isinstance(rows, list):
-        raise BadAnswer("gave no list of models at /models; it is not an OpenAI-compatible server")
-    names = [row.get("id") for row in rows if isinstance(row, Mapping)]
-    return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
-
-
-def completion(body: Any, model: str, request_id: str) -> Part:
+def completion(body: Any, model: str, request_id: str) -> Object:
     """Returns a whole chat answer in OpenAI's shape.
 
     Raises:
@@ -107,24 +93,43 @@ def completion(body: Any, model: str, request_id: str) -> Part:
             raise BadAnswer("gave a choice without a message")
         tools = message.get("tool_calls")
         fields = {"role": "assistant", "content": None} | dict(message)
-        if not tools:
+        if isinstance(tools, list) and tools:
+            fields["tool_calls"] = [_tool_call(tool) for tool in tools]
+        else:
+            tools = None
             fields.pop("tool_calls", None)
         kept.append(
             {"logprobs": None}
             | dict(choice)
             | {
-                "index": _index(choice, index),
+                "index": index_of(choice, index),
                 "message": fields,
                 "finish_reason": choice.get("finish_reason") or ("tool_calls" if tools else "stop"),
             }
         )
-    out = _head(body, "chat.completion", model, request_id) | {"choices": kept}
-    usage = body.get("usage")
-    return out | {"usage": usage if isinstance(usage, Mapping) else _no_usage()}
+    out = answer_head(body, "chat.completion", model, request_id) | {"choices": kept}
+    return out | {"usage": usage_in(body)}
+
+
+def _tool_call(tool: Any) -> Object:
+    """Gives a tool call what servers leave out: its id, its type, its arguments as a text."""
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping):
+        if isinstance(tool, Mapping) and isinstance(tool.get("custom"), Mapping):
+            return dict(tool)
+        raise BadAnswer("gave a tool call without a function")
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments if arguments is not None else {}, ensure_ascii=False)
+    known = tool.get("id")
+    call_id = known if isinstance(known, str) and known else f"call_{uuid.uuid4().hex[:24]}"
+    return {**tool, "id": call_id, "type": "function", "function": {**function, "arguments": arguments}}
 
 
 class ChunkStream:
     """Brings the chunks of one streamed chat answer to one shape.
+
+    The role is in the first delta of a choice, why it ended in an empty last one, and the usage in a chunk of its own.
 
     Args:
         model: The name that answers carry.
@@ -136,18 +141,21 @@ class ChunkStream:
         self._model = model
         self._request_id = request_id
         self._wants_usage = wants_usage
-        self._head: Part = {}
+        self._head: Object = {}
         self._tools: dict[tuple[int, str], int] = {}
+        self._seen: set[int] = set()
         self._open: set[int] = {0}
+        self._reasons: dict[int, str] = {}
         self._called_tools = False
+        self._usage: Mapping[str, Any] | None = None
 
     @property
     def finished(self) -> bool:
         """Every choice has had its `finish_reason`."""
         return not self._open
 
-    def chunk(self, value: Any) -> Part | None:
-        """Returns the chunk to pass on, or None for one that no client wants.
+    def chunk(self, value: Any) -> Object | None:
+        """Returns the chunk to pass on, or None for one that says nothing yet.
 
         Raises:
             BadAnswer: It is not a chunk.
@@ -155,36 +163,46 @@ class ChunkStream:
         if not isinstance(value, Mapping):
             raise BadAnswer("sent something in its stream that is not an object")
         if value.get("choices") is None and isinstance(value.get("error"), Mapping | str):
-            raise BadAnswer(f"ended its stream with an error: {_error_fields(value)[0]}")
+            raise BadAnswer(f"ended its stream with an error: {error_fields(value)[0]}")
         choices = value.get("choices")
         if not isinstance(choices, list):
             raise BadAnswer("sent a chunk without choices")
-        self._head = self._head or _head(value, "chat.completion.chunk", self._model, self._request_id)
-        usage = value.get("usage")
+        self._head = self._head or answer_head(value, "chat.completion.chunk", self._model, self._request_id)
+        if isinstance(value.get("usage"), Mapping):
+            # Some send it with every chunk; the last one counts.
+            self._usage = value["usage"]
         if not choices:
-            if not self._wants_usage or not isinstance(usage, Mapping):
-                return None
-            return self._head | {"choices": [], "usage": usage}
-        out = self._head | {"choices": [self._choice(choice, index) for index, choice in enumerate(choices)]}
-        return out | {"usage": usage} if self._wants_usage else out
-
-    def ending(self) -> Part | None:
-        """Returns the chunk with the `finish_reason` that the server left out, None where it did not."""
-        if self.finished or not self._head:
             return None
-        reason = "tool_calls" if self._called_tools else "stop"
-        choices: list[Part] = [
-            {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason} for index in sorted(self._open)
+        return self._head | {"choices": [self._choice(choice, index) for index, choice in enumerate(choices)]}
+
+    def ending(self) -> list[Object]:
+        """Returns what comes last: why choices ended where no chunk of their own said it, and the usage."""
+        if not self._head:
+            return []
+        missing = dict.fromkeys(self._open, "tool_calls" if self._called_tools else "stop")
+        choices: list[Object] = [
+            {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+            for index, reason in sorted((self._reasons | missing).items())
         ]
         self._open.clear()
-        return self._head | {"choices": choices}
+        self._reasons.clear()
+        out = [self._head | {"choices": choices}] if choices else []
+        if self._wants_usage and self._usage is not None:
+            out.append(self._head | {"choices": [], "usage": dict(self._usage)})
+            self._usage = None
+        return out
 
-    def _choice(self, choice: Any, position: int) -> Part:
+    def _choice(self, choice: Any, position: int) -> Object:
         if not isinstance(choice, Mapping):
             raise BadAnswer("sent a choice that is not an object")
-        index = _index(choice, position)
+        index = index_of(choice, position)
         delta = choice.get("delta")
         delta = dict(delta) if isinstance(delta, Mapping) else {}
+        if index in self._seen:
+            delta.pop("role", None)
+        else:
+            self._seen.add(index)
+            delta = {"role": "assistant"} | delta
         tools = delta.get("tool_calls")
         if isinstance(tools, list) and tools:
             self._called_tools = True
@@ -196,23 +214,33 @@ class ChunkStream:
             self._open.add(index)
         else:
             self._open.discard(index)
+            if any(delta.values()):
+                self._reasons[index], reason = reason, None
         return {"logprobs": None} | dict(choice) | {"index": index, "delta": delta, "finish_reason": reason}
 
-    def _tool(self, choice: int, tool: Any, place: int) -> Part:
-        """Gives a tool call the index that servers leave out: a new one for each new id."""
+    def _tool(self, choice: int, tool: Any, place: int) -> Object:
+        """Gives a piece of a tool call the index that servers leave out, a new one for each new id, and to the first
+        piece an id."""
         if not isinstance(tool, Mapping):
             raise BadAnswer("sent a tool call that is not an object")
-        given = tool.get("index")
-        if isinstance(given, int) and not isinstance(given, bool):
-            return dict(tool)
         known = [number for (of, _), number in self._tools.items() if of == choice]
-        if not tool.get("id") and place == 0 and known:
-            return dict(tool) | {"index": known[-1]}
-        key = (choice, str(tool.get("id") or f"#{place}"))
-        return dict(tool) | {"index": self._tools.setdefault(key, len(known))}
+        given = tool.get("index")
+        if type(given) is not int:
+            if not tool.get("id") and place == 0 and known:
+                return dict(tool) | {"index": known[-1]}
+            given = self._tools.get((choice, str(tool.get("id") or f"#{place}")), len(known))
+        if given in known:
+            return dict(tool) | {"index": given}
+        named = tool.get("id")
+        self._tools[choice, str(named or f"#{given}")] = given
+        head = {
+            "id": named if isinstance(named, str) and named else f"call_{uuid.uuid4().hex[:24]}",
+            "type": "function",
+        }
+        return {**dict(tool), **head, "index": given} if "custom" not in tool else dict(tool) | {"index": given}
 
 
-def chunks_of(body: Part, wants_usage: bool) -> list[Part]:
+def chunks_of(body: Object, wants_usage: bool) -> list[Object]:
     """Returns a whole answer as the chunks of a stream, for servers that do not stream."""
     head = {key: body[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
     first, last = [], []
@@ -227,7 +255,7 @@ def chunks_of(body: Part, wants_usage: bool) -> list[Part]:
     return [*chunks, head | {"choices": [], "usage": body["usage"]}] if wants_usage else chunks
 
 
-def embeddings(body: Any, model: str, count: int) -> Part:
+def embeddings(body: Any, model: str, count: int) -> Object:
     """Returns an embeddings answer with base64 strings of little-endian float32.
 
     Args:
@@ -246,7 +274,7 @@ def embeddings(body: Any, model: str, count: int) -> Part:
     for position, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise BadAnswer("gave an embedding that is not an object")
-        vectors[_index(row, position)] = _vector(row.get("embedding"))
+        vectors[index_of(row, position)] = _vector(row.get("embedding"))
     if sorted(vectors) != list(range(count)) or len({len(vector) for vector in vectors.values()}) != 1:
         raise BadAnswer("gave vectors of different sizes, or not one for each input")
     usage = body.get("usage")
@@ -291,14 +319,16 @@ def input_count(body: Mapping[str, Any]) -> int:
     return 1
 
 
-def _index(row: Mapping[str, Any], position: int) -> int:
+def index_of(row: Mapping[str, Any], position: int) -> int:
+    """Returns the index that a row says it has, else its position."""
     index = row.get("index")
     return index if isinstance(index, int) and not isinstance(index, bool) and index >= 0 else position
 
 
-def _head(body: Mapping[str, Any], kind: str, model: str, request_id: str) -> Part:
+def answer_head(body: Mapping[str, Any], kind: str, model: str, request_id: str) -> Object:
+    """Returns what stands at the top of an answer or a chunk, with what the server left out."""
     own_id, created = body.get("id"), body.get("created")
-    head: Part = {
+    head: Object = {
         "id": own_id if isinstance(own_id, str) and own_id else request_id or f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
         "created": created if isinstance(created, int) else int(time.time()),
@@ -308,5 +338,9 @@ def _head(body: Mapping[str, Any], kind: str, model: str, request_id: str) -> Pa
     return head | ({"system_fingerprint": fingerprint} if isinstance(fingerprint, str) else {})
 
 
-def _no_usage() -> Part:
-    return {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+def usage_in(body: Mapping[str, Any]) -> Object:
+    """Returns the `usage` of an answer, zeros where the server does not count."""
+    usage = body.get("usage")
+    return (
+        dict(usage) if isinstance(usage, Mapping) else {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    )

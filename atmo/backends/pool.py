@@ -6,12 +6,14 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
 
 from atmo.backends.base import Backend, Call, Head, Part
+from atmo.backends.closing import close_parts
+from atmo.backends.exposure import Hints
 from atmo.errors import RequestError
 from atmo.identity import NodeId
 from atmo.router.capability import Capability
@@ -36,6 +38,8 @@ class PoolConfig:
         max_wait_s: How long a request waits for its turn before it is refused with 503.
         close_s: How long a call gets to clean up when it is given up, and the backends together at the end.
         max_capabilities: Capabilities of one backend; what it offers beyond is left out.
+        max_running: Requests that run at once, of all capabilities, save those that have others do their work.
+        max_queued: Requests that wait for their turn, of all capabilities; half of the places are kept likewise.
     """
 
     first_discovery_s: float = 2.0
@@ -45,6 +49,8 @@ class PoolConfig:
     max_wait_s: float = 300.0
     close_s: float = 1.0
     max_capabilities: int = 256
+    max_running: float = math.inf
+    max_queued: float = math.inf
 
 
 @dataclass(slots=True)
@@ -61,6 +67,21 @@ class _Slot:
     checks_done: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """How a backend is, as far as its last check tells.
+
+    Attributes:
+        name: Of the backend.
+        state: `starting` before its first check has ended, `ready`, or `away` where that failed.
+        capabilities: How many it offers.
+    """
+
+    name: str
+    state: str
+    capabilities: int
+
+
 class BackendPool:
     """Discovers what the backends offer, keeps it current, and runs calls within each capability's concurrency.
 
@@ -68,10 +89,16 @@ class BackendPool:
         backends: Who can run something, with distinct names. Where two offer a capability of the same id, the
             earlier one wins.
         config: Limits.
+        hints: What the owner says of all capabilities.
     """
 
-    def __init__(self, backends: Sequence[Backend], config: PoolConfig = PoolConfig()) -> None:
+    def __init__(
+        self, backends: Sequence[Backend], config: PoolConfig = PoolConfig(), hints: Hints | None = None
+    ) -> None:
         self.in_flight = 0
+        self._hints = hints or Hints()
+        self._running = trio.CapacityLimiter(config.max_running)
+        self._queue = self._queue_of_others = 0
         self._config = config
         self._slots = {backend.name: _Slot(backend) for backend in backends}
         assert len(self._slots) == len(backends), "two backends share a name"
@@ -101,6 +128,22 @@ class BackendPool:
     def capabilities(self) -> list[Capability]:
         """Returns what this machine can run now, in the order of the backends."""
         return [capability for _, capability in self._table.values()]
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return sum(gate.statistics().tasks_waiting for gate in self._gates.values())
+
+    def states(self) -> list[BackendState]:
+        """Returns how each backend is."""
+        return [
+            BackendState(
+                name,
+                "away" if slot.away else "ready" if slot.first.is_set() else "starting",
+                len(slot.capabilities),
+            )
+            for name, slot in self._slots.items()
+        ]
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Has `callback` run after the set of capabilities changed."""
@@ -142,48 +185,64 @@ class BackendPool:
         self.in_flight += 1
         came = trio.current_time()
         try:
-            gate = await self._enter(capability, turn, asker)
+            places = await self._enter(backend, capability, turn, asker)
             try:
                 call = replace(call, capability=capability)
+                await backend.prepare(call)
                 call.begun(Head(trio.current_time() - came, backend.ignored(call)[:MAX_IGNORED]))
                 parts = backend.execute(call)
                 try:
                     async for part in parts:
                         yield part  # noqa: ASYNC119 - whoever executes closes the generator
                 finally:
-                    with trio.move_on_after(self._config.close_s, shield=True):
-                        await parts.aclose()
+                    await close_parts(parts, self._config.close_s)
             except RequestError as error:
                 if error.status == 404 or error.status >= 502:
                     self.refresh(backend.name)
                 raise
             finally:
-                gate.release_on_behalf_of(turn)
+                places.close()
         finally:
             self.in_flight -= 1
 
-    async def _enter(self, capability: Capability, turn: object, asker: NodeId | None) -> trio.CapacityLimiter:
+    async def _enter(self, backend: Backend, capability: Capability, turn: object, asker: NodeId | None) -> ExitStack:
+        """Waits for a place of the capability and one of the machine, in that order; returns what lets go of both."""
+        gates = [self._gate(capability)] if backend.delegates else [self._gate(capability), self._running]
+        deadline = trio.current_time() + self._config.max_wait_s
+        with ExitStack() as places:
+            for gate in gates:
+                await self._take(gate, capability, turn, asker, deadline)
+                places.callback(gate.release_on_behalf_of, turn)
+            return places.pop_all()
+
+    def _gate(self, capability: Capability) -> trio.CapacityLimiter:
         limit = max(1, capability.concurrency)
         gate = self._gates.get(capability.id)
         if gate is None:
             gate = self._gates[capability.id] = trio.CapacityLimiter(limit)
         gate.total_tokens = limit
+        return gate
+
+    async def _take(
+        self, gate: trio.CapacityLimiter, capability: Capability, turn: object, asker: NodeId | None, deadline: float
+    ) -> None:
         try:
             gate.acquire_on_behalf_of_nowait(turn)
         except trio.WouldBlock:
             self._check_queue(capability, gate, asker)
         else:
-            return gate
-        with self._queued(capability, asker), trio.move_on_after(self._config.max_wait_s):
+            return
+        with self._queued(capability, asker), trio.move_on_at(deadline):
             await gate.acquire_on_behalf_of(turn)
-            return gate
+            return
         message = f"{capability.model} was busy for {self._config.max_wait_s:.0f} s. Try again later."
         raise RequestError(503, message, kind="server_error", code="busy")
 
     def _check_queue(self, capability: Capability, gate: trio.CapacityLimiter, asker: NodeId | None) -> None:
         waiting = gate.statistics().tasks_waiting
-        full = waiting >= self._config.max_waiting
+        full = waiting >= self._config.max_waiting or self._queue >= self._config.max_queued
         if asker is not None:
+            full = full or self._queue_of_others >= self._config.max_queued / 2
             others = self._waiting.get(capability.id, Counter())
             full = full or others.total() >= self._config.max_waiting // 2
             full = full or others[asker] >= self._config.max_waiting_per_node
@@ -196,20 +255,23 @@ class BackendPool:
 
     @contextmanager
     def _queued(self, capability: Capability, asker: NodeId | None) -> Iterator[None]:
-        """Counts a request of another node that waits for its turn."""
-        if asker is None:
-            yield
-            return
-        others = self._waiting.setdefault(capability.id, Counter())
-        others[asker] += 1
+        """Counts a request that waits for its turn, and whose it is where it is another node's."""
+        others = self._waiting.setdefault(capability.id, Counter()) if asker is not None else Counter[NodeId]()
+        self._queue += 1
+        if asker is not None:
+            self._queue_of_others += 1
+            others[asker] += 1
         try:
             yield
         finally:
-            others[asker] -= 1
-            if not others[asker]:
-                del others[asker]
-            if not others:
-                self._waiting.pop(capability.id, None)
+            self._queue -= 1
+            if asker is not None:
+                self._queue_of_others -= 1
+                others[asker] -= 1
+                if not others[asker]:
+                    del others[asker]
+                if not others:
+                    self._waiting.pop(capability.id, None)
 
     async def _watch(self, slot: _Slot) -> None:
         while True:
@@ -241,6 +303,7 @@ class BackendPool:
         if len(found) > self._config.max_capabilities:
             log.warning("backend %s offers %d capabilities, the first %d count", name, len(found), self._most)
             found = found[: self._most]
+        found = tuple(map(self._hints.on, found))
         if found != slot.capabilities:
             slot.capabilities = found
             self._rebuild()

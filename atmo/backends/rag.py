@@ -18,6 +18,7 @@ import trio
 from atmo.backends.base import Backend, Call, Part
 from atmo.backends.chat_answer import ChatAnswer, text_of, usage_of
 from atmo.backends.embedder import Embedder
+from atmo.backends.honoured import unhonoured
 from atmo.backends.passage_index import RELEVANT, Hit, PassageIndex
 from atmo.backends.rag_texts import (
     Question,
@@ -144,6 +145,7 @@ class RagBackend(Backend):
     """
 
     name = "rag"
+    delegates = True  # a general model writes the answer, which takes a place where it runs
 
     def __init__(
         self,
@@ -179,6 +181,10 @@ class RagBackend(Backend):
         """
         return self._stream(call) if call.stream else self._whole(call)
 
+    def ignored(self, call: Call) -> tuple[str, ...]:
+        """Returns what the request asks for beyond what is forwarded; what is quoted is the same each time anyway."""
+        return unhonoured(call.body, FORWARDED)
+
     def _capability(self, key: str) -> Capability:
         project = self._projects[key]
         headings = [passage.headings for passage in self._indexes[key].passages]
@@ -206,8 +212,8 @@ class RagBackend(Backend):
             else:
                 yield answer.stamped(body)
                 return
-        text = self._text(call, hits, trouble)
-        yield answer.body(text, await self._usage(question, text))
+        text, reason = await self._text(call, hits, trouble)
+        yield answer.body(text, await self._usage(question, text), reason)
 
     async def _stream(self, call: Call) -> AsyncGenerator[Part, None]:
         answer = ChatAnswer(call)
@@ -230,8 +236,8 @@ class RagBackend(Backend):
                 return
             finally:
                 await written.aclose()
-        text = self._text(call, hits, trouble)
-        for words in answer.text_chunks(text):
+        text, reason = await self._text(call, hits, trouble)
+        for words in answer.text_chunks(text, reason):
             await trio.lowlevel.checkpoint()
             yield words
         if answer.wants_usage:
@@ -267,7 +273,19 @@ class RagBackend(Backend):
                 body["stream_options"] = {"include_usage": True}
         return self._generate(body, call.stream)
 
-    def _text(self, call: Call, hits: Sequence[Hit], trouble: str = "") -> str:
+    async def _text(self, call: Call, hits: Sequence[Hit], trouble: str) -> tuple[str, str]:
+        """Returns the answer of a machine without a language model, and why it ends where it does."""
+        return await trio.to_thread.run_sync(self._limited, call.body, self._quoted(call, hits, trouble))
+
+    def _limited(self, body: Mapping[str, Any], text: str) -> tuple[str, str]:
+        stop = body.get("stop") or ()
+        found = [text.find(word) for word in ([stop] if isinstance(stop, str) else stop) if word]
+        text = text[: min((at for at in found if at >= 0), default=len(text))]
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        short = text if most is None else self._embedder.beginning(text, most)
+        return short, "stop" if short == text else "length"
+
+    def _quoted(self, call: Call, hits: Sequence[Hit], trouble: str) -> str:
         key = call.capability.id
         if not hits:
             headings = [passage.headings for passage in self._indexes[key].passages]

@@ -33,6 +33,11 @@ class SseParser:
         self._size = 0
         self._first = True
 
+    @property
+    def between(self) -> bool:
+        """No event is under way."""
+        return not self._buffer and not self._data
+
     def feed(self, piece: bytes) -> list[str]:
         """Returns the data of the events that `piece` completes.
 

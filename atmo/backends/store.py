@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_FORMAT = "onnx"
-RUN_TYPES = ("classifier", "anomaly_detector", "embedder")
-"""What the nodes of this version run of the models in their stores; the others are kept and shared only."""
+ONNX, GGUF = "onnx", "gguf"
+RUN_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {ONNX: ("classifier", "anomaly_detector", "clusterer", "forecaster", "embedder"), GGUF: ("llm", "embedder")}
+)
+"""What the nodes of this version run of the models in their stores, by format; the others are kept and shared only."""
+
+EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType({GGUF: ("xllamacpp", "atmosphere-mesh[gguf]")})
+"""What has to be installed for a format: the package that runs it, and what to install."""
 
 
 def why_not_run(model_format: str, model_type: str) -> str:
     """Returns of what kind a stored model is that this version cannot run; empty where it can."""
-    if model_format != RUN_FORMAT:
+    types = RUN_TYPES.get(model_format)
+    if types is None:
         return f"the format {model_format or 'unknown'}"
-    return "" if model_type in RUN_TYPES else f"the type {model_type or 'unknown'}"
+    return "" if model_type in types else f"the type {model_type or 'unknown'}"
+
+
+def what_to_install(model_format: str) -> str:
+    """Returns what this machine lacks to run models of a format, for `pip install`; empty where it lacks nothing."""
+    package, extra = EXTRAS.get(model_format, ("", ""))
+    return extra if package and find_spec(package) is None else ""
 
 
 class StoredModel(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Call, Encoded, Part
 from atmo.backends.http_client import Broken, HttpClient, HttpError, Late, Response
 from atmo.backends.openai_shapes import (
     BadAnswer,
@@ -22,8 +22,11 @@ from atmo.backends.openai_shapes import (
     input_count,
     parse_json,
 )
+from atmo.backends.passing import Passing
 from atmo.backends.sse import SseError, SseParser
+from atmo.backends.text_shapes import TextStream, text_chunks_of, text_completion
 from atmo.errors import RequestError
+from atmo.router.capability import COMPLETIONS
 from atmo.wire import limits
 
 MAX_LIST_BYTES = 4 * 1024 * 1024
@@ -89,53 +92,115 @@ class Upstream:
                     data = await response.read(MAX_LIST_BYTES)
                     return parse_json(data, response.content_type)
             except (HttpError, BadAnswer) as error:
-                raise self._failed(error) from error
-        raise self._failed(Late(f"gave no answer within {self.config.discover_s:g} s"))
+                raise self.failed(error) from error
+        raise self.failed(Late(f"gave no answer within {self.config.discover_s:g} s"))
+
+    async def status(self, path: str) -> int:
+        """Returns the status of a GET that discovery asks; what the answer says is nobody's concern.
+
+        Raises:
+            RequestError: The server was not reached or was late.
+        """
+        with trio.move_on_after(self.config.discover_s):
+            try:
+                async with await self._request("GET", path, None) as response:
+                    return response.status
+            except HttpError as error:
+                raise self.failed(error) from error
+        raise self.failed(Late(f"gave no answer within {self.config.discover_s:g} s"))
+
+    async def post(self, path: str, data: bytes, content_type: str, accept: str, trace: str = "") -> Response:
+        """Sends what is no JSON, or has an answer that is none; the caller closes the response.
+
+        Args:
+            path, data, content_type, accept: Of the request.
+            trace: The call's `traceparent`.
+
+        Raises:
+            RequestError: 502 or what the server's status means.
+        """
+        headers = {"Accept": accept, "Content-Type": content_type, **_traced(trace)}
+        if self._headers is not None:
+            headers |= await self._headers()
+        try:
+            response = await self._client.request("POST", path, headers, data, self.config.first_byte_s)
+        except HttpError as error:
+            raise self.failed(error) from error
+        try:
+            await self._check(response)
+        except BaseException:
+            with trio.move_on_after(_CLOSE_S, shield=True):
+                await response.aclose()
+            raise
+        return response
 
     async def embed(self, call: Call, path: str = "/embeddings") -> Part:
         """Runs one embeddings request."""
         body = dict(call.body) | {"model": call.capability.model, "encoding_format": "float"}
         count = input_count(call.body)
         try:
-            async with await self._request("POST", path, body) as response:
+            async with await self._request("POST", path, body, call.trace) as response:
                 await self._check(response)
                 data = await response.read(limits.REQUEST_BYTES)
                 answer = parse_json(data, response.content_type)
                 return await trio.to_thread.run_sync(embeddings, answer, call.capability.model, count)
         except (HttpError, BadAnswer) as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
-    async def chat(self, call: Call, path: str = "/chat/completions") -> AsyncGenerator[Part, None]:
-        """Runs one chat request; yields chunks where `call.stream`, else one body."""
+    async def answer(self, path: str, body: Mapping[str, Any], trace: str = "") -> Any:
+        """Runs one request that is none of OpenAI's API and returns the JSON of the answer.
+
+        Raises:
+            RequestError: 502 or what the server's status means.
+        """
+        try:
+            async with await self._request("POST", path, body, trace) as response:
+                await self._check(response)
+                return parse_json(await response.read(limits.REQUEST_BYTES), response.content_type)
+        except (HttpError, BadAnswer) as error:
+            raise self.failed(error) from error
+
+    async def chat(self, call: Call, path: str = "", *, named: bool = True) -> AsyncGenerator[Part, None]:
+        """Runs one request for a chat or a completion; yields chunks where `call.stream`, else one body.
+
+        Args:
+            call: What is asked.
+            path: Where, else where OpenAI's API has it.
+            named: Says which model is meant; else that goes without saying.
+        """
+        text = call.operation == COMPLETIONS
+        path = path or ("/completions" if text else "/chat/completions")
         body = dict(call.body) | {"model": call.capability.model, "stream": call.stream}
+        if not named:
+            del body["model"]
         if not call.stream:
             body.pop("stream_options", None)
         options = call.body.get("stream_options")
         wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
         response = None
         try:
-            response = await self._request("POST", path, body)
+            response = await self._request("POST", path, body, call.trace)
             await self._check(response)
             if call.stream and not _is_document(response.content_type):
-                reader = _StreamReader(response, ChunkStream(call.capability.model, call.request_id, wants_usage))
+                chunks = (TextStream if text else ChunkStream)(call.capability.model, call.request_id, wants_usage)
+                reader = _StreamReader(response, chunks)
                 while (parts := await reader.next()) is not None:
                     for part in parts:
                         yield part
                 return
             data = await response.read(limits.REQUEST_BYTES)
             answer = parse_json(data, response.content_type)
-            whole = completion(answer, call.capability.model, call.request_id)
-            for part in chunks_of(whole, wants_usage) if call.stream else [whole]:
+            whole = (text_completion if text else completion)(answer, call.capability.model, call.request_id)
+            for part in (text_chunks_of if text else chunks_of)(whole, wants_usage) if call.stream else [whole]:
                 yield part
         except (HttpError, BadAnswer, SseError) as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
         finally:
             if response is not None:
-                with trio.move_on_after(_CLOSE_S, shield=True):
-                    await response.aclose()
+                await response.aclose()  # which waits for nothing
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> Response:
-        headers = {"Accept": "application/json, text/event-stream"}
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None, trace: str = "") -> Response:
+        headers = {"Accept": "application/json, text/event-stream", **_traced(trace)}
         data = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -182,7 +247,8 @@ class Upstream:
         )
         return RequestError(503 if status == 503 else 502, f"{self.label} {what}", kind="server_error", code="upstream")
 
-    def _failed(self, error: Exception) -> RequestError:
+    def failed(self, error: Exception) -> RequestError:
+        """Returns what a client reads when the server was not reached, broke off or answered nonsense."""
         status, code = (504, "upstream_late") if isinstance(error, Late) else (502, "upstream_failed")
         return RequestError(status, f"{self.label} {error}.", kind="server_error", code=code)
 
@@ -190,10 +256,11 @@ class Upstream:
 class _StreamReader:
     """Reads the chunks of one streamed answer; an object rather than a generator, so that nothing is left half read."""
 
-    def __init__(self, response: Response, chunks: ChunkStream) -> None:
+    def __init__(self, response: Response, chunks: ChunkStream | TextStream) -> None:
         self._response = response
         self._chunks = chunks
         self._parser = SseParser()
+        self._passing = Passing()
         self._started = False
         self._ended = False
 
@@ -204,7 +271,8 @@ class _StreamReader:
             BadAnswer, HttpError, SseError: The stream is none, or broke off.
         """
         if self._ended:
-            await self._drain()
+            if not self._response.at_end:
+                await self._drain()
             return None
         try:
             piece = await self._response.receive()
@@ -214,27 +282,56 @@ class _StreamReader:
                 raise
             piece = b""
         parts: list[Part] = []
-        for data in self._parser.feed(piece) if piece else self._parser.finish():
+        if piece:
+            self._read(piece, parts)
+        else:
+            self._parse(self._parser.finish(), parts)
+        if not piece and not self._ended and not self._chunks.finished:
+            raise Broken("broke off in the middle of its answer")
+        self._ended = self._ended or not piece
+        if self._ended and not self._started:
+            raise BadAnswer("ended its stream without an answer")
+        if parts and isinstance(parts[-1], Encoded):
+            parts[-1] = Encoded(parts[-1].data)
+        return [*parts, *self._chunks.ending()] if self._ended else parts
+
+    def _read(self, piece: bytes, parts: list[Part]) -> None:
+        """Adds the chunks of a piece: ordinary ones as they are, the others parsed."""
+        at = 0
+        while at < len(piece) and not self._ended:
+            end = piece.find(b"\n\n", at)
+            if end >= 0 and self._parser.between and piece.startswith(b"data: ", at):
+                passed = self._passing.passed(piece[at + 6 : end])
+                if passed is not None:
+                    parts.append(Encoded(passed, more=True))
+                    at = end + 2
+                    continue
+            following = len(piece) if end < 0 else end + 2
+            self._parse(self._parser.feed(piece[at:following]), parts)
+            at = following
+
+    def _parse(self, events: list[str], parts: list[Part]) -> None:
+        for data in events:
             values, self._ended = _values(data)
             for value in values:
                 self._started = True
                 part = self._chunks.chunk(value)
                 if part is not None:
                     parts.append(part)
+                    if len(values) == 1:
+                        self._passing.learn(data.encode("utf-8", "replace"), value, part)
             if self._ended:
-                break
-        if not piece and not self._ended and not self._chunks.finished:
-            raise Broken("broke off in the middle of its answer")
-        self._ended = self._ended or not piece
-        if self._ended and not self._started:
-            raise BadAnswer("ended its stream without an answer")
-        ending = self._chunks.ending() if self._ended else None
-        return parts if ending is None else [*parts, ending]
+                return
 
     async def _drain(self) -> None:
         """Reads what follows [DONE] so that the connection can be used again; the answer is complete without."""
         with trio.move_on_after(_DRAIN_S), suppress(HttpError):
             await self._response.read(MAX_ERROR_BYTES)
+
+
+def _traced(trace: str) -> dict[str, str]:
+    """Returns the header by which a server joins the trace of a request."""
+    return {"traceparent": trace} if trace else {}
 
 
 def _is_document(content_type: str) -> bool:

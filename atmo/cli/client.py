@@ -49,6 +49,10 @@ class Access(Protocol):
     def deployment(self, name: str | None) -> dict[str, Any]: ...
     def transfers(self, *, over: bool = False) -> list[dict[str, Any]]: ...
     def change_transfers(self, how: Change, which: str, *, keep: bool = False) -> list[dict[str, Any]]: ...
+    def keys(self) -> list[dict[str, Any]]: ...
+    def key_of(self, which: str) -> dict[str, Any]: ...
+    def create_key(self, fields: Mapping[str, Any]) -> dict[str, Any]: ...
+    def revoke_key(self, which: str) -> dict[str, Any]: ...
 
 
 def live_node(home: Path) -> dict[str, Any] | None:
@@ -201,6 +205,20 @@ class Offline:
             return [row.to_json() for row in rows]
 
         return self._call(work)
+
+    def keys(self) -> list[dict[str, Any]]:
+        return self._call(lambda services: _later(services.keys.rows))
+
+    def key_of(self, which: str) -> dict[str, Any]:
+        return self._call(lambda services: _later(lambda: services.keys.row(which)))
+
+    def create_key(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        models = tuple(fields.get("models") or ())
+        more = {key: fields.get(key) for key in ("rate", "budget", "expires_s")}
+        return self._call(lambda services: services.keys.create(fields["name"], models, **more))
+
+    def revoke_key(self, which: str) -> dict[str, Any]:
+        return self._call(lambda services: services.keys.revoke(which))
 
     def _call(self, work: Callable[[Services], Awaitable[Result]], *, network: bool = False) -> Result:
         import trio

@@ -142,7 +142,7 @@ _SHOWN = (
 
 
 def _print_imported(row: Mapping[str, Any], as_json: bool) -> None:
-    from atmo.backends.store import why_not_run
+    from atmo.backends.store import what_to_install, why_not_run
 
     if as_json:
         print_json(row)
@@ -151,6 +151,8 @@ def _print_imported(row: Mapping[str, Any], as_json: bool) -> None:
     kind = why_not_run(str(row.get("format", "")), str(row.get("type", "")))
     if kind:
         say(f"No node of this version can run models of {printable(kind)}; the mesh keeps and shares the file.")
+    elif missing := what_to_install(str(row.get("format", ""))):
+        say(f"This machine keeps and shares the file. To have it run here: pip install '{missing}'")
 
 
 def _import_folder(context: typer.Context, folder: Path, kind: str | None, home: Path | None, as_json: bool) -> None:

@@ -68,6 +68,12 @@ def node(
             help="Ask the router to let other nodes in. [default: port-mapping]",
         ),
     ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE", help="standalone, provider, participant or headless (docs/MODES.md). [default: participant]"
+        ),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info]")
     ] = None,
@@ -77,8 +83,8 @@ def node(
     \b
     When it is ready it prints one line with the endpoint. Settings that last
     belong into config.json (or .yaml, .toml) in the home; ATMO_HTTP, ATMO_LISTEN,
-    ATMO_NAME, ATMO_OLLAMA_URL, ATMO_RELAYS, ATMO_STUN, ATMO_LAN and
-    ATMO_PORT_MAPPING go over them, and these options over both.
+    ATMO_MODE and others (docs/CONFIGURATION.md) go over them, and these options
+    over both. `atmo config show` tells what holds and why.
 
     \b
     Examples:
@@ -91,7 +97,8 @@ def node(
 
     folder = home_of(context, home)
     flags = {"http": http, "listen": listen, "name": name, "projects": project, "relays": relay, "stun": stun}
-    settings = load_settings(folder, flags={**flags, "lan": lan, "port_mapping": port_mapping, "log_level": log_level})
+    more = {"lan": lan, "port_mapping": port_mapping, "mode": mode, "log_level": log_level}
+    settings = load_settings(folder, flags={**flags, **more})
     running = live_node(folder)
     if running is not None:
         raise UserError(
@@ -100,7 +107,7 @@ def node(
         )
     set_up_logging(settings.log_level)
     if not settings.http.loopback:
-        say(f"warning: everyone who reaches {settings.http} can use this node; it asks nobody who they are.")
+        say(f"warning: keys travel in the clear to {settings.http}: put a proxy with TLS before it, or use a VPN.")
     _serve(folder, settings)
 
 

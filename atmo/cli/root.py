@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from atmo.cli import mesh, model, sim
+from atmo.cli import config, key, mesh, model, sim
 from atmo.cli.audit import audit
 from atmo.cli.common import (
     EXIT_BROKEN_PIPE,
@@ -96,6 +96,8 @@ mesh.app.command()(topology)
 mesh.app.command()(doctor)
 app.add_typer(mesh.app, name="mesh")
 app.add_typer(model.app, name="model")
+app.add_typer(key.app, name="key")
+app.add_typer(config.app, name="config")
 app.add_typer(sim.app, name="sim")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atmo.config.checks import entry_of, folder_path, refuse_unknown, switch
+from atmo.config.checks import folder_path, switch
+from atmo.config.keys import Check, Key, Values, Variable
 from atmo.config.values import MAX_PORT, HostPort, parse_host_port
 from atmo.errors import UserError
 
@@ -16,7 +16,6 @@ DEFAULT_INTERVAL_S = 300.0
 
 INTERVAL_LEAST_S, INTERVAL_MOST_S = 5.0, 86_400.0
 FOLDERS_MOST = 16
-_KEYS = ("enabled", "folders", "http_port", "http_host", "interval_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +27,9 @@ class BridgeSettings:
         folders: Folders with models beside those of LlamaFarm, HuggingFace and Ollama.
         http: Where the bridge listens beside the node's endpoint; None for nowhere.
         interval_s: How often it looks what there is.
-        huggingface: HuggingFace's cache, where the environment names one.
+        huggingface: HuggingFace's cache, None for where it usually is.
         ollama: Ollama's store, likewise.
+        llamafarm: LlamaFarm's models, likewise.
     """
 
     enabled: bool = True
@@ -38,51 +38,36 @@ class BridgeSettings:
     interval_s: float = DEFAULT_INTERVAL_S
     huggingface: Path | None = None
     ollama: Path | None = None
+    llamafarm: Path | None = None
 
 
-def bridge_settings(value: Any, where: str, base: Path) -> BridgeSettings:
-    """Checks the mapping under the key `bridge`; `false` alone turns the bridge off."""
-    if isinstance(value, bool):
-        return BridgeSettings(enabled=value)
-    entry = entry_of(value, where)
-    refuse_unknown(entry, _KEYS, where)
-    settings = BridgeSettings()
-    if "enabled" in entry:
-        settings = replace(settings, enabled=switch(entry["enabled"], f"{where}: enabled", base))
-    if "folders" in entry:
-        settings = replace(settings, folders=_folders(entry["folders"], f"{where}: folders", base))
-    if "http_port" in entry:
-        settings = replace(settings, http=HostPort("127.0.0.1", _port(entry["http_port"], f"{where}: http_port")))
-    if "http_host" in entry:
-        if settings.http is None:
-            raise UserError(f"{where}: http_host: there is no http_port.", 'Give one, such as "http_port": 14345.')
-        settings = replace(settings, http=_host(entry["http_host"], f"{where}: http_host", settings.http.port))
-    if "interval_s" in entry:
-        settings = replace(settings, interval_s=_interval(entry["interval_s"], f"{where}: interval_s"))
-    return settings
+def bridge_settings(values: Values) -> BridgeSettings:
+    """Returns the settings of the bridge.
 
-
-def from_environment(settings: BridgeSettings, environ: Mapping[str, str], home: Path) -> BridgeSettings:
-    """Puts the environment over the settings: `ATMO_BRIDGE`, the variables of seed 001, HuggingFace's and Ollama's.
-
-    Args:
-        settings: As the file says.
-        environ: The environment.
-        home: The node's folder.
+    Raises:
+        UserError: There is a host and no port.
     """
-    if text := environ.get("ATMO_BRIDGE", ""):
-        settings = replace(settings, enabled=switch(text, "ATMO_BRIDGE", home))
-    if text := environ.get("MODEL_BRIDGE_HTTP_PORT", ""):
-        host = settings.http.host if settings.http is not None else "127.0.0.1"
-        settings = replace(settings, http=HostPort(host, _port(text, "MODEL_BRIDGE_HTTP_PORT")))
-    if text := environ.get("MODEL_BRIDGE_GOSSIP_INTERVAL", ""):
-        settings = replace(settings, interval_s=_interval(text, "MODEL_BRIDGE_GOSSIP_INTERVAL"))
-    for variable, below in (("XDG_CACHE_HOME", "huggingface/hub"), ("HF_HOME", "hub"), ("HF_HUB_CACHE", "")):
-        if text := environ.get(variable, ""):
-            settings = replace(settings, huggingface=folder_path(text, variable, Path.cwd()) / below)
-    if text := environ.get("OLLAMA_MODELS", ""):
-        settings = replace(settings, ollama=folder_path(text, "OLLAMA_MODELS", Path.cwd()))
-    return settings
+    enabled, folders, port, host, interval_s = values.get_of(
+        "bridge", "enabled", "folders", "http_port", "http_host", "interval_s"
+    )
+    if host and port is None:
+        where = values["bridge.http_host"].where
+        raise UserError(f"{where}: there is no http_port.", 'Give one, such as "http_port": 14345.')
+    http = None if port is None else HostPort(host or "127.0.0.1", port)
+    return BridgeSettings(
+        enabled, folders, http, interval_s, *values.get_of("bridge", "huggingface", "ollama", "llamafarm")
+    )
+
+
+def _below(name: str) -> Check:
+    """Returns the check for a variable that names a folder with that of the key in it."""
+    return lambda text, where, _base: folder_path(text, where, Path.cwd()) / name
+
+
+def _folder(value: Any, where: str, base: Path) -> Path:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: is not a folder.", 'Write it as "~/models".')
+    return folder_path(value, where, base)
 
 
 def _folders(value: Any, where: str, base: Path) -> tuple[Path, ...]:
@@ -93,21 +78,21 @@ def _folders(value: Any, where: str, base: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(folder_path(text, where, base) for text in value))
 
 
-def _port(value: Any, where: str) -> int:
+def _port(value: Any, where: str, _base: Path) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PORT):
         raise UserError(f"{where}: {value!r} is not a port between 0 and {MAX_PORT}.")
     return int(text)
 
 
-def _host(value: Any, where: str, port: int) -> HostPort:
+def _host(value: Any, where: str, _base: Path) -> str:
     try:
-        return parse_host_port(f"[{value}]:{port}" if ":" in str(value) else f"{value}:{port}", "127.0.0.1")
+        return parse_host_port(f"[{value}]:0" if ":" in str(value) else f"{value}:0", "127.0.0.1").host
     except UserError as error:
         raise UserError(f"{where}: {value!r} is neither an IP address nor a host name.") from error
 
 
-def _interval(value: Any, where: str) -> float:
+def _interval(value: Any, where: str, _base: Path) -> float:
     try:
         seconds = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -116,3 +101,24 @@ def _interval(value: Any, where: str) -> float:
         wanted = f"between {INTERVAL_LEAST_S:g} and {INTERVAL_MOST_S:g}"
         raise UserError(f"{where}: {value!r} is not a number of seconds {wanted}.")
     return seconds
+
+
+KEYS = (
+    Key("bridge.enabled", switch, True, (Variable("ATMO_BRIDGE"),)),
+    Key("bridge.folders", _folders, ()),
+    Key("bridge.http_port", _port, None, (Variable("MODEL_BRIDGE_HTTP_PORT"),)),
+    Key("bridge.http_host", _host, ""),
+    Key("bridge.interval_s", _interval, DEFAULT_INTERVAL_S, (Variable("MODEL_BRIDGE_GOSSIP_INTERVAL"),)),
+    Key(
+        "bridge.huggingface",
+        _folder,
+        None,
+        (
+            Variable("HF_HUB_CACHE", _below("")),
+            Variable("HF_HOME", _below("hub")),
+            Variable("XDG_CACHE_HOME", _below("huggingface/hub")),
+        ),
+    ),
+    Key("bridge.ollama", _folder, None, (Variable("OLLAMA_MODELS", _below("")),)),
+    Key("bridge.llamafarm", _folder, None, (Variable("LLAMAFARM_HOME", _below("models")),)),
+)

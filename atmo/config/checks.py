@@ -6,48 +6,58 @@ A check is `check(value, where, base)`: `where` opens its error message, `base` 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from atmo.config.values import HostPort, ProjectSettings, ServerSettings, parse_host_port
+from atmo.backends.llm_names import SERVED
+from atmo.config.keys import Problems
+from atmo.config.values import SERVER_CONCURRENCY, HostPort, ProjectSettings, ServerSettings, parse_host_port
 from atmo.errors import UserError, WireError
 from atmo.reach.nat import SERVERS_MOST
 from atmo.relay.address import RELAYS_MOST, RelayAddress
+from atmo.router.capability import LATENCY_CLASSES, PRIORITIES
 
-DEFAULT_OLLAMA_URL = "http://127.0.0.1:11434"
 NAME_CHARS = 64
 MAX_ENTRIES = 64
 """Servers and projects of one node, each (guess: beyond it somebody generates the file, and wrongly)."""
 
 
+NAMES_MOST = 256
+"""Names and patterns in one list. Source: a choice, the capabilities that a backend may have."""
+
+T = TypeVar("T")
+
+_SERVER_KEYS = (
+    "name", "url", "key_env", "key_file", "price", "allow", "hide", "operations", "concurrency", "priority",
+    "latency_class", "residency",
+)  # fmt: skip
+CONCURRENCY_MOST = 1_024
 _PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-ELSEWHERE = {
-    "backends": 'Ollama is set by "ollama", OpenAI-compatible servers by "servers".',
-    "node_id": "A node's id is its key; it is made on the first start and cannot be set.",
-    "node_name": 'The key is "name".',
-    "mesh": "A mesh is joined by `atmo mesh join CODE`, not by the configuration.",
-}
-"""Keys that older documents show, with what took their place."""
+
+
+def unknown_key(key: str, known: Iterable[str], where: str, elsewhere: Mapping[str, str]) -> UserError:
+    """Returns the error that suggests the nearest known key; `elsewhere` holds hints for keys of other places."""
+    known = list(known)
+    hint = elsewhere.get(key, "")
+    if not hint:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f'Did you mean "{near[0]}"?' if near else f"Known keys: {', '.join(known)}."
+    return UserError(f"{where}: {key[:NAME_CHARS]}: there is no such key.", hint)
 
 
 def refuse_unknown(
     given: Iterable[str], known: Iterable[str], where: str, elsewhere: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Raises a `UserError` that suggests the nearest known key; `elsewhere` holds hints for keys of other places."""
-    known = list(known)
-    for key in given:
-        if key in known:
-            continue
-        hint = elsewhere.get(key, "")
-        if not hint:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f'Did you mean "{near[0]}"?' if near else f"Known keys: {', '.join(known)}."
-        raise UserError(f"{where}: {key}: there is no such key.", hint)
+    """Raises a `UserError` for keys that are not known."""
+    known, problems = list(known), Problems()
+    problems.errors += [unknown_key(key, known, where, elsewhere) for key in given if key not in known]
+    problems.raise_all()
 
 
 def refuse_twice(names: list[str], where: str) -> None:
@@ -59,7 +69,7 @@ def refuse_twice(names: list[str], where: str) -> None:
 
 def _text(value: Any, where: str, *, limit: int = 1_024, empty: bool = False) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{where}: is {_kind(value)} where a text belongs.")
+        raise UserError(f"{where}: is {kind_of(value)} where a text belongs.")
     if not value.strip() and not empty:
         raise UserError(f"{where}: is empty.")
     if len(value) > limit:
@@ -69,7 +79,7 @@ def _text(value: Any, where: str, *, limit: int = 1_024, empty: bool = False) ->
     return value
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     kinds = {
         bool: "true or false",
         int: "a number",
@@ -125,7 +135,8 @@ def host_port(default_host: str) -> Callable[[Any, str, Path], HostPort]:
     return parse
 
 
-def _url(value: Any, where: str) -> str:
+def url(value: Any, where: str) -> str:
+    """Checks a URL of http or https without a password in it."""
     text = _text(value, where).strip().rstrip("/")
     try:
         parts = urlsplit(text)
@@ -139,34 +150,88 @@ def _url(value: Any, where: str) -> str:
     return text
 
 
-def ollama(value: Any, where: str, _base: Path) -> str | None:
-    """Checks a URL; `false` (None) leaves Ollama alone, `true` means where it usually is."""
-    if value is False or (isinstance(value, str) and value.strip().lower() in ("false", "off", "no")):
-        return None
-    if value is True or (isinstance(value, str) and value.strip().lower() in ("true", "on", "yes")):
-        return DEFAULT_OLLAMA_URL
-    return _url(value, where)
+def server_url(usual: str) -> Callable[[Any, str, Path], str | None]:
+    """Returns the check for a URL, where `false` (None) leaves that server alone, and `true` means `usual`."""
+
+    def parse(value: Any, where: str, _base: Path) -> str | None:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word is False or word in ("false", "off", "no"):
+            return None
+        return usual if word is True or word in ("true", "on", "yes") else url(value, where)
+
+    return parse
 
 
-def _entries(value: Any, where: str, known: tuple[str, ...]) -> list[tuple[dict[str, Any], str]]:
+def url_check(value: Any, where: str, _base: Path) -> str:
+    """Checks a URL of http or https."""
+    return url(value, where)
+
+
+def whole(least: int, most: int, what: str) -> Callable[[Any, str, Path], int]:
+    """Returns the check for a whole number, in the environment also as a text."""
+
+    def parse(value: Any, where: str, _base: Path) -> int:
+        text = str(value).strip()
+        good = not isinstance(value, bool) and text.isascii() and text.isdigit() and len(text) <= len(str(most))
+        if not good or not least <= int(text) <= most:
+            raise UserError(f"{where}: {str(value)[:NAME_CHARS]!r} is not {what}, {least} to {most}.")
+        return int(text)
+
+    return parse
+
+
+def decimal(most: float, what: str) -> Callable[[Any, str, Path], float]:
+    """Returns the check for a number from 0 up to `most`, in the environment also as a text."""
+
+    def parse(value: Any, where: str, _base: Path) -> float:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number <= most:
+            raise UserError(f"{where}: {str(value)[:NAME_CHARS]!r} is not {what}.")
+        return number
+
+    return parse
+
+
+def short_text(value: Any, where: str, _base: Path) -> str:
+    """Checks a text that may be empty."""
+    return _text(value, where, limit=NAME_CHARS, empty=True).strip()
+
+
+def name_list(value: Any, where: str, _base: Path) -> tuple[str, ...]:
+    """Checks a list of names or patterns, in the environment a text with spaces between."""
+    texts = value.split() if isinstance(value, str) else value
+    if not isinstance(texts, list):
+        raise UserError(f"{where}: is {kind_of(value)} where a list of names belongs.")
+    if len(texts) > NAMES_MOST:
+        raise UserError(f"{where}: has {len(texts)} entries; at most {NAMES_MOST} are allowed.")
+    return tuple(dict.fromkeys(patterns(texts, where)))
+
+
+def _each(value: Any, where: str, known: tuple[str, ...], read: Callable[[dict[str, Any], str], T]) -> list[T]:
+    """Reads a list of mappings; what is wrong with one does not hide what is wrong with the others."""
     if not isinstance(value, list):
-        raise UserError(f"{where}: is {_kind(value)} where a list belongs.")
+        raise UserError(f"{where}: is {kind_of(value)} where a list belongs.")
     if len(value) > MAX_ENTRIES:
         raise UserError(f"{where}: has {len(value)} entries; at most {MAX_ENTRIES} are allowed.")
-    entries = []
+    problems, found = Problems(), []
     for index, entry in enumerate(value):
         place = f"{where}[{index}]"
-        if not isinstance(entry, dict):
-            raise UserError(f"{place}: is {_kind(entry)} where a mapping belongs.")
-        refuse_unknown([str(key) for key in entry], known, place)
-        entries.append((entry, place))
-    return entries
+        with problems.kept():
+            if not isinstance(entry, dict):
+                raise UserError(f"{place}: is {kind_of(entry)} where a mapping belongs.")
+            refuse_unknown([str(key) for key in entry], known, place)
+            found.append(read(entry, place))
+    problems.raise_all()
+    return found
 
 
 def entry_of(value: Any, where: str) -> dict[str, Any]:
     """Checks a mapping of names to values."""
     if not isinstance(value, dict):
-        raise UserError(f"{where}: is {_kind(value)} where a mapping belongs.")
+        raise UserError(f"{where}: is {kind_of(value)} where a mapping belongs.")
     return {str(key): item for key, item in value.items()}
 
 
@@ -176,9 +241,10 @@ def _required(entry: Mapping[str, Any], key: str, place: str) -> Any:
     return entry[key]
 
 
-def _patterns(value: Any, where: str) -> tuple[str, ...]:
+def patterns(value: Any, where: str) -> tuple[str, ...]:
+    """Checks a list of names or patterns."""
     if not isinstance(value, list):
-        raise UserError(f"{where}: is {_kind(value)} where a list of names belongs.")
+        raise UserError(f"{where}: is {kind_of(value)} where a list of names belongs.")
     return tuple(_text(item, f"{where}[{index}]") for index, item in enumerate(value))
 
 
@@ -192,7 +258,7 @@ def relay_list(value: Any, where: str, _base: Path) -> tuple[RelayAddress, ...]:
     """Checks URLs of relays: a list, or a text with spaces between."""
     texts = value.split() if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{where}: is {_kind(value)} where a list of URLs belongs.")
+        raise UserError(f"{where}: is {kind_of(value)} where a list of URLs belongs.")
     if len(texts) > RELAYS_MOST:
         raise UserError(f"{where}: has {len(texts)} relays; at most {RELAYS_MOST} are allowed.")
     relays = []
@@ -208,7 +274,7 @@ def stun_list(value: Any, where: str, _base: Path) -> tuple[HostPort, ...]:
     """Checks STUN servers, each `HOST:PORT`: a list, or a text with spaces between."""
     texts = value.split() if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{where}: is {_kind(value)} where a list of HOST:PORT belongs.")
+        raise UserError(f"{where}: is {kind_of(value)} where a list of HOST:PORT belongs.")
     if len(texts) > SERVERS_MOST:
         raise UserError(f"{where}: has {len(texts)} STUN servers; at most {SERVERS_MOST} are allowed.")
     servers = []
@@ -225,24 +291,44 @@ def stun_list(value: Any, where: str, _base: Path) -> tuple[HostPort, ...]:
 
 def server_list(value: Any, where: str, base: Path) -> tuple[ServerSettings, ...]:
     """Checks a list of OpenAI-compatible servers."""
-    servers = []
-    for entry, place in _entries(value, where, ("name", "url", "key_env", "key_file", "price", "allow", "hide")):
-        server = ServerSettings(
-            name=node_name(_required(entry, "name", place), f"{place}: name", base),
-            url=_url(_required(entry, "url", place), f"{place}: url"),
-            key_env=_text(entry.get("key_env", ""), f"{place}: key_env", empty=True).strip(),
-            key_file=_text(entry.get("key_file", ""), f"{place}: key_file", empty=True).strip(),
-            price=_price(entry.get("price", 0), f"{place}: price"),
-            allow=_patterns(entry.get("allow", []), f"{place}: allow"),
-            hide=_patterns(entry.get("hide", []), f"{place}: hide"),
-        )
-        if server.key_env and server.key_file:
-            raise UserError(f"{place}: has both key_env and key_file.", "Keep one of them.")
-        if server.key_file:
-            server = replace(server, key_file=str(folder_path(server.key_file, f"{place}: key_file", base)))
-        servers.append(server)
+    servers = _each(value, where, _SERVER_KEYS, lambda entry, place: _server(entry, place, base))
     refuse_twice([server.name for server in servers], where)
     return tuple(servers)
+
+
+def _server(entry: dict[str, Any], place: str, base: Path) -> ServerSettings:
+    server = ServerSettings(
+        name=node_name(_required(entry, "name", place), f"{place}: name", base),
+        url=url(_required(entry, "url", place), f"{place}: url"),
+        key_env=_text(entry.get("key_env", ""), f"{place}: key_env", empty=True).strip(),
+        key_file=_text(entry.get("key_file", ""), f"{place}: key_file", empty=True).strip(),
+        price=_price(entry.get("price", 0), f"{place}: price"),
+        allow=patterns(entry.get("allow", []), f"{place}: allow"),
+        hide=patterns(entry.get("hide", []), f"{place}: hide"),
+        operations=_operations(entry.get("operations", []), f"{place}: operations"),
+        concurrency=whole(1, CONCURRENCY_MOST, "a number of requests")(
+            entry.get("concurrency", SERVER_CONCURRENCY), f"{place}: concurrency", base
+        ),
+        residency=_text(entry.get("residency", ""), f"{place}: residency", limit=NAME_CHARS, empty=True).strip(),
+        **{
+            key: choice(options)(entry[key], f"{place}: {key}", base)
+            for key, options in (("priority", PRIORITIES), ("latency_class", LATENCY_CLASSES))
+            if entry.get(key)
+        },
+    )
+    if server.key_env and server.key_file:
+        raise UserError(f"{place}: has both key_env and key_file.", "Keep one of them.")
+    if server.key_file:
+        server = replace(server, key_file=str(folder_path(server.key_file, f"{place}: key_file", base)))
+    return server
+
+
+def _operations(value: Any, where: str) -> tuple[str, ...]:
+    chosen = patterns(value, where)
+    for operation in chosen:
+        if operation not in SERVED:
+            raise UserError(f"{where}: {operation!r} is not known.", f"Choose of {', '.join(SERVED)}.")
+    return chosen
 
 
 def _project_name(value: Any, where: str) -> str:
@@ -270,21 +356,34 @@ def _folder(value: Any, where: str, base: Path) -> Path:
 
 def project_list(value: Any, where: str, base: Path) -> tuple[ProjectSettings, ...]:
     """Checks a list of folders of documents."""
-    projects = [
-        ProjectSettings(
+
+    def read(entry: dict[str, Any], place: str) -> ProjectSettings:
+        return ProjectSettings(
             name=_project_name(_required(entry, "name", place), f"{place}: name"),
             path=_folder(_required(entry, "path", place), f"{place}: path", base),
             description=_text(entry.get("description", ""), f"{place}: description", empty=True).strip(),
         )
-        for entry, place in _entries(value, where, ("name", "path", "description"))
-    ]
+
+    projects = _each(value, where, ("name", "path", "description"), read)
     refuse_twice([project.name for project in projects], where)
     return tuple(projects)
 
 
-def project_flag(text: str) -> ProjectSettings:
-    """Checks `NAME=DIR`, where a relative folder starts from the working directory."""
-    name, equals, folder = text.partition("=")
-    if not equals:
-        raise UserError(f"--project: {text!r} is not NAME=DIR.", "For example --project notes=~/notes.")
-    return ProjectSettings(_project_name(name, "--project"), _folder(folder, "--project", Path.cwd()))
+def project_flags(value: Any, where: str, base: Path) -> tuple[ProjectSettings, ...]:
+    """Checks a list of `NAME=DIR`, where a relative folder starts from the working directory."""
+    projects = []
+    for text in value:
+        name, equals, folder = str(text).partition("=")
+        if not equals:
+            raise UserError(f"{where}: {text!r} is not NAME=DIR.", f"For example {where} notes=~/notes.")
+        projects.append(ProjectSettings(_project_name(name, where), _folder(folder, where, base)))
+    refuse_twice([project.name for project in projects], where)
+    return tuple(projects)
+
+
+def added_projects(
+    kept: tuple[ProjectSettings, ...], added: tuple[ProjectSettings, ...]
+) -> tuple[ProjectSettings, ...]:
+    """Returns both, where an added one replaces one of the same name."""
+    names = {project.name for project in added}
+    return (*(project for project in kept if project.name not in names), *added)

@@ -33,6 +33,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, is not valid in its format, or is not a mapping with names as keys.
     """
+    if path.suffix not in _PARSERS:
+        raise UserError(f"{path}: its name must end in .json, .yaml, .yml or .toml.")
     try:
         size = path.stat().st_size
         data = path.read_bytes() if size <= MAX_FILE_BYTES else b""
@@ -88,13 +90,33 @@ def _yaml(path: Path, text: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_unique_loader())
+    except _DuplicateKeyError as error:
+        raise UserError(f"{path}{error}: is there twice.", "Keep one of them.") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         raise UserError(f"{path}{place}: is not valid YAML: {error.problem}.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: is not valid YAML: {_reason(error)}.") from error
+
+
+def _unique_loader() -> Any:
+    """Returns a safe loader that refuses a mapping that names a key twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in seen:
+                        mark = key.start_mark
+                        raise _DuplicateKeyError(f":{mark.line + 1}:{mark.column + 1}: {key.value}")
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _toml(path: Path, text: str) -> Any:

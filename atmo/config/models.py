@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from atmo.config.checks import choice, entry_of, refuse_unknown
+from atmo.config.checks import choice
+from atmo.config.keys import Key, Values
 from atmo.errors import UserError
 from atmo.storage.decisions import FirstTime, TrustPolicy
 from atmo.transfer.names import parse_spec
@@ -18,23 +19,26 @@ INTERESTS_MOST = 32
 """Source: `atmo.gossip.records.ProfileBody`, which tells them."""
 
 AUTO_MOST = 256
+ROLES_MOST = 16
 TEXT_CHARS = 128
 
 
-def trust_policy(value: Any, where: str, base: Path) -> TrustPolicy:
-    """Checks `trust`: `publishers`, `roles` and `first_time`, each of which may be left out."""
-    entry = entry_of(value, where)
-    refuse_unknown(entry, ("publishers", "roles", "first_time"), where)
-    standard = TrustPolicy()
-    publishers = _texts(entry.get("publishers", []), f"{where}: publishers", PUBLISHERS_MOST)
-    roles = _texts(entry.get("roles", list(standard.roles)), f"{where}: roles", 16)
+def trust_policy(values: Values) -> TrustPolicy:
+    """Returns whose models may come here."""
+    publishers, roles, first_time = values.get_of("trust", "publishers", "roles", "first_time")
+    return TrustPolicy(publishers, roles, cast(FirstTime, first_time))
+
+
+def _publishers(value: Any, where: str, _base: Path) -> tuple[str, ...]:
+    return _texts(value, where, PUBLISHERS_MOST)
+
+
+def _roles(value: Any, where: str, _base: Path) -> tuple[str, ...]:
+    roles = _texts(value, where, ROLES_MOST)
     for role in roles:
         if not valid_role(role):
-            raise UserError(f"{where}: roles: {role!r} is no role's name.", "Use such as admin, founder, gateway.")
-    first = choice(("ask", "refuse", "allow"))(
-        entry.get("first_time", standard.first_time), f"{where}: first_time", base
-    )
-    return TrustPolicy(publishers, roles, cast(FirstTime, first))
+            raise UserError(f"{where}: {role!r} is no role's name.", "Use such as admin, founder, gateway.")
+    return roles
 
 
 def interest_list(value: Any, where: str, _base: Path) -> tuple[str, ...]:
@@ -65,3 +69,12 @@ def _texts(value: Any, where: str, most: int) -> tuple[str, ...]:
         if not item.strip() or len(item) > TEXT_CHARS or not item.isprintable():
             raise UserError(f"{where}: {item[:80]!r} is empty, too long, or cannot be printed.")
     return tuple(dict.fromkeys(item.strip() for item in value))
+
+
+KEYS = (
+    Key("trust.publishers", _publishers, TrustPolicy().publishers),
+    Key("trust.roles", _roles, TrustPolicy().roles),
+    Key("trust.first_time", choice(("ask", "refuse", "allow")), TrustPolicy().first_time),
+    Key("interests", interest_list, ()),
+    Key("auto_update", auto_update, MappingProxyType({})),
+)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from atmo.config.checks import entry_of, refuse_unknown, switch
+from atmo.config.keys import Key, Values
 from atmo.errors import UserError
 from atmo.transfer.limits import SIZE_CLASSES, Hours, LimitsConfig
 
-_KEYS = ("download_mbps", "upload_mbps", "transfer_mbps", "profile", "schedule", "at_once", "clear_on_lan")
 _HOURS_KEYS = ("from", "to", "download_mbps", "upload_mbps")
 PROFILES = {"none": (), "size-classes": SIZE_CLASSES}
 """Limits of each download by its size; `size-classes` is that of seed 001."""
@@ -44,49 +44,46 @@ class TransferSettings:
         return replace(self.limits, utc_offset_s=utc_offset_s)
 
 
-def transfer_settings(value: Any, where: str, base: Path) -> TransferSettings:
-    """Checks the mapping: rates in Mbit/s, 0 or nothing for no limit."""
-    entry = entry_of(value, where)
-    refuse_unknown(entry, _KEYS, where)
-    profile = entry.get("profile", "none")
-    if not isinstance(profile, str) or profile not in PROFILES:
-        raise UserError(f"{where}: profile: {profile!r} is not known.", f"Choose one of {', '.join(PROFILES)}.")
-    limits = LimitsConfig(
-        download_bytes_s=_rate(entry, "download_mbps", where),
-        upload_bytes_s=_rate(entry, "upload_mbps", where),
-        transfer_bytes_s=_rate(entry, "transfer_mbps", where),
-        classes=PROFILES[profile],
-        hours=_schedule(entry.get("schedule", []), f"{where}: schedule"),
+def transfer_settings(values: Values) -> TransferSettings:
+    """Returns what holds for transfers."""
+    download, upload, transfer, profile, hours, at_once, clear = values.get_of(
+        "transfer", "download_mbps", "upload_mbps", "transfer_mbps", "profile", "schedule", "at_once", "clear_on_lan"
     )
-    return TransferSettings(
-        limits,
-        _at_once(entry.get("at_once", AT_ONCE), f"{where}: at_once"),
-        switch(entry.get("clear_on_lan", False), f"{where}: clear_on_lan", base),
-    )
+    limits = LimitsConfig(download * _BYTES_S, upload * _BYTES_S, transfer * _BYTES_S, PROFILES[profile], hours)
+    return TransferSettings(limits, at_once, clear)
 
 
-def _rate(entry: dict[str, Any], key: str, where: str) -> float:
-    value = entry.get(key, 0)
+def _mbps(value: Any, where: str, _base: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MBPS_MOST:
-        raise UserError(f"{where}: {key}: {value!r} is not a number of Mbit/s, such as 50.", "0 means no limit.")
-    return value * _BYTES_S
+        raise UserError(f"{where}: {value!r} is not a number of Mbit/s, such as 50.", "0 means no limit.")
+    return float(value)
 
 
-def _schedule(value: Any, where: str) -> tuple[Hours, ...]:
+def _rate(entry: dict[str, Any], key: str, where: str, base: Path) -> float:
+    return _mbps(entry.get(key, 0), f"{where}: {key}", base) * _BYTES_S
+
+
+def _profile(value: Any, where: str, _base: Path) -> str:
+    if not isinstance(value, str) or value not in PROFILES:
+        raise UserError(f"{where}: {value!r} is not known.", f"Choose one of {', '.join(PROFILES)}.")
+    return value
+
+
+def _schedule(value: Any, where: str, base: Path) -> tuple[Hours, ...]:
     if not isinstance(value, list):
         raise UserError(f"{where}: is not a list.", 'Write it as [{"from": "08:00", "to": "18:00", ...}].')
     if len(value) > HOURS_MOST:
         raise UserError(f"{where}: has {len(value)} entries; at most {HOURS_MOST} are allowed.")
-    return tuple(_hours(item, f"{where}[{index}]") for index, item in enumerate(value))
+    return tuple(_hours(item, f"{where}[{index}]", base) for index, item in enumerate(value))
 
 
-def _hours(value: Any, where: str) -> Hours:
+def _hours(value: Any, where: str, base: Path) -> Hours:
     entry = entry_of(value, where)
     refuse_unknown(entry, _HOURS_KEYS, where)
     begin, end = (_minute(entry.get(key), f"{where}: {key}") for key in ("from", "to"))
     if begin == end:
         raise UserError(f"{where}: begins and ends at the same time.", "Write 00:00 to 24:00 for the whole day.")
-    return Hours(begin, end, _rate(entry, "download_mbps", where), _rate(entry, "upload_mbps", where))
+    return Hours(begin, end, _rate(entry, "download_mbps", where, base), _rate(entry, "upload_mbps", where, base))
 
 
 def _minute(value: Any, where: str) -> int:
@@ -100,7 +97,18 @@ def _minute(value: Any, where: str) -> int:
     return minute
 
 
-def _at_once(value: Any, where: str) -> int:
+def _at_once(value: Any, where: str, _base: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= AT_ONCE_MOST:
         raise UserError(f"{where}: {value!r} is not a number between 1 and {AT_ONCE_MOST}.")
     return value
+
+
+KEYS = (
+    Key("transfer.download_mbps", _mbps, 0.0),
+    Key("transfer.upload_mbps", _mbps, 0.0),
+    Key("transfer.transfer_mbps", _mbps, 0.0),
+    Key("transfer.profile", _profile, "none"),
+    Key("transfer.schedule", _schedule, ()),
+    Key("transfer.at_once", _at_once, AT_ONCE),
+    Key("transfer.clear_on_lan", switch, False),
+)

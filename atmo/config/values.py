@@ -11,6 +11,7 @@ from typing import NamedTuple
 from atmo.errors import UserError
 
 MAX_PORT = 65_535
+SERVER_CONCURRENCY = 8
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
 
@@ -82,6 +83,11 @@ class ServerSettings:
         price: US dollars for a thousand tokens.
         allow: Patterns (`fnmatch`) of model names to offer; empty means all.
         hide: Patterns of model names never to offer; stronger than `allow`.
+        operations: What its models do where neither their names nor the server tell; empty leaves it to those.
+        concurrency: Requests that it gets at once, for each model.
+        priority: `low`, `normal` or `high`, empty for what the node says.
+        latency_class: `local`, `regional` or `global`, likewise.
+        residency: Where data stays, such as `US`, likewise.
     """
 
     name: str
@@ -91,6 +97,11 @@ class ServerSettings:
     price: float = 0.0
     allow: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    concurrency: int = SERVER_CONCURRENCY
+    priority: str = ""
+    latency_class: str = ""
+    residency: str = ""
 
 
 @dataclass(frozen=True, slots=True)

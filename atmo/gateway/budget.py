@@ -54,3 +54,8 @@ class Holding:
         """Takes `count` bytes more; see `ByteBudget.take`."""
         self._budget.take(count)
         self.taken += count
+
+    def give_back(self) -> None:
+        """Gives back all that was taken, ahead of the end of the block: what was paid for is held no more."""
+        self._budget.held -= self.taken
+        self.taken = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,8 @@ class Attempt:
         told = told_as(leaf_error(error), self.offer)
         if final(self.offer, told):
             self.cancel()
+        elif told.status == 429 and told.retry_s:
+            self._done(lambda ticket: self._table.defer(ticket, trio.current_time(), told.retry_s))
         else:
             self._done(lambda ticket: self._table.fail(ticket, trio.current_time()))
         return told
@@ -104,7 +106,9 @@ def told_as(error: BaseException, offer: Offer) -> RequestError:
         if offer.local or error.status in NOT_RETRIED or error.code == _ODD:
             return error
         message = f"{name}: {error.message}"
-        return RequestError(error.status, message, kind=error.kind, code=error.code, param=error.param)
+        return RequestError(
+            error.status, message, kind=error.kind, code=error.code, param=error.param, retry_s=error.retry_s
+        )
     if isinstance(error, RemoteError):
         message = f"{name} failed while it ran {model}: {error}. Send the request again."
         return RequestError(502, message, kind="api_error", code="node_failed")
@@ -121,6 +125,17 @@ class Tried:
 
     offer: Offer
     error: RequestError
+
+
+def last_error(tried: Sequence[Tried]) -> RequestError:
+    """Returns the error of a request that everybody failed: the last one's, naming the others."""
+    last = tried[-1].error
+    agreed = last.status in NOT_RETRIED and all(one.error.status == last.status for one in tried)
+    if len(tried) == 1 or agreed:
+        return last
+    others = ", ".join(f"{one.offer.node_name} ({one.error.status})" for one in tried[:-1])
+    message = f"{last.message} Before that failed: {others}."
+    return RequestError(last.status, message, kind=last.kind, code=last.code, param=last.param, retry_s=last.retry_s)
 
 
 class Execution:

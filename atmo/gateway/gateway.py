@@ -6,33 +6,35 @@ import math
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 import trio
 
 from atmo.backends.base import STREAMED, Call, Part
-from atmo.backends.pool import BackendPool
+from atmo.backends.pool import BackendPool, BackendState
 from atmo.errors import AtmoError, RemoteError, RequestError
 from atmo.gateway.asking import ANYBODY, Asking
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import model_of
 from atmo.gateway.elsewhere import Seek, keys_of, serves, worth_seeking
-from atmo.gateway.execution import NOT_RETRIED, Attempt, Execution, Tried, final, told_as
+from atmo.gateway.execution import Attempt, Execution, Tried, final, last_error, told_as
 from atmo.gateway.ghostwriter import Ghostwriter
 from atmo.gateway.jsontext import write_object
 from atmo.gateway.known import KnownModels
 from atmo.gateway.listing import CatalogRow, list_models
 from atmo.gateway.meaning import Embed, Meaning
 from atmo.gateway.needs import needs_of
-from atmo.gateway.prompt import OPTIONS, constraints_of, query_text
+from atmo.gateway.prompt import constraints_of, forwarded, query_text
 from atmo.gateway.remote import PROTOCOL, Mesh, Outgoing, open_remote
-from atmo.gateway.serving import ExecuteServer
+from atmo.gateway.serving import ExecuteServer, ServerConfig
 from atmo.gateway.supply import Supply
+from atmo.gateway.terms import Terms
+from atmo.gateway.tracing import NO_TRACER, Tracer, note_decision, note_offer
 from atmo.identity import NodeId
 from atmo.net.ports import MeshPort
-from atmo.router.capability import CHAT
+from atmo.router.capability import CHAT, Capability
 from atmo.router.choice import BY_MEANING
 from atmo.router.decision import Decision, RouteRequest
 from atmo.router.offer import Offer
@@ -54,6 +56,7 @@ class GatewayConfig:
         reach_s: A node that cannot be reached by then is passed over where there is another: it may be dead, which the
             mesh knows after half a minute only. Source: guess; a dial and its handshakes over 0.3 s take 1 s.
         names: Model names that are remembered after nobody offers them any more, for `names_s` seconds.
+        serving: Limits for requests of other nodes.
     """
 
     tries: int = 3
@@ -61,6 +64,7 @@ class GatewayConfig:
     reach_s: float = 2.5
     names: int = 4_096
     names_s: float = 600.0
+    serving: ServerConfig = field(default_factory=ServerConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +120,12 @@ class Gateway:
         config: Limits.
         random: Draws which nodes are compared.
         seek: Looks in the index for what no known node offers; None where there is none.
+        terms: What is sent to others, and what is run for them.
+        tracer: Records what each request takes, here and for others.
 
     Attributes:
         on_asked: Told of each model of another machine that a request was sent to.
+        on_routed: Told of each decision that a request follows, with the request's id.
     """
 
     def __init__(
@@ -133,27 +140,37 @@ class Gateway:
         config: GatewayConfig | None = None,
         random: Random | None = None,
         seek: Seek | None = None,
+        terms: Terms | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self.tracer = tracer
         self.stats = GatewayStats()
         self.table = NodeTable()
         self.meaning = Meaning(embed)
         self.budget = ByteBudget()
-        self.server = ExecuteServer(pool)
+        self._terms = terms or Terms()
+        self.server = ExecuteServer(pool, (config or GatewayConfig()).serving, self._terms, tracer)
         self._node = node
         self._pool = pool
         self._mesh = mesh
         self._stored = stored
         self._config = config or GatewayConfig()
         self._random = random or Random(secrets.randbits(64))
-        self._seek = seek
+        self._seek = seek if self._terms.routes_away else None
         self._known = KnownModels(stored, self._config.names, self._config.names_s)
         self.on_asked: Callable[[str], None] = lambda model: None
-        self._supply = Supply(node, node_name, pool, mesh)
+        self.on_routed: Callable[[Decision, str], None] = lambda decision, request_id: None
+        self._supply = Supply(node, node_name, pool, mesh if self._terms.routes_away else lambda: None)
         self.ghostwriter = Ghostwriter(self.execute, lambda: bool(self.offers().doing(CHAT).general))
 
     def attach(self, mesh: MeshPort) -> None:
-        """Answers other nodes' requests from now on."""
-        mesh.handle(PROTOCOL, self.server.serve)
+        """Answers other nodes' requests from now on, where any are accepted."""
+        if self._terms.accepts:
+            mesh.handle(PROTOCOL, self.server.serve)
+
+    def offered(self) -> list[Capability]:
+        """Returns what the mesh is told that this machine can run."""
+        return self._terms.offered(self._pool.capabilities())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Embeds what new capabilities do in the background, and carries what `ghostwriter` asks, until cancelled."""
@@ -171,6 +188,15 @@ class Gateway:
     def in_flight(self) -> int:
         """Requests that this machine is running, its own and those of others."""
         return self._pool.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn on this machine."""
+        return self._pool.waiting
+
+    def backends(self) -> list[BackendState]:
+        """Returns how the backends of this machine are."""
+        return self._pool.states()
 
     def company(self) -> Company:
         """Returns how many nodes the mesh has, as far as is known, and with how many of them this one is connected."""
@@ -254,7 +280,10 @@ class Gateway:
         self.stats.requests += 1
         done = False
         try:
-            decision = await self.route(operation, body, asking.models, explain=False)
+            with self.tracer.span("route", asking.trace) as span:
+                decision = await self.route(operation, body, asking.models, explain=False)
+                note_decision(span, decision)
+            self.on_routed(decision, asking.request_id)
             self.stats.routed_by_meaning += decision.rule == "meaning"
             if decision.failure is not None or decision.chosen is None:
                 assert decision.failure is not None
@@ -274,7 +303,7 @@ class Gateway:
 
     def _job(self, operation: str, body: Mapping[str, Any], asking: Asking) -> _Job:
         deadline, request_id = trio.current_time() + self._config.answer_s, asking.request_id or secrets.token_hex(8)
-        sent = _forwarded(body, asking.stream and operation in STREAMED)
+        sent = forwarded(body, asking.stream and operation in STREAMED)
         return _Job(operation, sent, asking.stream, deadline, request_id, asking.trace)
 
     @asynccontextmanager
@@ -303,7 +332,7 @@ class Gateway:
             if final(offer, tried[-1].error):
                 break
             self.stats.failovers += 1
-        raise _final(tried)
+        raise last_error(tried)
 
     def _candidates(self, chosen: Offer, fallbacks: Sequence[Offer]) -> list[Offer]:
         """Returns whom to ask; this machine is among them where it can, whoever stands before it."""
@@ -328,20 +357,29 @@ class Gateway:
         )
         attempt = Attempt(self.table, ticket, offer, job.deadline, job.stream)
         stack.callback(attempt.cancel)
+        span = stack.enter_context(self.tracer.span("attempt", job.trace, "internal" if offer.local else "client"))
+        note_offer(span, offer)
         try:
-            attempt.source = await self._open(stack, attempt, job, reach_s)
-        except Exception as error:
-            raise attempt.failed(error) from error
-        parts = [part for part in (await attempt.next(),) if part is not None]
-        if not job.stream:
-            await attempt.next()
+            try:
+                attempt.source = await self._open(stack, attempt, job, span.traceparent, reach_s)
+            except Exception as error:
+                raise attempt.failed(error) from error
+            parts = [part for part in (await attempt.next(),) if part is not None]
+            if not job.stream:
+                await attempt.next()
+        except RequestError as error:
+            span.fail(error.code or error.kind)
+            raise
         return attempt, parts
 
-    async def _open(self, stack: AsyncExitStack, attempt: Attempt, job: _Job, reach_s: float) -> AsyncIterator[Part]:
+    async def _open(
+        self, stack: AsyncExitStack, attempt: Attempt, job: _Job, trace: str, reach_s: float
+    ) -> AsyncIterator[Part]:
         offer = attempt.offer
         if offer.node == self._node:
             asked = "" if job.operation == offer.capability.operation else job.operation
-            call = Call(offer.capability, job.body, job.stream, job.request_id, asked, job.trace, attempt.begun)
+            run = stack.enter_context(self.tracer.span("run", trace))
+            call = Call(offer.capability, job.body, job.stream, job.request_id, asked, run.traceparent, attempt.begun)
             return await stack.enter_async_context(aclosing(self._pool.execute(call)))
         mesh = self._mesh()
         if mesh is None:
@@ -351,31 +389,6 @@ class Gateway:
         content = await write_object(job.body)
         seconds = job.deadline - trio.current_time() + _DEADLINE_MARGIN_S
         outgoing = Outgoing(
-            offer, job.operation, content, job.stream, seconds, job.request_id, reach_s, job.trace, attempt.begun
+            offer, job.operation, content, job.stream, seconds, job.request_id, reach_s, trace, attempt.begun
         )
         return await stack.enter_async_context(open_remote(mesh, outgoing))
-
-
-def _forwarded(body: Mapping[str, Any], wants_usage: bool) -> Mapping[str, Any]:
-    """Returns what a backend gets: our own options are no business of an upstream server, which may refuse them.
-
-    Streams always ask for usage, which is counted here; who writes the answer leaves it out where nobody asked.
-    """
-    if OPTIONS not in body and not wants_usage:
-        return body
-    sent = {name: value for name, value in body.items() if name != OPTIONS}
-    if wants_usage:
-        options = body.get("stream_options")
-        sent["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
-    return sent
-
-
-def _final(tried: list[Tried]) -> RequestError:
-    """Returns the error of a request that everybody failed: the last one's, naming the others."""
-    last = tried[-1].error
-    agreed = last.status in NOT_RETRIED and all(one.error.status == last.status for one in tried)
-    if len(tried) == 1 or agreed:
-        return last
-    others = ", ".join(f"{one.offer.node_name} ({one.error.status})" for one in tried[:-1])
-    message = f"{last.message} Before that failed: {others}."
-    return RequestError(last.status, message, kind=last.kind, code=last.code, param=last.param)

@@ -10,6 +10,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from atmo.router.capability import Capability, key_of
 from atmo.router.choice import Scores
 from atmo.router.offers import Offers
 from atmo.router.semantic import SemanticIndex
@@ -71,6 +72,11 @@ class Meaning:
         self._index.track(offers)
         if self._index.missing_texts(1):
             self._news.set()
+
+    def vector(self, capability: Capability) -> list[float] | None:
+        """Returns the vector of the first text that tells what a capability does; None where it is not known yet."""
+        vector = self._index.vector(key_of(capability)[0])
+        return None if vector is None else [round(number, 6) for number in vector.tolist()]
 
     async def scores(self, text: str, offers: Offers) -> Scores | None:
         """Returns the similarity of `text` with what `offers` do; None where it cannot be computed now."""

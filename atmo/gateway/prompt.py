@@ -152,3 +152,17 @@ def _words(value: object) -> Iterator[str]:
             yield name
             if isinstance(item, str):
                 yield item.strip()
+
+
+def forwarded(body: Mapping[str, Any], wants_usage: bool) -> Mapping[str, Any]:
+    """Returns what a backend gets: our own options are no business of an upstream server, which may refuse them.
+
+    Streams always ask for usage, which is counted here; who writes the answer leaves it out where nobody asked.
+    """
+    if OPTIONS not in body and not wants_usage:
+        return body
+    sent = {name: value for name, value in body.items() if name != OPTIONS}
+    if wants_usage:
+        options = body.get("stream_options")
+        sent["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
+    return sent

@@ -6,7 +6,7 @@ JSON body follows in frames. The answer comes in frames too, each a CBOR map wit
     {"head": {...}}       at most once, first: the work begins; how long it waited, and fields that are not honoured
     {"part": JSON}        one JSON object of the answer; preceded by pieces where it does not fit in a frame
     {"piece": bytes}      the beginning, or the next stretch, of a part
-    {"error": {...}}      why it fails: status, message, kind, code, param; the last frame
+    {"error": {...}}      why it fails: status, message, kind, code, param, perhaps retry_ms; the last frame
     {"end": true}         all parts were sent; the last frame
 
 The asking side keeps its direction open until it has the answer. When it goes away, or ends it early, the work stops.
@@ -211,7 +211,9 @@ def _error_untrusted(value: Mapping[str, Any]) -> RequestError:
         text[: limits.NAME_CHARS] if isinstance(text, str) else None
         for text in (texts["kind"], texts["code"], texts["param"])
     )
-    return RequestError(status, message[:TEXT_CHARS], kind=kind or "api_error", code=code, param=param)
+    retry_ms = value.get("retry_ms", 0)
+    retry_s = retry_ms / 1_000 if type(retry_ms) is int and 0 <= retry_ms <= MAX_DEADLINE_MS else 0.0
+    return RequestError(status, message[:TEXT_CHARS], kind=kind or "api_error", code=code, param=param, retry_s=retry_s)
 
 
 Mesh = Callable[[], MeshPort | None]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
@@ -13,11 +14,13 @@ import trio
 from atmo.backends.base import STREAMED, Call, Head, Part
 from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError
+from atmo.gateway.askers import BY_ROLE, Askers, NodeLimits
 from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
 from atmo.gateway.checks import check_body
 from atmo.gateway.jsontext import read_object_untrusted, write_object
 from atmo.gateway.remote import FIELD_CHARS, MAX_DEADLINE_MS, MAX_PIECES, PIECE_BYTES, PROTOCOL, TEXT_CHARS
-from atmo.identity import NodeId
+from atmo.gateway.terms import Terms
+from atmo.gateway.tracing import NO_TRACER, Tracer, note_asked, traceparent_untrusted
 from atmo.net.ports import RequestStream
 from atmo.router.capability import IMAGES, OPERATIONS, SPEECH, TRANSCRIPTION, Capability
 from atmo.wire import codec, limits
@@ -32,8 +35,9 @@ class ServerConfig:
     """Limits for requests of other nodes.
 
     Attributes:
-        max_calls: Requests that run at once. Source: guess.
-        max_calls_per_node: Of one node. Source: guess.
+        max_calls: Requests that run, or wait for their turn, at once. Source: guess.
+        everybody: What one node may ask that has no role of `by_role`.
+        by_role: What one may ask that has; the more generous counts.
         held_bytes: Bodies held at once; what local clients send is not counted. Source: a choice, as `BUDGET_BYTES`.
         held_bytes_per_node: Of one node: its largest body and some small ones beside it.
         body_s: Seconds within which a body must be here.
@@ -41,8 +45,9 @@ class ServerConfig:
         last_s: Seconds within which an error that comes after the deadline, or before the work, must be taken.
     """
 
-    max_calls: int = 64
-    max_calls_per_node: int = 32
+    max_calls: int = 96
+    everybody: NodeLimits = field(default_factory=NodeLimits)
+    by_role: Mapping[str, NodeLimits] = field(default_factory=lambda: dict(BY_ROLE))
     held_bytes: int = BUDGET_BYTES
     held_bytes_per_node: int = limits.REQUEST_BYTES + 8 * 1024 * 1024
     body_s: float = 60.0
@@ -60,50 +65,43 @@ class ServerStats:
     abandoned: int = 0
 
 
-class _Asking:
-    """A node whose requests are being served."""
-
-    def __init__(self, held_bytes: int) -> None:
-        self.calls = 0
-        self.budget = ByteBudget(held_bytes)
-
-
 class ExecuteServer:
     """Answers `atmo/execute/1`: other nodes' requests, run on this machine and nowhere else.
 
     Args:
         pool: Who runs them.
         config: Limits.
+        terms: Who may ask for what.
+        tracer: Records what is done for them, as a part of their traces.
     """
 
-    def __init__(self, pool: BackendPool, config: ServerConfig | None = None) -> None:
+    def __init__(
+        self,
+        pool: BackendPool,
+        config: ServerConfig | None = None,
+        terms: Terms | None = None,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
+        self._tracer = tracer
         self._pool = pool
+        self._terms = terms or Terms()
         self._config = config or ServerConfig()
         self._budget = ByteBudget(self._config.held_bytes)
-        self._asking: dict[NodeId, _Asking] = {}
+        own = self._config
+        self._askers = Askers(own.max_calls, own.held_bytes_per_node, own.everybody, own.by_role, self._terms.roles)
         self.stats = ServerStats()
 
     async def serve(self, stream: RequestStream) -> None:
         """Handles one incoming request; raises `RemoteError` where the asking node broke the protocol or left."""
         size = _size_untrusted(stream.header)
         node = stream.node_id
-        asking = self._asking.setdefault(node, _Asking(self._config.held_bytes_per_node))
-        calls = sum(other.calls for other in self._asking.values())
-        if asking.calls >= self._config.max_calls_per_node or calls >= self._config.max_calls:
-            self._forget(node)
-            await self._refuse(stream, size, _busy())
+        refusal = None if self._terms.admits(node) else _not_admitted()
+        refusal = refusal or self._askers.refusal(trio.current_time(), node)
+        if refusal is not None:
+            await self._refuse(stream, size, refusal)
             return
-        asking.calls += 1
-        try:
-            with self._budget.holding() as held, asking.budget.holding() as held_of_node:
-                await self._serve(stream, size, (held_of_node, held))
-        finally:
-            asking.calls -= 1
-            self._forget(node)
-
-    def _forget(self, node: NodeId) -> None:
-        if not self._asking[node].calls:
-            del self._asking[node]
+        with self._askers.served(node) as held_of_node, self._budget.holding() as held:
+            await self._serve(stream, size, (held_of_node, held))
 
     async def _serve(self, stream: RequestStream, size: int, holdings: Sequence[Holding]) -> None:
         try:
@@ -121,7 +119,10 @@ class ExecuteServer:
             await self._refuse(stream, 0, error)
             return
         del raw
-        await self._run(stream, _call(capability, body, stream.header), deadline_s)
+        call = _call(capability, body, stream.header)
+        with self._tracer.span("serve", call.trace, "server") as span:
+            note_asked(span, stream.node_id, call.operation, capability.model)
+            await self._run(stream, replace(call, trace=span.traceparent), deadline_s)
 
     def _check_untrusted(self, header: Mapping[str, Any]) -> tuple[Capability, float]:
         wanted = (("operation", str), ("capability", str), ("stream", bool), ("deadline_ms", int), ("request_id", str))
@@ -130,11 +131,9 @@ class ExecuteServer:
                 raise RequestError(400, f"The header of {PROTOCOL} has no valid '{name}'.", param=name)
         request_id = header["request_id"]
         named = len(request_id) <= limits.NAME_CHARS and request_id.isprintable()
-        trace = header.get("trace", "")
-        named = named and isinstance(trace, str) and len(trace) <= limits.NAME_CHARS and trace.isascii()
         if header["operation"] not in OPERATIONS or not named:
             raise RequestError(400, f"The header of {PROTOCOL} is not valid.")
-        for capability in self._pool.capabilities():
+        for capability in self._terms.offered(self._pool.capabilities()):
             if capability.id == header["capability"] and header["operation"] in capability.operations:
                 return capability, min(max(header["deadline_ms"], 1), MAX_DEADLINE_MS) / 1_000
         raise RequestError(
@@ -156,6 +155,8 @@ class ExecuteServer:
                         holding.take(len(piece))
                 except RequestError as error:
                     pieces.clear()
+                    for holding in holdings:
+                        holding.give_back()
                     await self._refuse(stream, left, error)
                     return None
                 pieces.append(piece)
@@ -207,17 +208,18 @@ class ExecuteServer:
 
     async def _answer(self, stream: RequestStream, call: Call) -> None:
         heads: list[Head] = []
-        call = replace(call, begun=heads.append)
         try:
             answer: list[Part] = []
-            async with aclosing(self._pool.execute(call, stream.node_id)) as parts:
-                async for part in parts:
-                    if call.stream:
-                        if heads:
-                            await self._send_frame(stream, _head_frame(heads.pop()))
-                        await self._send_part(stream, await write_object(part))
-                    else:
-                        answer.append(part)
+            with self._tracer.span("run", call.trace) as span:
+                call = replace(call, begun=heads.append, trace=span.traceparent)
+                async with aclosing(self._pool.execute(call, stream.node_id)) as parts:
+                    async for part in parts:
+                        if call.stream:
+                            if heads:
+                                await self._send_frame(stream, _head_frame(heads.pop()))
+                            await self._send_part(stream, await write_object(part))
+                        else:
+                            answer.append(part)
             for head in heads:  # here it is the next one's turn
                 await self._send_frame(stream, _head_frame(head))
             for part in answer:
@@ -260,7 +262,7 @@ def internal_error(capability: Capability) -> RequestError:
 def _call(capability: Capability, body: Mapping[str, Any], header: Mapping[str, Any]) -> Call:
     asked = "" if header["operation"] == capability.operation else header["operation"]
     stream = header["stream"] and header["operation"] in STREAMED | _MEDIA_STREAMS
-    return Call(capability, body, stream, header["request_id"], asked, header.get("trace", ""))
+    return Call(capability, body, stream, header["request_id"], asked, traceparent_untrusted(header.get("trace")))
 
 
 def _head_frame(head: Head) -> bytes:
@@ -278,6 +280,7 @@ async def _cancel_when_gone(stream: RequestStream, scope: trio.CancelScope) -> N
 
 
 def _error_frame(error: RequestError) -> bytes:
+    retry = {"retry_ms": min(MAX_DEADLINE_MS, math.ceil(error.retry_s * 1_000))} if error.retry_s > 0 else {}
     return codec.encode(
         {
             "error": {
@@ -286,14 +289,15 @@ def _error_frame(error: RequestError) -> bytes:
                 "kind": error.kind,
                 "code": error.code,
                 "param": error.param,
+                **retry,
             }
         }
     )
 
 
-def _busy() -> RequestError:
-    message = "This node runs as many requests of others as it may: try again shortly."
-    return RequestError(429, message, kind="rate_limit_error", code="busy")
+def _not_admitted() -> RequestError:
+    message = "This node runs requests of machines on its own networks only."
+    return RequestError(403, message, kind="permission_error", code="not_local")
 
 
 def _size_untrusted(header: Mapping[str, Any]) -> int:

@@ -19,10 +19,16 @@ from atmo.peer import Peer
 
 
 class OfflinePort:
-    """Implements `net.ports.MeshPort` without a network; what must be kept is in `stores` afterwards."""
+    """Implements `net.ports.MeshPort` without a network; what must be kept is in `stores` afterwards.
 
-    def __init__(self, peer: Peer) -> None:
+    Args:
+        peer: Of the mesh.
+        why: There is no network, and what to do about it.
+    """
+
+    def __init__(self, peer: Peer, why: str = "this node does not run: start it with `atmo node`") -> None:
         self.peer = peer
+        self._why = why
         self.bulk: BulkPort | None = None
         self.stores: list[Store] = []
 
@@ -51,7 +57,7 @@ class OfflinePort:
             RemoteError: Always.
         """
         await trio.lowlevel.checkpoint()
-        raise RemoteError("this node does not run: start it with `atmo node`")
+        raise RemoteError(self._why)
         yield  # type: ignore[unreachable]  # what makes this an async generator
 
     def handle(self, protocol: str, handler: Handler, *, members_only: bool = True) -> None:

@@ -39,7 +39,7 @@ def places_of(settings: BridgeSettings, user: Path) -> BridgePlaces:
         user: The user's home folder.
     """
     return BridgePlaces(
-        user / ".llamafarm" / "models",
+        settings.llamafarm or user / ".llamafarm" / "models",
         settings.huggingface or user / ".cache" / "huggingface" / "hub",
         settings.ollama or user / ".ollama" / "models",
         settings.folders,

@@ -1,4 +1,4 @@
-"""Keeps the registry's word on which models are loaded in step with the sessions that the ONNX backend holds."""
+"""Keeps the registry's word on which models are loaded in step with what the backends of the store hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 
 import trio
 
+from atmo.backends.gguf_runners import Runners
 from atmo.backends.onnx_session import SessionCache
 from atmo.errors import UserError
 from atmo.services.models import ModelService
@@ -17,14 +18,19 @@ AGAIN_S = 30.0
 
 
 class LoadedModels:
-    """Watches the loaded sessions.
+    """Watches the loaded models.
 
     Args:
         models: Whose registry is kept in step.
+
+    Attributes:
+        sessions: Of ONNX models.
+        runners: Of GGUF models.
     """
 
     def __init__(self, models: ModelService) -> None:
         self.sessions = SessionCache(changed=self._from_thread)
+        self.runners = Runners(changed=self._wake)
         self._models = models
         self._changed = trio.Event()
 
@@ -47,7 +53,7 @@ class LoadedModels:
                 await self._changed.wait()
 
     async def _write(self) -> None:
-        loaded = {path for path, *_ in self.sessions.loaded()}
+        loaded = {path for path, *_ in (*self.sessions.loaded(), *self.runners.loaded())}
         for model in self._models.local_models():
             if (model.loaded_at is not None) != (str(model.path) in loaded):
                 await self._models.mark_loaded(model.name, model.version, str(model.path) in loaded)

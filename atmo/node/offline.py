@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from atmo.config.mode import STANDALONE
 from atmo.config.settings import Settings, load_settings
 from atmo.errors import UserError
 from atmo.identity import Signer
@@ -25,6 +26,7 @@ from atmo.services.clock import PROTOCOL as CLOCK
 from atmo.services.clock import ClockService
 from atmo.services.host import MeshHost
 from atmo.services.joining import PROTOCOL as JOIN
+from atmo.services.keys import KeyService
 from atmo.services.machine import this_profile
 from atmo.services.mesh import MeshService
 from atmo.services.models import ModelService
@@ -59,6 +61,7 @@ class Services:
     topology: TopologyService
     clock: ClockService
     scout: Scout
+    keys: KeyService
     status: Callable[[], dict[str, Any]]
 
 
@@ -105,6 +108,8 @@ async def open_offline(home: Path, *, network: bool = False) -> AsyncIterator[Se
         name = await trio.to_thread.run_sync(opened.database.kv_get, NAME_KEY)
         settings = replace(settings, name=name.decode()) if name else settings
         member = await trio.to_thread.run_sync(opened.state.credentials) is not None
+        if network and member and (reason := alone(settings)):
+            raise UserError(*reason)
         if network and member:
             async with open_endpoint(opened.signer, any_host(), 0) as endpoint, trio.open_nursery() as nursery:
                 host = build_host(opened, settings, endpoint, nursery, tcp=TcpDoor())
@@ -115,7 +120,7 @@ async def open_offline(home: Path, *, network: bool = False) -> AsyncIterator[Se
         else:
             port = settings.listen.port
             listen = Address(await trio.to_thread.run_sync(listen_host, settings), port) if port else None
-            host = MeshHost(opened.signer, settings.name, opened.state, listen)
+            host = MeshHost(opened.signer, settings.name, opened.state, listen, alone=alone(settings))
             async with open_services(opened, settings, host) as services:
                 yield services
 
@@ -123,7 +128,7 @@ async def open_offline(home: Path, *, network: bool = False) -> AsyncIterator[Se
 def build_host(
     opened: OpenHome,
     settings: Settings,
-    endpoint: Endpoint,
+    endpoint: Endpoint | None,
     nursery: trio.Nursery,
     load: Callable[[], int] = lambda: 0,
     wall: Callable[[], float] = time.time,
@@ -131,6 +136,8 @@ def build_host(
     port_mapping: bool = False,
 ) -> MeshHost:
     """Returns the place of a peer that is connected through `endpoint`, and over TCP where there is a `tcp`."""
+    if endpoint is None:
+        return MeshHost(opened.signer, settings.name, opened.state, None, wall=wall, alone=alone(settings))
     return MeshHost(
         opened.signer,
         settings.name,
@@ -157,6 +164,7 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         opened.storage, opened.signer, settings.name, host.mesh, convert=_convert, scout=scout, policy=settings.trust
     )
     models.transfers.limit(settings.transfer.at_once)
+    models.tells = settings.rules.announces
     mesh = MeshService(opened.signer, settings.name, opened.state, opened.database, host, host.mesh, host.wall)
 
     versions = Versions(models, opened.storage.decisions, settings.auto_update)
@@ -164,6 +172,7 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
     care = Care(models, opened.storage, host.mesh)
     topology = TopologyService(opened.signer.node_id, settings.name, host.mesh)
     clock = ClockService(host.mesh, host.wall)
+    keys = await trio.to_thread.run_sync(KeyService, opened.database, host.wall)
 
     def attach(driver: PeerDriver) -> None:
         driver.handle(JOIN, mesh.serve_join, members_only=False)
@@ -175,7 +184,8 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
         driver.observers.append(scout.on_event)
         driver.observers.append(versions.on_event)
         driver.peer.set_limits(driver.now(), settings.transfer.limits_at(time.localtime().tm_gmtoff))
-        driver.peer.publish_profile(driver.now(), this_profile(settings.interests, settings.storage))
+        if settings.rules.announces:
+            driver.peer.publish_profile(driver.now(), this_profile(settings.interests, settings.storage))
         publishing.attach(driver)
         models.attach(driver)
         mesh.attach(driver)
@@ -188,15 +198,26 @@ async def open_services(opened: OpenHome, settings: Settings, host: MeshHost) ->
             "node_id": str(opened.signer.node_id),
             "name": settings.name,
             "version": __version__,
+            "mode": settings.mode,
             "mesh": mesh.mesh(),
             "models": len(models.rows("local")),
         }
 
     try:
-        yield Services(mesh, models, versions, publishing, care, topology, clock, scout, status)
+        yield Services(mesh, models, versions, publishing, care, topology, clock, scout, keys, status)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
             await host.aclose()
+
+
+def alone(settings: Settings) -> tuple[str, str] | None:
+    """Returns why the node has nothing to do with others, and what to do about it; None where it has."""
+    if settings.rules.mesh:
+        return None
+    words, key = ("This node is standalone", "mode")
+    if settings.mode != STANDALONE:
+        words, key = ("The mesh is switched off on this node", "mesh.enabled")
+    return f"{words}: it talks to no other one.", f"`atmo config show` tells where {key} is set."
 
 
 async def _convert(source: Path, target: Path) -> Any:

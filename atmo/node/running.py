@@ -17,24 +17,27 @@ import trio
 
 from atmo.api.app import create_app
 from atmo.api.control import control_router
+from atmo.api.keys import Admission
 from atmo.api.server import serve
 from atmo.api.services import ApiServices
 from atmo.backends.embedder import Embedder
 from atmo.backends.pool import BackendPool
 from atmo.backends.training import TrainedModel, Trainer
+from atmo.config.report import config_rows
 from atmo.config.settings import Settings
 from atmo.config.values import HostPort
 from atmo.errors import WireError
-from atmo.gateway.gateway import Gateway
+from atmo.gateway.gateway import Gateway, GatewayConfig
 from atmo.gossip.records import CAPABILITIES
 from atmo.gossip.sync import RecordChanged
 from atmo.net.driver import PeerDriver
-from atmo.net.quic import Endpoint, open_endpoint
-from atmo.net.tcp import open_tcp
+from atmo.net.quic import Endpoint
 from atmo.node.backends import build_backends
 from atmo.node.bridging import build_bridge, check_node_id, serve_bridge
 from atmo.node.loaded import LoadedModels
-from atmo.node.offline import NAME_KEY, OpenHome, Services, build_host, listen_host, open_home, open_services
+from atmo.node.offline import NAME_KEY, OpenHome, Services, build_host, open_home, open_services
+from atmo.node.terms import join_configured, open_transport, pool_config, server_config, terms_of
+from atmo.node.watching import Watching
 from atmo.peer import LinkLost, LinkReady, NodeBack, NodeGone
 from atmo.services.doctor import Doctor
 from atmo.services.host import MeshHost
@@ -106,12 +109,7 @@ async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], No
     with ExitStack() as stack:
         opened = await trio.to_thread.run_sync(open_home, stack, path, _LOCK_S)
         await trio.to_thread.run_sync(opened.database.kv_put, NAME_KEY, settings.name.encode())
-        host_name = await trio.to_thread.run_sync(listen_host, settings)
-        async with (
-            open_endpoint(opened.signer, host_name, settings.listen.port) as endpoint,
-            open_tcp(endpoint.local_address) as tcp,
-            trio.open_nursery() as nursery,
-        ):
+        async with open_transport(opened, settings) as (endpoint, tcp), trio.open_nursery() as nursery:
             running = _Running(opened, settings, endpoint, nursery)
             load, mapping = (lambda: running.pool.in_flight), settings.port_mapping
             host = build_host(opened, settings, endpoint, nursery, load, tcp=tcp, port_mapping=mapping)
@@ -129,7 +127,7 @@ async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], No
 class _Running:
     """The parts of a running node that commands on a resting home do not need: backends, gateway and the endpoint."""
 
-    def __init__(self, opened: OpenHome, settings: Settings, endpoint: Endpoint, nursery: trio.Nursery) -> None:
+    def __init__(self, opened: OpenHome, settings: Settings, endpoint: Endpoint | None, nursery: trio.Nursery) -> None:
         self._opened = opened
         self._settings = settings
         self._endpoint = endpoint
@@ -149,27 +147,38 @@ class _Running:
         self._fetching = models.fetching
         loaded = LoadedModels(models)
         backends = build_backends(
-            settings, opened.home, self.embedder, models.offered_models, self._generate, loaded.sessions
+            settings, opened.home, self.embedder, models.offered_models, self._generate, loaded.sessions, loaded.runners
         )
-        self.pool = BackendPool(backends)
+        self.pool = BackendPool(backends, pool_config(settings), settings.sharing.hints)
+        rules = settings.rules
+        watching = self._watching = Watching(settings, opened.signer.node_id)
         self.gateway = Gateway(
             opened.signer.node_id,
             settings.name,
             self.pool,
             self.embedder.embed,
-            host.mesh,
-            stored=partial(models.rows, "mesh"),
+            host.mesh if rules.mesh else lambda: None,
+            stored=partial(models.rows, "mesh" if rules.routes_away else "local"),
+            config=GatewayConfig(serving=server_config(settings.role_limits)),
             seek=services.scout.find,
+            terms=terms_of(settings, host.mesh),
+            tracer=watching.tracer,
         )
+        nursery.start_soon(watching.run, self.gateway, models.transfers)
+        self._offered = watching.names("offered", lambda: self.gateway.offers().models)
+        models.on_change(watching.names("stored", lambda: (model.name for model in models.local_models())))
         prefetch = Prefetch(models, opened.storage, lambda: self.pool.in_flight > 0)
         self.gateway.on_asked = prefetch.asked.note
         self.pool.on_change(partial(self._publish, host))
-        models.on_change(partial(self.pool.refresh, "onnx"))
+        for backend in ("onnx", "gguf"):
+            models.on_change(partial(self.pool.refresh, backend))
         check_node_id(opened, settings)
         self._bridge = build_bridge(opened, settings, services)
         nursery.start_soon(self._bridge.run)
-        await serve_bridge(self._bridge, opened, settings, nursery)
+        if rules.serves:
+            await serve_bridge(self._bridge, opened, settings, nursery)
         nursery.start_soon(loaded.run)
+        nursery.start_soon(services.keys.run)
         nursery.start_soon(models.transfers.run, stop)
         nursery.start_soon(services.versions.run)
         nursery.start_soon(prefetch.run)
@@ -178,9 +187,11 @@ class _Running:
         host.on_attach.append(self._attach)
         if isinstance(host.port, PeerDriver):
             self._attach(host.port)
-        if settings.lan:
+        if settings.lan and rules.announces and self._endpoint is not None:
             self._lan = node_lan(opened.signer.node_id, settings.name, self._endpoint.local_address, host)
             nursery.start_soon(self._lan.run, stop)
+        if rules.mesh and settings.mesh.join_code:
+            nursery.start_soon(join_configured, services.mesh, settings.mesh.join_code)
         self._training.mkdir(exist_ok=True)
         token = secrets.token_urlsafe(32)
         app = create_app(self._api(services, host, token))
@@ -196,8 +207,17 @@ class _Running:
         )
         return self.info
 
+    def _admitting(self, services: Services, token: str) -> Admission:
+        """Returns who is let in: whoever has a key, where other machines reach the endpoint."""
+        http = self._settings.http
+        required = self._settings.require_key or not http.loopback
+        if required and not services.keys.usable:
+            log.warning("nobody can use http://%s yet: make a key with `atmo key create --name NAME`", http)
+        return Admission(services.keys, required=required, token=token)
+
     def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
         save = partial(self._save_trained, services.models)
+        self._admission = self._admitting(services, token)
         doctor = Doctor(host, services.clock, self._lan_state)
         return ApiServices(
             str(self._opened.signer.node_id),
@@ -205,12 +225,28 @@ class _Running:
             self.gateway,
             services.mesh,
             Trainer(self.embedder.embed, save, self._training),
-            control_router(token, services, partial(self._status, services, host), doctor.checks, self._bridge),
+            control_router(
+                token,
+                services,
+                partial(self._status, services, host),
+                doctor.checks,
+                self._bridge,
+                services.keys,
+                config_rows(self._settings.settled),
+            ),
             self._settings.http.host,
             partial(self._stats, host),
             services.topology,
             self._bridge,
             services.models,
+            admission=self._admission,
+            cors=self._settings.cors,
+            mode=self._settings.mode,
+            serves=self._settings.rules.serves,
+            discoverable=self._settings.discoverable,
+            token=token,
+            observers=self._watching.observers,
+            events=self._watching.events,
         )
 
     def _lan_state(self) -> tuple[str | None, int]:
@@ -232,17 +268,22 @@ class _Running:
     def _attach(self, driver: PeerDriver) -> None:
         self.gateway.attach(driver)
         driver.observers.append(self._mesh_changed)
+        self._watching.attach(driver)
         self._advertise(driver)
-        self.gateway.offers_changed()
+        self._offers_changed()
 
     def _publish(self, host: MeshHost) -> None:
         if isinstance(host.port, PeerDriver):
             self._advertise(host.port)
+        self._offers_changed()
+
+    def _offers_changed(self) -> None:
         self.gateway.offers_changed()
+        self._offered()
 
     def _advertise(self, driver: PeerDriver) -> None:
         try:
-            driver.peer.publish_capabilities(driver.now(), self.pool.capabilities())
+            driver.peer.publish_capabilities(driver.now(), self.gateway.offered())
         except WireError as error:
             log.error("the mesh does not learn what this node can run: %s", error)
         driver.kick()
@@ -250,10 +291,10 @@ class _Running:
     def _mesh_changed(self, event: object) -> None:
         links = isinstance(event, LinkReady | LinkLost | NodeBack | NodeGone)
         if links or (isinstance(event, RecordChanged) and event.kind == CAPABILITIES):
-            self.gateway.offers_changed()
+            self._offers_changed()
 
     def _generate(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[dict[str, Any], None] | None:
-        return self.gateway.generate(body, stream=stream)
+        return self.gateway.ghostwriter.write(body, stream)
 
     async def _save_trained(self, models: ModelService, model: TrainedModel) -> Mapping[str, Any]:
         """Puts a fitted model into the store as the next version of its name; it can be asked when this returns."""
@@ -303,8 +344,10 @@ class _Running:
             "serving": self._serving,
             "fetching": self._fetching,
             "scout": self._scouting,
-            "quic": self._endpoint.stats,
+            "admission": self._admission.stats,
         }
+        if self._endpoint is not None:
+            groups["quic"] = self._endpoint.stats
         if self._lan is not None:
             groups["lan"] = self._lan.stats
         if host.nat is not None:

@@ -319,6 +319,8 @@ def _explain(ranked: Sequence[_Rated], why: str, scores: Scores | None, config: 
 
 def _why_chosen(best: _Rated, others: Sequence[_Rated]) -> str:
     where = "this machine" if best.offer.local else best.offer.node_name
+    if best.seen.deferred_s:
+        return f"{where} asked to wait for {_time(best.seen.deferred_s)}, but nobody else is left"
     if best.seen.breaker == OPEN:
         return f"{where} failed {best.seen.failures} times in a row, but nobody else is left"
     if best.seen.breaker == HALF_OPEN:
@@ -334,6 +336,8 @@ def _why_chosen(best: _Rated, others: Sequence[_Rated]) -> str:
 
 
 def _why_not(one: _Rated, best: _Rated) -> str:
+    if one.seen.deferred_s:
+        return f"takes no more for {_time(one.seen.deferred_s)}, as it said"
     if one.seen.breaker == OPEN:
         return f"failed {one.seen.failures} times in a row, asked again after a pause"
     if one.tier != best.tier:

@@ -121,6 +121,11 @@ class SemanticIndex:
             self._graph.resize_index(len(self._rows))
             self._graph.add_items(rows, np.arange(start, len(self._rows)), num_threads=1)
 
+    def vector(self, text: str) -> Vectors | None:
+        """Returns float32[dimensions] of length 1 for a text that was added, None for one that was not."""
+        row = self._rows.get(text)
+        return None if row is None else self._matrix[row]
+
     def scores(self, query: Vectors) -> dict[CapabilityKey, float]:
         """Returns the cosine of `query` with the nearest text of each capability.
 

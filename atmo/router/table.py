@@ -1,7 +1,8 @@
 """What this node saw of the nodes it sent requests to: service times, requests in flight, failures.
 
 Each (node, capability) has a circuit breaker: after three failures in a row it opens and the node is asked last;
-after a cool-down one request may try it again, and its success closes the breaker.
+after a cool-down one request may try it again, and its success closes the breaker. A node that says when it takes more
+is asked last until then.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Seen:
         in_flight: Requests of ours that the node is running, for any of its capabilities.
         failures: Failures in a row.
         breaker: `closed`, `open` or `half-open`.
+        deferred_s: For so long it takes no more, as it said itself; 0 where it did not.
     """
 
     service_s: float | None = None
@@ -62,6 +64,7 @@ class Seen:
     in_flight: int = 0
     failures: int = 0
     breaker: str = CLOSED
+    deferred_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -72,6 +75,7 @@ class _Row:
     failures: int = 0
     opened: int = 0
     open_until: float = 0.0
+    deferred_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -143,6 +147,11 @@ class NodeTable:
             row.opened = min(row.opened + 1, 16)
             row.open_until = now + cool_down
 
+    def defer(self, ticket: Ticket, now: float, wait_s: float) -> None:
+        """Notes that the node refused the request as too much, and takes more in `wait_s` seconds."""
+        row = self._close(ticket)
+        row.deferred_until = now + min(wait_s, self._config.cool_down_most_s)
+
     def cancel(self, ticket: Ticket) -> None:
         """Notes that the request ended without telling anything about the node."""
         self._close(ticket)
@@ -161,7 +170,10 @@ class NodeTable:
         breaker = CLOSED
         if row.failures >= self._config.failures_to_open:
             breaker = OPEN if now < row.open_until or row.in_flight else HALF_OPEN
-        return Seen(row.service_s, max(0.0, now - row.last), in_flight, row.failures, breaker)
+        deferred_s = max(0.0, row.deferred_until - now)
+        if deferred_s:
+            breaker = OPEN
+        return Seen(row.service_s, max(0.0, now - row.last), in_flight, row.failures, breaker, deferred_s)
 
     def _close(self, ticket: Ticket) -> _Row:
         row = self._rows[(ticket.node, ticket.capability)]

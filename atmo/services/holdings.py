@@ -52,7 +52,11 @@ Scope = Literal["local", "mesh", "available"]
 
 
 class Holdings:
-    """This part of the model service; see `ModelService` for the arguments."""
+    """This part of the model service; see `ModelService` for the arguments.
+
+    Attributes:
+        tells: Whether other nodes are told of what is here, and served from it.
+    """
 
     def __init__(
         self,
@@ -79,14 +83,16 @@ class Holdings:
         self._callbacks: list[Callable[[], None]] = []
         self._models = storage.models()
         self._shared: set[str] = set()
+        self.tells = True
 
     # --- the network ----------------------------------------------------------------------------------------------
 
     def attach(self, mesh: MeshPort) -> None:
-        """Answers other nodes through `mesh` and tells it what is here."""
-        self.server.attach(mesh)
-        mesh.handle(OFFERS_PROTOCOL, self.offers.serve)
-        self._publish(mesh)
+        """Answers other nodes through `mesh` and tells it what is here, where the node tells anything."""
+        if self.tells:
+            self.server.attach(mesh)
+            mesh.handle(OFFERS_PROTOCOL, self.offers.serve)
+            self._publish(mesh)
 
     async def fetch(self, effect: FetchChunk) -> None:
         """Performs the effect and reports to the transfer engine; the driver calls it and may cancel it."""
@@ -134,7 +140,7 @@ class Holdings:
     def publish(self) -> None:
         """Tells the mesh again what is here."""
         mesh = self._mesh()
-        if mesh is not None:
+        if mesh is not None and self.tells:
             self._publish(mesh)
 
     @property

@@ -61,6 +61,7 @@ class MeshHost:
         bulk: The limits of these connections.
         stun: Hosts and ports of servers that tell this node where they see it.
         port_mapping: Whether routers are asked to let others in, unless only this machine reaches the socket.
+        alone: Why this node has nothing to do with others, and what to do about it; None where it has.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class MeshHost:
         bulk: BulkConfig = BulkConfig(),
         stun: Sequence[tuple[str, int]] = (),
         port_mapping: bool = False,
+        alone: tuple[str, str] | None = None,
     ) -> None:
+        self.alone = alone
         self.wall = wall
         self._tcp = tcp
         self._bulk_config = bulk
@@ -125,6 +128,7 @@ class MeshHost:
     @asynccontextmanager
     async def connect(self, address: Address, node: NodeId) -> AsyncIterator[Connection]:
         """Connects to a stranger through the node's socket, or one opened for the purpose."""
+        self._check_alone()
         if self._endpoint is None:
             async with open_endpoint(self._signer, any_host(), 0) as endpoint:
                 yield await endpoint.dial(address, node, _CONNECT_S)
@@ -135,6 +139,7 @@ class MeshHost:
     @asynccontextmanager
     async def connect_relayed(self, url: str, node: NodeId) -> AsyncIterator[Connection]:
         """Connects to a stranger at a relay, likewise."""
+        self._check_alone()
         if self._endpoint is not None and self._relayed is not None:
             async with _dialled(self._endpoint, self._relayed.path(node, url), node) as connection:
                 yield connection
@@ -148,6 +153,10 @@ class MeshHost:
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise leaf_error(group) from None  # the block's own: a relay that is not there raises nothing
+
+    def _check_alone(self) -> None:
+        if self.alone is not None:
+            raise UserError(*self.alone)
 
     async def resume(self) -> None:
         """Starts the relays, what watches the NAT, and the peer of the mesh that this home belongs to, if any."""
@@ -187,7 +196,7 @@ class MeshHost:
         bans = await trio.to_thread.run_sync(self._state.bans)
         scores = await trio.to_thread.run_sync(self._state.scores)
         if self._endpoint is None or self._nursery is None:
-            self.port = OfflinePort(peer)
+            self.port = OfflinePort(peer, *([" ".join(self.alone)] if self.alone is not None else []))
             peer.load_records(self.port.now(), records)
             peer.load_bans(self.port.now(), bans)
             peer.drain()

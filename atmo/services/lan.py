@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ _PAUSE_S = 0.5
 
 @dataclass(slots=True)
 class LanStats:
-    """Counters since start.
+    """What there is, and a counter since start.
 
     Attributes:
         seen: Nodes of which there is an advert now, this one among them.
@@ -38,8 +38,8 @@ class LanStats:
         dials: Links asked for because of an advert.
     """
 
-    seen: int = 0
-    mesh: int = 0
+    seen: int = field(default=0, metadata={"gauge": True})
+    mesh: int = field(default=0, metadata={"gauge": True})
     dials: int = 0
 
 

@@ -63,13 +63,17 @@ class NodeClient:
         """Returns what the node tells of itself."""
         return self._control("GET", "/status")
 
+    def config(self) -> list[dict[str, Any]]:
+        """Returns the values that the node runs with, and where they come from."""
+        return _list(self._control("GET", "/config"), "config")
+
     def nodes(self) -> list[dict[str, Any]]:
         """Returns the members of the mesh."""
         return _list(self._control("GET", "/mesh/nodes"), "nodes")
 
     def topology(self) -> dict[str, Any]:
         """Returns who is connected to whom."""
-        return self._json("GET", "/v1/mesh/topology", {}, None)
+        return self._json("GET", "/v1/mesh/topology", self._token, None)
 
     def doctor(self) -> dict[str, Any]:
         """Returns what keeps the node from others."""
@@ -145,16 +149,32 @@ class NodeClient:
         more = {"keep": keep} if how == "cancel" else {}
         return _list(self._control("POST", f"/transfers/{how}", {"which": which, **more}), "transfers")
 
+    def keys(self) -> list[dict[str, Any]]:
+        """Returns what is known of the keys of clients."""
+        return _list(self._control("GET", "/keys"), "keys")
+
+    def key_of(self, which: str) -> dict[str, Any]:
+        """Returns what is known of one key, by its name or id."""
+        return self._control("GET", f"/keys/{quote(which, safe='')}")
+
+    def create_key(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes a key; `fields` are those of the route."""
+        return self._control("POST", "/keys/create", fields)
+
+    def revoke_key(self, which: str) -> dict[str, Any]:
+        """Takes a key back, by its name or id."""
+        return self._control("POST", "/keys/revoke", {"which": which})
+
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Posts to the OpenAI-compatible endpoint and returns its body."""
-        return self._json("POST", path, {}, body)
+        return self._json("POST", path, self._token, body)
 
     @contextmanager
     def chat(self, body: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, str], Iterator[dict[str, Any]]]]:
         """Streams an answer: the response's headers and the chunks as they arrive."""
         body = {**body, "stream": True}
         timeout = httpx.Timeout(GENERATE_S, connect=CONNECT_S)
-        with self._stream("/v1/chat/completions", body, {}, timeout) as response:
+        with self._stream("/v1/chat/completions", body, self._token, timeout) as response:
             yield response.headers, self._guarded(events(response.iter_bytes()))
 
     def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:

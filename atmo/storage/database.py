@@ -163,6 +163,28 @@ MIGRATIONS = (
     ALTER TABLE transfers ADD COLUMN travelled_bytes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE transfers ADD COLUMN copied_bytes INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    CREATE TABLE api_keys (
+        hash BLOB PRIMARY KEY,
+        name TEXT NOT NULL,
+        models TEXT NOT NULL,
+        rate_count INTEGER NOT NULL,
+        rate_s REAL NOT NULL,
+        budget REAL,
+        budget_period TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        revoked_at REAL,
+        used_at REAL,
+        requests INTEGER NOT NULL DEFAULT 0,
+        prompt_tokens INTEGER NOT NULL DEFAULT 0,
+        completion_tokens INTEGER NOT NULL DEFAULT 0,
+        cost REAL NOT NULL DEFAULT 0,
+        period TEXT NOT NULL DEFAULT '',
+        period_cost REAL NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX open_api_keys ON api_keys (name) WHERE revoked_at IS NULL;
+    """,
 )
 """One script per version; a released one never changes."""
 

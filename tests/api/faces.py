@@ -312,7 +312,8 @@ def memory_routes(
     models: MemoryModels,
     status: Callable[[], Mapping[str, Any]],
     side: MemorySide | None = None,
+    config: Sequence[Mapping[str, Any]] = (),
 ) -> APIRouter:
     """Returns the control routes over these services."""
     services = MemoryServices(mesh, models, side or MemorySide())
-    return control_router(token, cast(ControlServices, services), status, examine)
+    return control_router(token, cast(ControlServices, services), status, examine, config=config)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import trio
 from fastapi import APIRouter, HTTPException
 
-from atmo.api.metrics import render
 from atmo.errors import UserError
 from atmo.router.capability import ANOMALY, Capability
 from tests.api.face import Fits, in_process, make_app
@@ -121,20 +119,6 @@ class TestHealth:
         assert "atmo_gateway_errors_total 1.0" in answer.text
         assert "mesh_requests" not in answer.text
         assert "atmo_requests_in_flight 0.0" in answer.text
-
-    def test_what_is_no_number_is_left_out(self) -> None:
-        @dataclass
-        class Stats:
-            count: int = 2
-            ok: bool = True
-            name: str = "x"
-            by_kind: dict[str, int] = field(default_factory=lambda: {'a"b': 3})
-
-        text = render({"engine-1": Stats(), "other": object()}, {}).decode()
-        assert "atmo_engine_1_count_total 2.0" in text
-        assert r'atmo_engine_1_by_kind_total{key="a\"b"} 3.0' in text
-        assert "ok" not in text
-        assert "name" not in text
 
 
 async def test_the_control_routes_are_served_and_checked_alike() -> None:

@@ -149,7 +149,8 @@ async def _request(stream: trio.SocketStream, state: h11.Connection) -> Received
         elif isinstance(event, h11.EndOfMessage):
             assert head is not None
             headers = {name.decode(): value.decode() for name, value in head.headers}
-            content = json.loads(body) if body else None
+            is_form = headers.get("content-type", "").startswith("multipart/")
+            content = body if is_form else json.loads(body) if body else None
             return Received(head.method.decode(), head.target.decode(), headers, content)
         else:
             return None

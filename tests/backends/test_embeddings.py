@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Call, Object, as_object
 from atmo.backends.embedder import Embedder
 from atmo.backends.embeddings import CAPABILITY, MAX_INPUTS, EmbeddingsBackend
 from atmo.errors import RequestError
@@ -18,13 +18,13 @@ EMBEDDER = Embedder()
 BACKEND = EmbeddingsBackend(EMBEDDER)
 
 
-async def ask(**body: Any) -> Part:
-    parts = [part async for part in BACKEND.execute(Call(CAPABILITY, body))]
+async def ask(**body: Any) -> Object:
+    parts = [as_object(part) async for part in BACKEND.execute(Call(CAPABILITY, body))]
     assert len(parts) == 1
     return parts[0]
 
 
-def vectors(answer: Part) -> NDArray[np.float32]:
+def vectors(answer: Object) -> NDArray[np.float32]:
     return np.stack([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in answer["data"]])
 
 

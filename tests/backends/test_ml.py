@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Call, Object, as_object
 from atmo.backends.ml import BuiltinBackend, robust_scores
 from atmo.errors import RequestError
 from tests.backends.graphs import TinyEmbedder
 
 
-async def run(operation: str, body: Mapping[str, Any]) -> Part:
+async def run(operation: str, body: Mapping[str, Any]) -> Object:
     backend = BuiltinBackend(TinyEmbedder())
     capability = next(c for c in await backend.discover() if c.operation == operation)
     async with aclosing(backend.execute(Call(capability, body))) as parts:
-        (only,) = [part async for part in parts]
+        (only,) = [as_object(part) async for part in parts]
     return only
 
 

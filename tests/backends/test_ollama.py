@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 
-from atmo.backends.base import Call
+from atmo.backends import ollama
+from atmo.backends.base import Call, as_object
 from atmo.backends.ollama import OllamaBackend
 from atmo.backends.upstream import UpstreamConfig
 from atmo.errors import RequestError, UserError
-from atmo.router.capability import CHAT, EMBEDDINGS
+from atmo.router.capability import CHAT, COMPLETIONS, EMBEDDINGS, IMAGES, JSON_SCHEMA, TOOLS, VISION, Capability
 from tests.backends.fake_server import Reply, Server, serve
+
+CHATTER = Capability(id="ollama:m", operation=CHAT, model="m")
+EMBEDDER = Capability(id="ollama:e", operation=EMBEDDINGS, model="e")
 
 
 def row(name: str, digest: str = "d", **more: Any) -> dict[str, Any]:
@@ -87,7 +93,7 @@ async def test_models_with_what_ollama_says_of_them(server: Server, backend: Oll
     assert [c.operation for c in found.values()] == [CHAT, EMBEDDINGS, CHAT, CHAT]
     llama = found["llama3.2:latest"]
     assert (llama.id, llama.backend, llama.general) == ("ollama:llama3.2:latest", "ollama", True)
-    assert "(llama, 3.2B, 131072 tokens of context)" in llama.description
+    assert "(llama, 3.2B, Q4_K_M, 131072 tokens of context)" in llama.description
     assert "images" in found["llava:7b"].description
     assert "not on this machine" in found["gpt-oss:120b-cloud"].description
 
@@ -174,14 +180,14 @@ async def test_chat_and_embeddings_go_by_the_compatible_api(server: Server, back
         b"data: [DONE]\n\n",
     )
     async with aclosing(backend.execute(Call(chat, {"messages": []}, True))) as parts:
-        texts = [part["choices"][0]["delta"]["content"] async for part in parts]
+        texts = [as_object(part)["choices"][0]["delta"]["content"] async for part in parts]
     assert texts == ["Hi", ""]
     data = [{"object": "embedding", "embedding": [0.5, 1], "index": 0}]
     server.json(
         "/v1/embeddings", {"object": "list", "data": data, "model": "nomic-embed-text", "usage": {"prompt_tokens": 2}}
     )
     async with aclosing(backend.execute(Call(embed, {"input": "x"}))) as parts:
-        answer = await anext(parts)
+        answer = as_object(await anext(parts))
     assert answer["data"][0]["embedding"] == "AAAAPwAAgD8="
     assert answer["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
 
@@ -202,3 +208,89 @@ async def test_a_model_that_was_removed_is_a_404(server: Server, backend: Ollama
 def test_a_bad_url() -> None:
     with pytest.raises(UserError, match="ollama_url"):
         OllamaBackend("127.0.0.1:11434")
+
+
+def ndjson(*values: Any) -> list[bytes]:
+    return [json.dumps(value).encode() + b"\n" for value in values]
+
+
+async def parts_of(backend: OllamaBackend, call: Call) -> list[dict[str, Any]]:
+    async with aclosing(backend.execute(call)) as parts:
+        return [as_object(part) async for part in parts]
+
+
+async def test_features_and_devices(server: Server, backend: OllamaBackend) -> None:
+    server.json("/api/tags", {"models": [row("a"), row("b"), row("c")]})
+    shows(
+        server,
+        {
+            "a": SHOWN | {"capabilities": ["completion", "tools", "vision", "insert", "thinking"]},
+            "b": SHOWN | {"capabilities": ["completion"]},
+            "c": {"capabilities": ["image"]},
+        },
+    )
+    server.json("/api/ps", {"models": [row("a", size_vram=5), row("b", size_vram=0), row("z", size_vram="?")]})
+    a, b, c = await backend.discover()
+    assert a.features == (COMPLETIONS, VISION, TOOLS, JSON_SCHEMA)
+    assert b.features == (COMPLETIONS, JSON_SCHEMA)
+    assert (c.operation, c.features) == (IMAGES, ())
+    assert [(x.device, x.size_b, x.context) for x in (a, b)] == [("gpu", 3.2, 131_072), ("cpu", 3.2, 131_072)]
+    server.json("/api/ps", {"models": []})
+    assert await backend.discover() == [a, b, c]
+
+
+async def test_ollamas_own_fields_reach_it(server: Server, backend: OllamaBackend) -> None:
+    done = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", "eval_count": 2}
+    lines = ndjson({"message": {"role": "assistant", "content": "Hi"}, "done": False}, done)
+    # Pieces that end in the middle of a line, and a last line without its end.
+    server.sse(
+        "/api/chat", lines[0][:9], lines[0][9:] + lines[1][:4], lines[1][4:-1], content_type="application/x-ndjson"
+    )
+    body = {"messages": [{"role": "user", "content": "x"}], "options": {"num_ctx": 9}, "max_completion_tokens": 5}
+    parts = await parts_of(backend, Call(CHATTER, body, True, "r"))
+    assert [part["choices"][0]["delta"] for part in parts[:-1]] == [{"role": "assistant", "content": "Hi"}, {}]
+    assert parts[-1]["usage"] == {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2}
+    sent = server.received[0].body
+    assert (sent["model"], sent["stream"], sent["options"]) == ("m", True, {"num_ctx": 9, "num_predict": 5})
+    server.json("/api/generate", {"response": "there", "done": True})
+    whole = Call(CHATTER, {"prompt": "Hi", "keep_alive": 0}, request_id="r", asked=COMPLETIONS)
+    (answer,) = await parts_of(backend, whole)
+    assert (answer["object"], answer["choices"][0]["text"]) == ("text_completion", "there")
+    assert server.received[1].body["keep_alive"] == 0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "says"),
+    [
+        (ndjson({"message": {"content": "a"}}), "broke off"),
+        (ndjson({"error": "out of memory"}), "out of memory"),
+        ([b"<html>\n"], "HTML page"),
+        ([b"x" * 200], "more than 100 bytes"),
+        ([], "broke off"),
+    ],
+)
+async def test_streams_that_go_wrong(
+    server: Server, backend: OllamaBackend, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], says: str
+) -> None:
+    monkeypatch.setattr(ollama, "MAX_LINE_BYTES", 100)
+    server.sse("/api/chat", *pieces, content_type="application/x-ndjson")
+    with pytest.raises(RequestError, match=says) as caught:
+        await parts_of(backend, Call(CHATTER, {"messages": [], "think": True}, True))
+    assert caught.value.status == 502
+
+
+async def test_completions_and_what_is_mended_on_the_way(server: Server, backend: OllamaBackend) -> None:
+    server.json("/v1/completions", {"choices": [{"text": "there", "index": 0}], "usage": {"total_tokens": 2}})
+    (answer,) = await parts_of(backend, Call(CHATTER, {"prompt": ["Hi"]}, asked=COMPLETIONS))
+    assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("there", "stop")
+    assert server.received[0].body == {"prompt": "Hi", "model": "m", "stream": False}
+    server.json("/v1/chat/completions", {"choices": [{"message": {"content": "x"}}]})
+    body = {"messages": [{"role": "developer", "content": "x"}], "max_completion_tokens": 3}
+    await parts_of(backend, Call(CHATTER, body))
+    sent = server.received[1].body
+    assert (sent["messages"][0]["role"], sent["max_tokens"]) == ("system", 3)
+    assert backend.ignored(Call(CHATTER, body | {"n": 3})) == ("n",)
+    assert backend.ignored(Call(EMBEDDER, {"input": "x", "n": 3})) == ()
+    server.json("/v1/images/generations", {"data": [{"b64_json": "AA"}]})
+    (answer,) = await parts_of(backend, Call(replace(CHATTER, operation=IMAGES), {"prompt": "x"}))
+    assert answer["data"] == [{"b64_json": "AA"}]

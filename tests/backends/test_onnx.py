@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Call, Object, as_object
 from atmo.backends.onnx import OPERATION_OF_TYPE, OnnxBackend
 from atmo.backends.onnx_session import SessionCache
 from atmo.backends.store import RUN_TYPES, why_not_run
@@ -25,11 +25,11 @@ def backend_of(*models: Stored) -> OnnxBackend:
     return OnnxBackend(lambda: list(models), TinyEmbedder())
 
 
-async def run(backend: OnnxBackend, body: Mapping[str, Any], model: str = "") -> Part:
+async def run(backend: OnnxBackend, body: Mapping[str, Any], model: str = "") -> Object:
     offered = await backend.discover()
     capability = next(c for c in offered if model in ("", c.model, c.id))
     async with aclosing(backend.execute(Call(capability, body))) as parts:
-        (only,) = [part async for part in parts]
+        (only,) = [as_object(part) async for part in parts]
     return only
 
 
@@ -294,7 +294,9 @@ def test_the_cache_lets_the_least_recently_used_go(tmp_path: Path) -> None:
 
 
 def test_what_a_store_holds_and_nobody_runs() -> None:
-    assert set(RUN_TYPES) == set(OPERATION_OF_TYPE)
+    assert set(RUN_TYPES["onnx"]) == set(OPERATION_OF_TYPE)
     assert why_not_run("onnx", "classifier") == ""
-    assert why_not_run("gguf", "classifier") == "the format gguf"
+    assert why_not_run("gguf", "classifier") == "the type classifier"
+    assert why_not_run("gguf", "llm") == ""
+    assert why_not_run("safetensors", "classifier") == "the format safetensors"
     assert why_not_run("onnx", "regressor") == "the type regressor"

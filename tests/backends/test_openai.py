@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import trio
 
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Call, Object, as_object
 from atmo.backends.openai import OpenAIBackend, OpenAIServer
 from atmo.backends.upstream import UpstreamConfig
 from atmo.errors import RequestError, UserError
-from atmo.router.capability import CHAT, EMBEDDINGS, Capability
+from atmo.router.capability import CHAT, EMBEDDINGS, TRANSCRIPTION, Capability
 from tests.backends.fake_server import Reply, Server, serve
 
 CHAT_PATH, LIST_PATH, EMBED_PATH = "/v1/chat/completions", "/v1/models", "/v1/embeddings"
@@ -39,9 +39,9 @@ async def backend(server: Server) -> AsyncIterator[OpenAIBackend]:
 
 async def run(
     backend: OpenAIBackend, body: Mapping[str, Any], stream: bool = False, capability: Capability = CHATTER
-) -> list[Part]:
+) -> list[Object]:
     async with aclosing(backend.execute(Call(capability, body, stream, "req-1"))) as parts:
-        return [part async for part in parts]
+        return [as_object(part) async for part in parts]
 
 
 async def failure(backend: OpenAIBackend, stream: bool = False, capability: Capability = CHATTER) -> RequestError:
@@ -59,7 +59,7 @@ def chunk(text: str | None = None, finish: str | None = None, **more: Any) -> by
     return f"data: {json.dumps(value | {'choices': choices} | more)}\n\n".encode()
 
 
-def text_of(parts: list[Part]) -> str:
+def text_of(parts: list[Object]) -> str:
     return "".join(c["delta"].get("content") or "" for part in parts for c in part["choices"])
 
 
@@ -73,6 +73,7 @@ async def test_models_become_capabilities(server: Server) -> None:
         ("openai:lab:gpt-4o", CHAT, "gpt-4o"),
         ("openai:lab:gpt-4o-mini", CHAT, "gpt-4o-mini"),
         ("openai:lab:text-embedding-3-small", EMBEDDINGS, "text-embedding-3-small"),
+        ("openai:lab:whisper-1", TRANSCRIPTION, "whisper-1"),
     ]
     assert {(c.cost_per_1k, c.concurrency, c.backend, c.general) for c in found} == {(0.6, 3, "openai", True)}
     chosen = OpenAIBackend(OpenAIServer("lab", server.url, allow=("gpt-*",), hide=("*-mini",)))
@@ -183,10 +184,10 @@ async def test_a_stream_passes_chunk_by_chunk(server: Server, backend: OpenAIBac
 
     server.on(CHAT_PATH, answer)
     async with aclosing(backend.execute(Call(CHATTER, {"messages": []}, True))) as parts:
-        first = await anext(parts)
+        first = as_object(await anext(parts))
         assert text_of([first]) == "Hel"
         go.set()
-        rest = [part async for part in parts]
+        rest = [as_object(part) async for part in parts]
     assert text_of(rest) == "lo"
     assert rest[-1]["choices"][0]["finish_reason"] == "stop"
     assert {part["model"] for part in rest} == {"m"}
@@ -314,7 +315,7 @@ async def test_giving_up_closes_the_connection(server: Server, backend: OpenAIBa
     with trio.CancelScope() as scope:
         async with aclosing(backend.execute(Call(CHATTER, {"messages": []}, True))) as parts:
             async for part in parts:
-                assert part["choices"]
+                assert as_object(part)["choices"]
                 if how == "close":
                     break
                 scope.cancel()

@@ -48,18 +48,6 @@ def test_json_or_a_reason() -> None:
         shapes.parse_json(b"hello", "application/json")
 
 
-def test_model_lists() -> None:
-    assert shapes.model_ids({"data": [{"id": "a"}, {"id": "a"}, {"name": "b"}, 3, {"id": ""}, {"id": "c"}]}) == [
-        "a",
-        "c",
-    ]
-    assert shapes.model_ids([{"id": "bare-list"}]) == ["bare-list"]
-    assert shapes.model_ids({"object": "list", "data": None}) == []
-    for body in ({}, {"data": "x"}, "x", None):
-        with pytest.raises(BadAnswer):
-            shapes.model_ids(body)
-
-
 def test_whole_answers() -> None:
     body = {"id": "1", "created": 5, "model": "theirs", "choices": [{"message": {"content": "hi", "tool_calls": []}}]}
     answer = shapes.completion(body, "ours", "r")
@@ -78,10 +66,20 @@ def test_whole_answers() -> None:
         ],
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     }
-    tools = {"choices": [{"message": {"tool_calls": [{"id": "t"}]}, "finish_reason": None}]}
-    answer = shapes.completion(tools, "ours", "req")
+    called = [
+        {"function": {"name": "f", "arguments": {"a": 1}}},
+        {"id": "c", "type": "custom", "custom": {"name": "g"}},
+    ]
+    answer = shapes.completion({"choices": [{"message": {"tool_calls": called}, "finish_reason": None}]}, "ours", "req")
     assert (answer["id"], answer["choices"][0]["finish_reason"]) == ("req", "tool_calls")
-    several: list[Any] = [{}, {"choices": []}, {"choices": [{"text": "x"}]}, {"choices": ["x"]}, []]
+    mended, custom = answer["choices"][0]["message"]["tool_calls"]
+    assert mended["id"].startswith("call_")
+    assert (mended["type"], mended["function"]) == ("function", {"name": "f", "arguments": '{"a": 1}'})
+    assert custom == called[1]
+    several: list[Any] = [
+        {}, {"choices": []}, {"choices": [{"text": "x"}]}, {"choices": ["x"]}, [],
+        {"choices": [{"message": {"tool_calls": ["x"]}}]},
+    ]  # fmt: skip
     for bad in several:
         with pytest.raises(BadAnswer):
             shapes.completion(bad, "m", "")
@@ -100,34 +98,52 @@ def test_chunks_get_one_head_and_lose_unwanted_usage() -> None:
     other = stream.chunk(delta({"delta": {"content": "b"}}) | {"id": "changes"})
     assert other is not None
     assert (other["id"], other["choices"][0]["index"]) == ("c", 0)
-    assert stream.ending() is not None
-
-    stream = ChunkStream("ours", "r", wants_usage=False)
-    stream.chunk(delta({"delta": {}, "finish_reason": "length"}))
-    assert stream.finished
-    assert stream.ending() is None
-    assert stream.chunk(delta(usage={"total_tokens": 3})) is None
-
-
-def test_usage_that_was_asked_for_is_passed_on() -> None:
-    stream = ChunkStream("ours", "r", wants_usage=True)
-    chunk = stream.chunk(delta({"delta": {"content": "a"}, "finish_reason": "stop"}))
-    assert chunk is not None
-    assert chunk["usage"] is None
-    last = stream.chunk(delta(usage={"total_tokens": 3}))
+    last = stream.chunk(delta({"delta": {}, "finish_reason": "length"}))
     assert last is not None
+    assert (last["choices"][0]["delta"], last["choices"][0]["finish_reason"]) == ({}, "length")
+    assert stream.finished
+    assert stream.chunk(delta(usage={"total_tokens": 3})) is None
+    assert stream.ending() == []
+
+
+def test_usage_that_was_asked_for_comes_last_and_alone() -> None:
+    stream = ChunkStream("ours", "r", wants_usage=True)
+    for text, tokens in (("a", 1), ("b", 2)):
+        chunk = stream.chunk(delta({"delta": {"content": text}}, usage={"total_tokens": tokens}))
+        assert chunk is not None
+        assert "usage" not in chunk
+    assert stream.chunk(delta({"delta": {}, "finish_reason": "stop"}, usage=None)) is not None
+    assert stream.chunk(delta(usage={"total_tokens": 3})) is None
+    (last,) = stream.ending()
     assert (last["choices"], last["usage"]) == ([], {"total_tokens": 3})
-    assert stream.chunk(delta()) is None
+    assert stream.ending() == []
+
+
+def test_the_role_comes_first_and_the_end_alone() -> None:
+    stream = ChunkStream("ours", "r", wants_usage=False)
+    deltas = []
+    for content, reason in (("a", None), ("b", "length")):
+        # As Ollama sends it: the role with every delta, the reason with the last text.
+        delta_ = {"role": "assistant", "content": content}
+        chunk = stream.chunk(delta({"index": 0, "delta": delta_, "finish_reason": reason}))
+        assert chunk is not None
+        deltas.append((chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]))
+    assert deltas == [({"role": "assistant", "content": "a"}, None), ({"content": "b"}, None)]
+    assert stream.finished
+    (end,) = stream.ending()
+    assert (end["choices"][0]["delta"], end["choices"][0]["finish_reason"]) == ({}, "length")
+    silent = ChunkStream("ours", "r", wants_usage=False).chunk(delta({"delta": {"content": "a"}}))
+    assert silent is not None
+    assert silent["choices"][0]["delta"] == {"role": "assistant", "content": "a"}
 
 
 def test_a_missing_finish_reason_is_added() -> None:
     stream = ChunkStream("ours", "r", wants_usage=False)
-    assert stream.ending() is None
+    assert stream.ending() == []
     stream.chunk(delta({"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}))
-    ending = stream.ending()
-    assert ending is not None
+    (ending,) = stream.ending()
     assert [(c["index"], c["finish_reason"]) for c in ending["choices"]] == [(0, "stop"), (1, "stop")]
-    assert stream.ending() is None
+    assert stream.ending() == []
 
 
 def test_tool_calls_get_an_index() -> None:
@@ -143,12 +159,14 @@ def test_tool_calls_get_an_index() -> None:
     assert tools({"id": "b", "function": {"name": "g"}}) == [1]
     assert tools({"function": {"arguments": "}"}}) == [1]
     assert tools({"index": 7, "id": "c"}) == [7]
-    ending = stream.ending()
-    assert ending is not None
+    (ending,) = stream.ending()
     assert ending["choices"][0]["finish_reason"] == "tool_calls"
     both = ChunkStream("ours", "r", wants_usage=False).chunk(delta({"delta": {"tool_calls": [{"function": {}}] * 2}}))
     assert both is not None
-    assert [call["index"] for call in both["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+    calls = both["choices"][0]["delta"]["tool_calls"]
+    assert [call["index"] for call in calls] == [0, 1]
+    assert len({call["id"] for call in calls}) == 2
+    assert {call["type"] for call in calls} == {"function"}
 
 
 @pytest.mark.parametrize(
@@ -168,11 +186,12 @@ def test_bad_chunks(value: Any, says: str) -> None:
 
 
 def test_a_whole_answer_as_a_stream() -> None:
-    message = {"content": "hi", "tool_calls": [{"id": "t"}]}
+    tool = {"id": "t", "type": "function", "function": {"name": "f", "arguments": ""}}
+    message = {"content": "hi", "tool_calls": [tool]}
     whole = shapes.completion({"choices": [{"message": message}], "usage": {"total_tokens": 1}}, "m", "r")
     first, last, usage = shapes.chunks_of(whole, wants_usage=True)
     assert first["choices"][0]["delta"]["content"] == "hi"
-    assert first["choices"][0]["delta"]["tool_calls"] == [{"id": "t", "index": 0}]
+    assert first["choices"][0]["delta"]["tool_calls"] == [tool | {"index": 0}]
     assert (first["object"], last["choices"][0]["finish_reason"]) == ("chat.completion.chunk", "tool_calls")
     assert usage["usage"] == {"total_tokens": 1}
     assert len(shapes.chunks_of(whole, wants_usage=False)) == 2
@@ -264,7 +283,6 @@ def test_only_bad_answer_escapes(values: list[Any]) -> None:
     for value in values:
         for read in (
             stream.chunk,
-            shapes.model_ids,
             lambda body: shapes.completion(body, "m", ""),
             lambda body: shapes.embeddings(body, "m", 1),
         ):

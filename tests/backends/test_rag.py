@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from atmo.backends.base import Backend, Call, Part
+from atmo.backends.base import Backend, Call, Object, as_object
 from atmo.backends.embedder import Embedder
 from atmo.backends.rag import RECHECK_PENDING_S, RECHECK_S, RagBackend, RagProject, builtin_docs
 from atmo.backends.rag_texts import describe, examples
@@ -44,16 +44,16 @@ def backend(folder: Path) -> Backends:
 class Model:
     """Stands for the mesh's language model: hands out prepared parts and keeps what it was asked."""
 
-    def __init__(self, *parts: Part | RequestError) -> None:
+    def __init__(self, *parts: Object | RequestError) -> None:
         self.parts = parts
         self.asked: list[tuple[dict[str, Any], bool]] = []
         self.closed = 0
 
-    def __call__(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[Part, None]:
+    def __call__(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[Object, None]:
         self.asked.append((body, stream))
         return self._answer()
 
-    async def _answer(self) -> AsyncGenerator[Part, None]:
+    async def _answer(self) -> AsyncGenerator[Object, None]:
         try:
             for part in self.parts:
                 if isinstance(part, RequestError):
@@ -63,7 +63,7 @@ class Model:
             self.closed += 1
 
 
-def completion(text: str | None) -> Part:
+def completion(text: str | None) -> Object:
     message = {"role": "assistant", "content": text}
     return {
         "id": "theirs",
@@ -75,7 +75,7 @@ def completion(text: str | None) -> Part:
     }
 
 
-def chunk(delta: dict[str, Any] | None, finish_reason: str | None = None, **more: Any) -> Part:
+def chunk(delta: dict[str, Any] | None, finish_reason: str | None = None, **more: Any) -> Object:
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
     return {
         "id": "theirs",
@@ -90,12 +90,12 @@ def chunk(delta: dict[str, Any] | None, finish_reason: str | None = None, **more
 DOWN = RequestError(502, "n2: llama failed.")
 
 
-async def ask(backend: RagBackend, text: Any = ON_TOPIC, *, stream: bool = False, **body: Any) -> list[Part]:
+async def ask(backend: RagBackend, text: Any = ON_TOPIC, *, stream: bool = False, **body: Any) -> list[Object]:
     (capability,) = await backend.discover()
     messages = body.pop("messages", [{"role": "user", "content": text}])
     call = Call(capability, {"messages": messages, **body}, stream, "r1")
     async with aclosing(backend.execute(call)) as parts:
-        return [part async for part in parts]
+        return [as_object(part) async for part in parts]
 
 
 async def answer(backend: RagBackend, text: Any = ON_TOPIC, **body: Any) -> str:
@@ -105,7 +105,7 @@ async def answer(backend: RagBackend, text: Any = ON_TOPIC, **body: Any) -> str:
     return content
 
 
-def joined(parts: list[Part]) -> str:
+def joined(parts: list[Object]) -> str:
     chunks = [ChatCompletionChunk.model_validate(part) for part in parts]
     assert {chunk.id for chunk in chunks} == {"chatcmpl-r1"}
     assert {chunk.model for chunk in chunks} == {"town"}
@@ -328,7 +328,7 @@ async def test_a_question_waits_until_the_documents_are_embedded(
     monkeypatch.setattr("atmo.backends.rag.EMBED_S", 60.0)
     call = Call(capability, {"messages": [{"role": "user", "content": ON_TOPIC}]})
     async with aclosing(rag.execute(call)) as parts:
-        assert "town.md#Library" in (await anext(parts))["choices"][0]["message"]["content"]
+        assert "town.md#Library" in as_object(await anext(parts))["choices"][0]["message"]["content"]
 
 
 async def test_it_says_when_the_documents_are_not_all_indexed(

@@ -15,7 +15,7 @@ import trio.testing
 from sklearn.datasets import load_wine
 
 from atmo.backends import train_child
-from atmo.backends.base import Call
+from atmo.backends.base import Call, as_object
 from atmo.backends.child import ChildLimits
 from atmo.backends.onnx import OnnxBackend
 from atmo.backends.train_child import _choose
@@ -59,7 +59,7 @@ async def predict(store: Store, body: Mapping[str, Any]) -> dict[str, Any]:
     backend = OnnxBackend(lambda: store.models, TinyEmbedder())
     capability = (await backend.discover())[0]
     async with aclosing(backend.execute(Call(capability, body))) as parts:
-        return await anext(parts)
+        return as_object(await anext(parts))
 
 
 async def test_a_classifier_is_fitted_saved_and_answers(trainer: Trainer, store: Store, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_an_anomaly_detector_is_fitted_and_answers(trainer: Trainer, store
 @pytest.mark.parametrize(
     ("operation", "body", "says"),
     [
-        ("forecast", {}, "Nothing can be fitted"),
+        ("paint", {}, "Nothing can be fitted"),
         ("classify", {}, "'model' is missing"),
         ("classify", {"model": "builtin-x"}, "are taken"),
         ("classify", {"model": "a b"}, "letters, digits"),

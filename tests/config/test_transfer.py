@@ -1,28 +1,31 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from atmo.config.settings import load_settings
-from atmo.config.transfer import TransferSettings, transfer_settings
+from atmo.config.transfer import TransferSettings
 from atmo.errors import UserError
 from atmo.storage.eviction import Limits
 from atmo.transfer.limits import SIZE_CLASSES, Hours
 
 
-def read(value: Any) -> TransferSettings:
-    return transfer_settings(value, "config.yaml: transfer", Path())
+def read(home: Path, value: Any) -> TransferSettings:
+    (home / "config.json").write_text(json.dumps({"transfer": value}))
+    return load_settings(home, {}).transfer
 
 
-def test_nothing_means_no_limit() -> None:
-    assert read({}) == TransferSettings()
-    assert read({"profile": "none", "download_mbps": 0}).limits.classes == ()
+def test_nothing_means_no_limit(tmp_path: Path) -> None:
+    assert read(tmp_path, {}) == TransferSettings()
+    assert read(tmp_path, {"profile": "none", "download_mbps": 0}).limits.classes == ()
 
 
-def test_rates_hours_and_profile() -> None:
+def test_rates_hours_and_profile(tmp_path: Path) -> None:
     settings = read(
+        tmp_path,
         {
             "download_mbps": 80,
             "upload_mbps": 8,
@@ -30,7 +33,7 @@ def test_rates_hours_and_profile() -> None:
             "profile": "size-classes",
             "at_once": 2,
             "schedule": [{"from": "22:00", "to": "06:30", "download_mbps": 400}, {"from": 480, "to": "24:00"}],
-        }
+        },
     )
     limits = settings.limits
     assert (limits.download_bytes_s, limits.upload_bytes_s, limits.transfer_bytes_s) == (10e6, 1e6, 1e5)
@@ -60,9 +63,9 @@ def test_rates_hours_and_profile() -> None:
         ({"schedule": [{"from": "08:00", "to": "08:00"}]}, "begins and ends at the same time"),
     ],
 )
-def test_what_is_wrong_is_named(value: Any, message: str) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        read(value)
+        read(tmp_path, value)
     assert message in str(caught.value)
 
 

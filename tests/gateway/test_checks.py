@@ -10,20 +10,45 @@ from hypothesis import strategies as st
 from atmo.errors import RequestError
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import check_body, model_of, wants_stream
-from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS, OPERATIONS
+from atmo.router.capability import (
+    ANOMALY,
+    CHAT,
+    CLASSIFY,
+    COMPLETIONS,
+    EMBEDDINGS,
+    IMAGES,
+    OPERATIONS,
+    SPEECH,
+    TRANSCRIPTION,
+)
 from tests.gateway.test_jsontext import JSON
 
 USER = {"role": "user", "content": "hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+ANSWER = {"role": "tool", "tool_call_id": "c1", "content": "1"}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {}, "strict": True}}
+FILE = {"name": "a.wav", "content_type": "audio/wav", "data": "UklGRg=="}
 
 GOOD: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"messages": [USER]}),
     (CHAT, {"messages": [USER], "model": None, "stream": None, "temperature": None, "stop": "x", "n": 2}),
-    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]}),
-    (
-        CHAT,
-        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}, {"role": "tool", "content": "1"}]},
-    ),
-    (CHAT, {"messages": [USER], "tools": [{}], "stop": ["a"], "response_format": {}, "unknown": 1}),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE, {"type": "new"}]}]}),
+    (CHAT, {"messages": [{"role": "assistant", "content": None, "tool_calls": [CALL]}, ANSWER]}),
+    (CHAT, {"messages": [{"role": "developer", "content": "be brief"}, USER], "max_completion_tokens": 5}),
+    (CHAT, {"messages": [USER], "tools": [TOOL, {"type": "custom", "custom": {}}], "stop": ["a"], "unknown": 1}),
+    (CHAT, {"messages": [USER], "tool_choice": {"type": "function"}, "logit_bias": {"5": -100}, "seed": -1}),
+    (CHAT, {"messages": [USER], "logprobs": True, "top_logprobs": 20, "n": 128}),
+    (CHAT, {"messages": [USER], "response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}),
+    (CHAT, {"messages": [USER], "response_format": {"type": "grammar", "grammar": "x"}}),
+    (COMPLETIONS, {"prompt": ""}),
+    (COMPLETIONS, {"prompt": ["a", ""], "suffix": "b", "echo": True, "logprobs": 5, "n": 2, "best_of": 2}),
+    (COMPLETIONS, {"prompt": [1, 2], "max_tokens": 0, "stream": True, "stream_options": {"include_usage": True}}),
+    (COMPLETIONS, {"prompt": [[1], [2, 3]]}),
+    (IMAGES, {"prompt": "a fox", "n": 10, "size": "1024x1024", "response_format": "b64_json", "stream": False}),
+    (TRANSCRIPTION, {"file": FILE, "temperature": 0.5, "timestamp_granularities": ["word"], "include": ["logprobs"]}),
+    (SPEECH, {"input": "Hello", "voice": "alloy", "speed": 4, "response_format": "wav"}),
+    (SPEECH, {"input": "Hello", "voice": {"id": "mine"}, "stream_format": "sse"}),
     (EMBEDDINGS, {"input": "a"}),
     (EMBEDDINGS, {"input": ["a", "b"], "encoding_format": "base64", "dimensions": 3}),
     (EMBEDDINGS, {"input": [1, 2]}),
@@ -56,9 +81,65 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": [USER], "top_p": "1"}, "top_p"),
     (CHAT, {"messages": [USER], "max_tokens": 0}, "max_tokens"),
     (CHAT, {"messages": [USER], "n": 1.5}, "n"),
-    (CHAT, {"messages": [USER], "stop": [1]}, "stop"),
+    (CHAT, {"messages": [USER], "stop": [1]}, "stop[0]"),
+    (CHAT, {"messages": [USER], "stop": 5}, "stop"),
+    (CHAT, {"messages": [USER], "stop": ["x"] * 65}, "stop"),
+    (CHAT, {"messages": [USER], "n": 129}, "n"),
+    (CHAT, {"messages": [USER], "seed": 1.5}, "seed"),
+    (CHAT, {"messages": [USER], "seed": 2**63}, "seed"),
+    (CHAT, {"messages": [USER], "logprobs": 1}, "logprobs"),
+    (CHAT, {"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
+    (CHAT, {"messages": [USER], "logit_bias": {"1": 101}}, "logit_bias.1"),
+    (CHAT, {"messages": [USER], "response_format": "json"}, "response_format"),
+    (CHAT, {"messages": [USER], "response_format": {}}, "response_format.type"),
+    (CHAT, {"messages": [USER], "response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    (
+        CHAT,
+        {"messages": [USER], "response_format": {"type": "json_schema", "json_schema": {}}},
+        "response_format.json_schema.name",
+    ),
+    (CHAT, {"messages": [USER], "tool_choice": "any"}, "tool_choice"),
+    (CHAT, {"messages": [USER], "tool_choice": 1}, "tool_choice"),
+    (CHAT, {"messages": [USER], "tools": [{}]}, "tools[0].type"),
+    (CHAT, {"messages": [USER], "tools": [{"type": "function"}]}, "tools[0].function"),
+    (CHAT, {"messages": [USER], "tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
+    (CHAT, {"messages": [USER], "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].image_url"),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content[0].image_url.url",
+    ),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "x"}] * 3_000}] * 7}, "messages"),
+    (COMPLETIONS, {}, "prompt"),
+    (COMPLETIONS, {"prompt": 5}, "prompt"),
+    (COMPLETIONS, {"prompt": []}, "prompt"),
+    (COMPLETIONS, {"prompt": [[]]}, "prompt"),
+    (COMPLETIONS, {"prompt": [2**31]}, "prompt"),
+    (COMPLETIONS, {"prompt": "a", "n": 3, "best_of": 2}, "best_of"),
+    (COMPLETIONS, {"prompt": "a", "stream": True, "best_of": 2}, "best_of"),
+    (COMPLETIONS, {"prompt": "a", "logprobs": True}, "logprobs"),
+    (COMPLETIONS, {"prompt": "a", "suffix": 1}, "suffix"),
+    (IMAGES, {}, "prompt"),
+    (IMAGES, {"prompt": "a", "n": 11}, "n"),
+    (IMAGES, {"prompt": "a", "size": "big"}, "size"),
+    (IMAGES, {"prompt": "a", "stream": True}, "stream"),
+    (IMAGES, {"prompt": "a", "response_format": "png"}, "response_format"),
+    (TRANSCRIPTION, {}, "file"),
+    (TRANSCRIPTION, {"file": "x"}, "file"),
+    (TRANSCRIPTION, {"file": {**FILE, "data": "A==="}}, "file.data"),
+    (TRANSCRIPTION, {"file": {**FILE, "data": "A=AA"}}, "file.data"),
+    (TRANSCRIPTION, {"file": {**FILE, "data": ""}}, "file.data"),
+    (TRANSCRIPTION, {"file": {**FILE, "data": "üüüü"}}, "file.data"),
+    (TRANSCRIPTION, {"file": FILE, "timestamp_granularities": ["day"]}, "timestamp_granularities[0]"),
+    (SPEECH, {"voice": "alloy"}, "input"),
+    (SPEECH, {"input": "Hello"}, "voice"),
+    (SPEECH, {"input": "Hello", "voice": {}}, "voice.id"),
+    (SPEECH, {"input": "x" * 4_097, "voice": "alloy"}, "input"),
+    (SPEECH, {"input": "Hello", "voice": "alloy", "speed": 5}, "speed"),
     (CHAT, {"messages": [USER], "stream_options": []}, "stream_options"),
-    (CHAT, {"messages": [USER], "tools": [1]}, "tools"),
+    (CHAT, {"messages": [USER], "tools": [1]}, "tools[0]"),
     (EMBEDDINGS, {}, "input"),
     (EMBEDDINGS, {"input": ""}, "input"),
     (EMBEDDINGS, {"input": []}, "input"),
@@ -99,7 +180,26 @@ def test_model_and_stream() -> None:
     assert not wants_stream({"stream": False})
 
 
-FIELDS = ["messages", "model", "stream", "input", "data", "action", "stop", "tools", "n", "dimensions", "temperature"]
+FIELDS = [
+    "prompt",
+    "file",
+    "voice",
+    "size",
+    "logit_bias",
+    "response_format",
+    "tool_choice",
+    "messages",
+    "model",
+    "stream",
+    "input",
+    "data",
+    "action",
+    "stop",
+    "tools",
+    "n",
+    "dimensions",
+    "temperature",
+]
 MESSAGES = st.lists(st.dictionaries(st.sampled_from(["role", "content", "tool_calls"]), JSON, max_size=3), max_size=3)
 
 

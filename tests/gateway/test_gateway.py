@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from atmo.backends.base import as_object
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway.asking import Asking
 from atmo.gateway.gateway import Gateway, GatewayConfig
@@ -37,7 +38,7 @@ async def test_runs_on_this_machine() -> None:
     async with loop_net() as net:
         node = await net.add("alpha", Echo())
         async with node.gateway.execute(CHAT, chat("abc"), Asking(request_id="r1")) as execution:
-            (part,) = [part async for part in execution]
+            (part,) = [as_object(part) async for part in execution]
         assert part["choices"][0]["message"]["content"] == "cba"
         assert execution.offer.local
         assert execution.request_id == "r1"
@@ -55,7 +56,7 @@ async def test_runs_on_another_machine_by_the_same_path() -> None:
         parts = await answer(alpha, chat("abc def"), stream=True)
         assert [part["choices"][0]["delta"].get("content") for part in parts] == ["", "fed", "cba", None]
         async with alpha.gateway.execute(CHAT, chat("abc")) as execution:
-            (whole,) = [part async for part in execution]
+            (whole,) = [as_object(part) async for part in execution]
         assert execution.offer.node == beta.id
         assert whole["choices"][0]["message"]["content"] == "cba"
         assert beta.gateway.server.stats.served == 2

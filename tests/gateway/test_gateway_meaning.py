@@ -11,6 +11,7 @@ import pytest
 import trio
 from numpy.typing import NDArray
 
+from atmo.backends.base import as_object
 from atmo.errors import RequestError
 from atmo.gateway.gateway import Company, Gateway, GatewayConfig
 from atmo.router.capability import CHAT, CLASSIFY, EMBEDDINGS, Capability
@@ -47,7 +48,7 @@ class TestMeaning:
                 ("write a poem", "echo", "general"),
             ):
                 async with alpha.gateway.execute(CHAT, chat(text)) as execution:
-                    (part,) = [part async for part in execution]
+                    (part,) = [as_object(part) async for part in execution]
                 assert part["model"] == model
                 assert execution.decision.rule == rule
             assert alpha.gateway.stats.routed_by_meaning == 2
@@ -166,9 +167,9 @@ class TestNobody:
         ("formats", "code"),
         [
             ([("safetensors", "classifier")], "model_not_runnable"),
-            ([("onnx", "regressor"), ("gguf", "llm")], "model_not_runnable"),
-            ([("gguf", "llm"), ("onnx", "classifier")], "model_unavailable"),
-            ([("onnx", "classifier"), ("gguf", "llm")], "model_unavailable"),
+            ([("onnx", "regressor"), ("pickle", "llm")], "model_not_runnable"),
+            ([("pickle", "llm"), ("onnx", "classifier")], "model_unavailable"),
+            ([("onnx", "classifier"), ("pickle", "llm")], "model_unavailable"),
         ],
     )
     async def test_a_model_that_this_version_cannot_run(self, formats: list[tuple[str, str]], code: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import trio
 
+from atmo.backends.base import as_object
 from atmo.backends.pool import BackendPool
 from atmo.errors import RequestError
 from atmo.gateway.remote import PROTOCOL, Outgoing, RemoteParts, open_remote
@@ -86,7 +87,7 @@ async def link() -> AsyncIterator[Link]:
 @pytest.mark.parametrize("size", [3, 1_500_000])
 async def test_bodies_and_answers_of_any_size(size: int) -> None:
     async with link() as net, net.ask(ECHO, "x" * size) as parts:
-        (part,) = [part async for part in parts]
+        (part,) = [as_object(part) async for part in parts]
     assert part["choices"][0]["message"]["content"] == "x" * size
     assert net.server.stats.served == 1
 

@@ -18,6 +18,7 @@ from atmo.backends.pool import BackendPool
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway import remote
 from atmo.gateway import serving as serving_side
+from atmo.gateway.askers import NodeLimits
 from atmo.gateway.remote import RemoteParts
 from atmo.gateway.serving import ExecuteServer, ServerConfig
 from atmo.identity import NodeId
@@ -122,8 +123,8 @@ class TestServer:
             body = as_json({"prompt": "x", "messages": [{"content": "x"}]})
             _ = await server.answers(body, operation="completions", trace=trace)
             assert (echo.calls[0].operation, echo.calls[0].trace) == ("completions", trace)
-            (refused,) = await server.answers(body, operation="completions", trace=5)
-            assert refused["error"]["status"] == 400
+            _ = await server.answers(body, operation="completions", trace=5)
+            assert [call.trace for call in echo.calls] == [trace, ""], "a trace is never worth an error"
 
     async def test_a_stream_is_for_chats_only(self) -> None:
         async with serving(Echo(), Lengths()) as server:
@@ -219,12 +220,13 @@ class TestServer:
             assert await stream.receive() is None
 
     async def test_calls_of_one_node_and_of_all_are_bounded(self) -> None:
-        for config in (ServerConfig(max_calls_per_node=1), ServerConfig(max_calls=1)):
+        for config in (ServerConfig(everybody=NodeLimits(1)), ServerConfig(max_calls=1)):
             async with serving(Failing(), config=config) as server:
                 server.ask(header(size=100))
                 await trio.testing.wait_all_tasks_blocked()
                 (answer,) = await server.answers(as_json(chat()))
                 assert answer["error"]["status"] == 429
+                assert answer["error"]["retry_ms"] == 1_000
 
     async def test_an_answer_that_nobody_reads_holds_no_turn(self, autojump_clock: trio.testing.MockClock) -> None:
         body = as_json({"input": "x"})

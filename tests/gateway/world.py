@@ -15,7 +15,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from atmo.backends.base import Backend, Call, Part
+from atmo.backends.base import Backend, Call, Part, as_object
 from atmo.backends.pool import BackendPool
 from atmo.clock import Now
 from atmo.errors import RemoteError, RequestError
@@ -45,7 +45,7 @@ async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
     return rows
 
 
-def chunk(model: str, delta: dict[str, Any], finish: str | None = None) -> Part:
+def chunk(model: str, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     """Returns one chunk of a streamed chat."""
     return {
         "id": "chatcmpl-1",
@@ -56,7 +56,7 @@ def chunk(model: str, delta: dict[str, Any], finish: str | None = None) -> Part:
     }
 
 
-def completion(model: str, text: str) -> Part:
+def completion(model: str, text: str) -> dict[str, Any]:
     """Returns a whole chat answer."""
     return {
         "id": "chatcmpl-1",
@@ -244,7 +244,7 @@ class LoopPeer:
         return Offers(
             Offer(node.id, node.name, capability, node.id == self.node, 0.001, node.load, "direct")
             for node in self.net.nodes.values()
-            for capability in node.pool.capabilities()
+            for capability in node.gateway.offered()
             if node.id not in self.net.dead
         )
 
@@ -333,7 +333,7 @@ class LoopNet:
     dead: set[NodeId] = field(default_factory=set)
     streams: list[MemoryStream] = field(default_factory=list)
 
-    async def add(self, name: str, *backends: Echo, config: GatewayConfig | None = None, **options: Any) -> Node:
+    async def add(self, name: str, *backends: Backend, config: GatewayConfig | None = None, **options: Any) -> Node:
         """Starts a node; its id follows from its number."""
         number = len(self.nodes) + 1
         node = node_id(number)
@@ -368,7 +368,7 @@ async def loop_net() -> AsyncIterator[LoopNet]:
 async def answer(node: Node, body: dict[str, Any], operation: str = CHAT, *, stream: bool = False) -> list[Any]:
     """Runs a request and returns all parts of its answer."""
     async with node.gateway.execute(operation, body, Asking(stream)) as execution:
-        return [part async for part in execution]
+        return [as_object(part) async for part in execution]
 
 
 def chat(text: str = "hello there", **more: Any) -> dict[str, Any]:

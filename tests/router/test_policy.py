@@ -354,6 +354,17 @@ class TestBreaker:
         table.begin(node(1), "x:m", 6.0)
         assert chosen(route(offers, "m", table=table, now=6.0)) == "m on n2"
 
+    def test_one_that_asked_to_wait_is_asked_last_until_then(self) -> None:
+        table = NodeTable()
+        table.defer(table.begin(node(1), "x:m", 0.0), 0.0, 3.0)
+        offers = [offer("m", 1, rtt_s=0.0), offer("m", 2, rtt_s=0.9)]
+        decision = route(offers, "m", table=table, now=1.0)
+        assert chosen(decision) == "m on n2"
+        assert decision.candidates[1].reason == "takes no more for 2.0 s, as it said"
+        alone = route(offers[:1], "m", table=table, now=1.0)
+        assert alone.candidates[0].reason == "n1 asked to wait for 2.0 s, but nobody else is left"
+        assert chosen(route(offers, "m", table=table, now=3.0)) == "m on n1"
+
 
 def test_the_dry_run_is_json() -> None:
     decision = route([DOCS, POEMS, LLM], scores={"docs": 0.61234, "poems": 0.1})

@@ -86,3 +86,14 @@ def test_queue_factor() -> None:
     assert queue_factor(3, 4) == 1
     assert queue_factor(7, 4) == 2
     assert queue_factor(1, 0) == 2
+
+
+def test_a_node_that_says_when_it_takes_more_is_asked_last_until_then() -> None:
+    table = NodeTable(TableConfig(cool_down_most_s=60.0))
+    table.defer(table.begin(A, "c", 10.0), 10.0, 2.0)
+    seen = table.seen(A, "c", 11.5)
+    assert (seen.breaker, seen.failures, seen.deferred_s, seen.in_flight) == (OPEN, 0, 0.5, 0)
+    assert table.seen(A, "c", 12.0).breaker == CLOSED
+    table.defer(table.begin(A, "c", 20.0), 20.0, 3_600.0)
+    assert table.seen(A, "c", 79.0).deferred_s == 1.0
+    assert table.seen(A, "d", 79.0).breaker == CLOSED

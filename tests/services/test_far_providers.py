@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from atmo.backends.base import as_object
 from atmo.errors import RequestError, UserError
 from atmo.net.ports import RequestStream
 from atmo.router.capability import CHAT, CLASSIFY, Capability
@@ -32,7 +33,7 @@ def far(net: WideNet, *others: WideNode) -> WideNode:
 async def answer(node: WideNode, model: str) -> tuple[str, str]:
     """Asks for an answer; returns it and who gave it."""
     async with node.gateway.execute(CHAT, chat("abc", model=model)) as execution:
-        (part,) = [part async for part in execution]
+        (part,) = [as_object(part) async for part in execution]
     return part["choices"][0]["message"]["content"], execution.offer.node_name
 
 

@@ -6,7 +6,7 @@ The census is three members, so all think that the mesh is large: records are ne
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +16,14 @@ import trio
 
 from atmo.backends.pool import BackendPool
 from atmo.clock import Now
+from atmo.config.settings import Settings
 from atmo.engine import CancelFetch, Effect, Emit, FetchChunk
 from atmo.errors import RemoteError
 from atmo.gateway.gateway import Gateway
 from atmo.gossip.hyparview_config import HyParViewConfig
 from atmo.identity import NodeId
 from atmo.net.ports import BulkPort, Handler
+from atmo.node.terms import terms_of
 from atmo.peer import Peer, PeerConfig
 from atmo.peer.scale import ScaleConfig
 from atmo.services.models import ModelService
@@ -52,9 +54,14 @@ class WideTable(Table):
 
 
 class WideNode:
-    """A node of the mesh: its services, and the port that they see. Implements `MeshPort`."""
+    """A node of the mesh: its services, and the port that they see. Implements `MeshPort`.
 
-    def __init__(self, net: WideNet, side: Side, name: str, folder: Path) -> None:
+    Its mode means what it does in a running node; where it is standalone, nothing of it is attached to the mesh.
+    """
+
+    def __init__(self, net: WideNet, side: Side, name: str, folder: Path, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings(name)
+        rules = self.settings.rules
         self.net = net
         self.side = side
         self.name = name
@@ -68,12 +75,21 @@ class WideNode:
         storage = ModelStorage(folder / name, self.database)
         self.models = ModelService(storage, side.signer, name, self.mesh, scout=self.scout)
         self.gateway = Gateway(
-            side.id, name, self.pool, embed, self.mesh, stored=lambda: self.models.rows("mesh"), seek=self.scout.find
+            side.id,
+            name,
+            self.pool,
+            embed,
+            self.mesh if rules.mesh else lambda: None,
+            stored=lambda: self.models.rows("mesh" if rules.routes_away else "local"),
+            seek=self.scout.find,
+            terms=terms_of(self.settings, self.mesh),
         )
+        self.models.tells = rules.announces
         self._fetches: dict[tuple[str, NodeId, int], trio.CancelScope] = {}
         net.table.performers[side.id] = self._perform
-        self.models.attach(self)
-        self.gateway.attach(self)
+        if rules.mesh:
+            self.models.attach(self)
+            self.gateway.attach(self)
 
     @property
     def peer(self) -> Peer:
@@ -123,6 +139,8 @@ class WideNode:
         other = self.net.nodes.get(node)
         if other is None or not self.peer.is_ready(node):
             raise RemoteError("there is no way to it")
+        if protocol not in other.handlers:
+            raise RemoteError(f"it does not speak {protocol}")
         there, here_in = trio.open_memory_channel[bytes](math.inf)
         back, answers = trio.open_memory_channel[bytes](2)
         scope = trio.CancelScope()
@@ -142,8 +160,9 @@ class WideNode:
         """Runs these from now on, and tells the mesh."""
         self.backend.offered = capabilities
         await self.pool.refreshed(self.backend.name)
-        self.peer.publish_capabilities(self.now(), self.pool.capabilities())
-        self.kick()
+        if self.settings.rules.mesh:
+            self.peer.publish_capabilities(self.now(), self.gateway.offered())
+            self.kick()
 
     def knows(self, other: WideNode) -> bool:
         """Says whether the records of another node's models and capabilities are here."""
@@ -158,14 +177,15 @@ class WideNet:
         nodes: By id, in the order in which they came.
     """
 
-    def __init__(self, nursery: trio.Nursery, folder: Path, count: int) -> None:
+    def __init__(self, nursery: trio.Nursery, folder: Path, count: int, settings: Sequence[Settings] = ()) -> None:
         self.nursery = nursery
         self.table = WideTable()
         sides = [self.table.add(signer(f"node {number}"), f"n{number}") for number in range(count)]
         for one, two in pairwise(sides):
             self.table.link(one, two, spread_s=0.5)
         self.table.advance(45)
-        self.nodes = {side.id: WideNode(self, side, f"n{at}", folder) for at, side in enumerate(sides)}
+        said = dict(enumerate(settings))
+        self.nodes = {side.id: WideNode(self, side, f"n{at}", folder, said.get(at)) for at, side in enumerate(sides)}
 
     async def run(self) -> None:
         """Lets time pass as it does."""
@@ -193,10 +213,16 @@ class WideNet:
 
 
 @asynccontextmanager
-async def wide_net(folder: Path, count: int = 8) -> AsyncIterator[WideNet]:
-    """Opens such a mesh; everything ends with the block."""
+async def wide_net(folder: Path, count: int = 8, settings: Sequence[Settings] = ()) -> AsyncIterator[WideNet]:
+    """Opens such a mesh; everything ends with the block.
+
+    Args:
+        folder: Where the nodes keep things.
+        count: Of nodes.
+        settings: Of the first nodes.
+    """
     async with trio.open_nursery() as nursery:
-        net = WideNet(nursery, folder, count)
+        net = WideNet(nursery, folder, count, settings)
         for node in net.nodes.values():
             await nursery.start(node.pool.run)
         nursery.start_soon(net.run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ NODE_ID = "a" * 52
 class ServedNode:
     """A node as its clients see it: what it serves, and what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Sequence[Mapping[str, Any]] = ()) -> None:
         self.mesh = MemoryMesh()
         self.models = MemoryModels()
         self.side = MemorySide()
         self.asked: list[dict[str, Any]] = []
         self.pieces = ["It is ", "a code.\x1b[2J"]
         self.app = FastAPI()
-        self.app.include_router(memory_routes(TOKEN, self.mesh, self.models, self.status, self.side))
+        self.app.include_router(memory_routes(TOKEN, self.mesh, self.models, self.status, self.side, config))
         self.app.post("/v1/chat/completions")(self.chat)
         self.app.post("/v1/mesh/route")(self.route)
         self.url = ""

@@ -3,7 +3,8 @@
 A benchmark is a module with `run()` that returns `{"figures": {name: number}, "peers": {...}}`. `peers` maps a
 figure to a text, or the name of a peer to its own figures; the optional `aims` maps a figure to a text. A benchmark
 whose peers have to be installed first takes `run(peers=True)` for them: `--peers`; one that can measure at full size,
-which takes longer, takes `run(full=True)`: `--full`. What else `run` takes are numbers: `--rounds=3`. The unit of a
+which takes longer, takes `run(full=True)`: `--full`; one that can show in a moment that all of it works takes
+`run(quick=True)`: `--quick`. What else `run` takes are numbers: `--rounds=3`. The unit of a
 figure is the end of its name: `_ms`, `_s`, `_mb_s`, `_per_s`, `_mb`, `_bytes`, `_percent`, `_ratio`.
 """
 
@@ -33,9 +34,9 @@ UNITS = {
     "_percent": "%",
     "_ratio": "x",
 }
-OPTIONS = {"--peers": "peers that have to be asked for", "--full": "other size"}
+OPTIONS = {"--peers": "peers that have to be asked for", "--full": "other size", "--quick": "quick form"}
 NUMBER = re.compile(r"--([a-z][a-z-]*)=(\d{1,9})")
-USAGE = "usage: tools/bench NAME [--json] [--peers] [--full] [--NUMBER=N] | tools/bench --list"
+USAGE = "usage: tools/bench NAME [--json] [--peers] [--full] [--quick] [--NUMBER=N] | tools/bench --list"
 
 
 def main(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from atmo.storage.formats.reader import Detected, FormatError, Reader
@@ -24,6 +25,14 @@ _QUANTIZATIONS = {  # general.file_type. Source: llama.cpp/include/llama.h, enum
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
 }  # fmt: skip
 _EMBEDDERS = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
+_POOLED = (1, 2, 3)
+"""Mean, first and last token: an embedder, whatever its architecture. Source: llama.h, enum llama_pooling_type."""
+_KEPT = (
+    ".context_length", ".embedding_length", ".block_count", ".pooling_type", ".attention.head_count",
+    ".attention.head_count_kv", ".attention.key_length", ".attention.value_length",
+)  # fmt: skip
+CHAT_TEMPLATE = "tokenizer.chat_template"
+_TEXT_BYTES, _TEMPLATE_BYTES = 1_024, 64 * 1_024
 
 
 class Tensor(NamedTuple):
@@ -56,13 +65,22 @@ def read(reader: Reader) -> Detected:
     architecture = config.get("architecture", "")
     context = keys.get(f"{architecture}.context_length")
     config |= {"context_length": context} if isinstance(context, int) and context < 2**32 else {}
-    quantization = _QUANTIZATIONS.get(keys.get("general.file_type", -1), "")
-    config |= {"quantization": quantization} if quantization else {}
+    config |= {"quantization": quantization(keys)} if quantization(keys) else {}
     parameters = sum(tensor.elements for tensor in tensors)
     config |= {"parameters": parameters} if 0 < parameters < 2**53 else {}
-    embeds = architecture in _EMBEDDERS
-    kind, capability = ("embedder", "embeddings") if embeds else ("llm", "chat")
+    kind, capability = ("embedder", "embeddings") if embeds(keys) else ("llm", "chat")
     return Detected("gguf", ".gguf", kind, config, (capability,))
+
+
+def quantization(keys: Mapping[str, Any]) -> str:
+    """Returns in which form most weights are, such as `Q4_K_M`; empty where the keys do not say."""
+    return _QUANTIZATIONS.get(keys.get("general.file_type", -1), "")
+
+
+def embeds(keys: Mapping[str, Any]) -> bool:
+    """Returns whether the keys are those of a model that turns texts into vectors."""
+    architecture = keys.get("general.architecture")
+    return architecture in _EMBEDDERS or keys.get(f"{architecture}.pooling_type") in _POOLED
 
 
 def read_head(reader: Reader, tensors_most: int = _ITEMS_MOST) -> tuple[dict[str, Any], int, list[Tensor]]:
@@ -94,8 +112,9 @@ def _keys(reader: Reader, at: int, count: int) -> tuple[dict[str, Any], int]:
     for _ in range(count):
         key, at = _text(reader, at, 65_535)
         kind = reader.number(at, "I")
-        value, at = _value(reader, at + 4, kind)
-        if key.startswith("general.") or key.endswith(".context_length"):
+        template = key == CHAT_TEMPLATE and kind == _STRING
+        value, at = _text(reader, at + 4, reader.size, _TEMPLATE_BYTES) if template else _value(reader, at + 4, kind)
+        if template or key.startswith("general.") or key.endswith(_KEPT):
             found[key] = value
     return found, at
 
@@ -119,11 +138,11 @@ def _value(reader: Reader, at: int, kind: int, depth: int = 0) -> tuple[Any, int
     return value, _within(reader, at + _SIZES[kind])
 
 
-def _text(reader: Reader, at: int, most: int) -> tuple[str, int]:
+def _text(reader: Reader, at: int, most: int, kept: int = _TEXT_BYTES) -> tuple[str, int]:
     length = reader.number(at, "Q")
     if length > most:
         raise FormatError("is cut short or has a damaged GGUF head: a text is longer than the file")
-    text = reader.at(at + 8, min(length, 1_024)).decode(errors="replace")
+    text = reader.at(at + 8, min(length, kept)).decode(errors="replace")
     return text, _within(reader, at + 8 + length)
 
 

@@ -1,0 +1,172 @@
+"""Requests in the words of llama.cpp's server, and its errors in those of OpenAI's API. No I/O.
+
+Only fields that are listed here go to llama.cpp: its server takes many more, some of which reach into its process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from atmo.backends.base import Object
+from atmo.errors import RequestError
+from atmo.router.capability import CHAT, COMPLETIONS, EMBEDDINGS
+
+_SAMPLING = {
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "repeat_last_n",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "n",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "grammar",
+}
+_TAKEN = {
+    CHAT: _SAMPLING
+    | {
+        "messages",
+        "max_completion_tokens",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "chat_template_kwargs",
+    },
+    COMPLETIONS: _SAMPLING | {"prompt"},
+    EMBEDDINGS: {"input", "encoding_format"},
+}
+"""Fields that llama.cpp honours, by operation. Source: tools/server/README.md of llama.cpp."""
+
+_NO_MATTER = {
+    "atmosphere",
+    "metadata",
+    "model",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
+"""Fields that do not change what is answered."""
+
+_AS_GOOD_AS_ABSENT: dict[str, Any] = {
+    "best_of": 1,
+    "echo": False,
+    "modalities": ["text"],
+    "suffix": "",
+    "verbosity": "medium",
+}
+"""Values that ask for what llama.cpp does anyway."""
+
+_RANDOM_SEED = 0xFFFFFFFF
+_NUMBERS = re.compile(r"\((\d{1,12}) tokens\)\D*(\d{1,12})")
+_TOO_LONG = ("exceeds the available context size", "too large to process")
+
+
+def ignored_fields(operation: str, body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the fields of a request that change meaning and that llama.cpp does not honour, sorted."""
+    known = _TAKEN[operation] | _NO_MATTER
+    left = {name for name, value in body.items() if name not in known and value is not None}
+    return tuple(sorted(name for name in left if body[name] != _AS_GOOD_AS_ABSENT.get(name)))
+
+
+def request_body(operation: str, body: Mapping[str, Any], slots: int) -> Object:
+    """Returns the body for llama.cpp.
+
+    Args:
+        operation: What the client asked for.
+        body: The client's.
+        slots: Answers that llama.cpp computes at once.
+
+    Raises:
+        RequestError: It asks for more answers than that.
+    """
+    out = {name: value for name, value in body.items() if name in _TAKEN[operation] and value is not None}
+    if operation == EMBEDDINGS:
+        return out
+    if out.get("n", 1) > slots:
+        message = f"n is {out['n']}: this model gives {slots} answers to one request at most. Ask several times."
+        raise RequestError(400, message, param="n", code="invalid_value")
+    most = out.pop("max_completion_tokens", None)
+    if most is not None:
+        out["max_tokens"] = most
+    if "seed" in out:
+        # llama.cpp has 32 bits for it, of which the last value means "random".
+        out["seed"] = int(out["seed"]) % _RANDOM_SEED
+    if operation == CHAT:
+        out["messages"] = [_message(message) for message in out["messages"]]
+        _choose_tool(out)
+    return out
+
+
+def _message(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Few templates know the role `developer`, which is a newer name for `system`."""
+    return {**message, "role": "system"} if message.get("role") == "developer" else message
+
+
+def _choose_tool(body: Object) -> None:
+    """llama.cpp can be told to call some tool; one that is named is the only one that it is offered."""
+    choice = body.get("tool_choice")
+    if not isinstance(choice, Mapping):
+        return
+    wanted = choice.get("function")
+    name = wanted.get("name") if isinstance(wanted, Mapping) else None
+    tools = [tool for tool in body.get("tools", ()) if tool.get("function", {}).get("name") == name]
+    if name is None or not tools:
+        message = f"tool_choice names the function {str(name)[:64]!r}, which is none of the tools."
+        raise RequestError(400, message, param="tool_choice", code="invalid_value")
+    body["tools"], body["tool_choice"] = tools, "required"
+
+
+def too_long(operation: str, model: str, said: str) -> RequestError | None:
+    """Returns OpenAI's error for a prompt that does not fit, None where llama.cpp said something else."""
+    if not any(phrase in said for phrase in _TOO_LONG):
+        return None
+    found = _NUMBERS.search(said)
+    asked, most = found.groups() if found else ("more", "fewer")
+    message = (
+        f"This model's maximum context length is {most} tokens, and the request has {asked}: {model} on this machine"
+        " takes no more. Shorten it, or ask a model with a longer context."
+    )
+    param = {CHAT: "messages", COMPLETIONS: "prompt"}.get(operation, "input")
+    return RequestError(400, message, code="context_length_exceeded", param=param)
+
+
+def plain_logprobs(part: Object, offsets: dict[int, int]) -> Object:
+    """Brings the logprobs of a completion, which llama.cpp gives as those of a chat, to their older shape.
+
+    Args:
+        part: A whole answer, or a chunk of one.
+        offsets: Characters that came before, by choice; moved on.
+    """
+    for choice in part["choices"]:
+        given = choice.get("logprobs")
+        rows = given.get("content") if isinstance(given, Mapping) else None
+        if isinstance(rows, list):
+            choice["logprobs"] = _older(rows, offsets, choice["index"])
+    return part
+
+
+def _older(rows: list[Any], offsets: dict[int, int], index: int) -> Object:
+    out: Object = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for row in rows:
+        out["tokens"].append(row["token"])
+        out["token_logprobs"].append(row["logprob"])
+        out["top_logprobs"].append({top["token"]: top["logprob"] for top in row.get("top_logprobs", ())})
+        out["text_offset"].append(offsets.get(index, 0))
+        offsets[index] = offsets.get(index, 0) + len(row["token"])
+    return out

@@ -1,0 +1,157 @@
+"""Responses that are kept for a while, so that the next one can continue them. In memory only; no clock, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atmo.errors import RequestError
+from atmo.gateway.responses_items import Item, unknown_item
+from atmo.wire import limits
+
+
+@dataclass(frozen=True, slots=True)
+class KeepConfig:
+    """Bounds of what is kept; what was not used for longest goes first.
+
+    Attributes:
+        responses: How many. Source: guess; a conversation has tens.
+        size_bytes: Of JSON, input and output; twice the largest body, so that every response fits.
+        seconds: After which a response that nobody used is forgotten. Source: guess; a conversation of people pauses.
+    """
+
+    responses: int = 4_096
+    size_bytes: int = 64 * 1024 * 1024
+    seconds: float = 3_600.0
+
+
+@dataclass(slots=True)
+class Kept:
+    """A response that is kept.
+
+    Attributes:
+        owner: The name of the key that made it; empty where none was needed.
+        response: As the client got it.
+        items: What the request added to the conversation.
+        previous: The response that it continues; empty for none.
+        size: Bytes of JSON.
+        used_at: When somebody last asked for it, in monotonic seconds.
+    """
+
+    owner: str
+    response: dict[str, Any]
+    items: list[Item]
+    previous: str
+    size: int
+    used_at: float = 0.0
+
+    @property
+    def all_items(self) -> list[Item]:
+        """What the request added, then what the model answered."""
+        return [*self.items, *self.response["output"]]
+
+
+class KeptResponses:
+    """Keeps responses within bounds; nobody sees those of another key.
+
+    Args:
+        config: The bounds.
+    """
+
+    def __init__(self, config: KeepConfig | None = None) -> None:
+        self._config = config or KeepConfig()
+        self._kept: dict[str, Kept] = {}
+        self._items: dict[tuple[str, str], tuple[str, Item]] = {}
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, kept: Kept, now: float) -> None:
+        """Keeps a response, and forgets what no longer fits."""
+        response_id = str(kept.response["id"])
+        kept.used_at = now
+        self._kept[response_id] = kept
+        self._items |= {(kept.owner, item["id"]): (response_id, item) for item in kept.all_items}
+        self.size += kept.size
+        while len(self._kept) > self._config.responses or self.size > self._config.size_bytes:
+            self._forget(next(iter(self._kept)))
+        self._expire(now)
+
+    def get(self, owner: str, response_id: str, now: float) -> Kept:
+        """Returns a response; it is kept for longer from now on.
+
+        Raises:
+            RequestError: 404, there is none, or another key made it.
+        """
+        self._expire(now)
+        kept = self._kept.get(response_id)
+        if kept is None or kept.owner != owner:
+            raise self._unknown(response_id)
+        del self._kept[response_id]
+        self._kept[response_id] = kept
+        kept.used_at = now
+        return kept
+
+    def remove(self, owner: str, response_id: str, now: float) -> None:
+        """Forgets a response; see `get`."""
+        self.get(owner, response_id, now)
+        self._forget(response_id)
+
+    def history(self, owner: str, response_id: str, now: float) -> list[Item]:
+        """Returns the items of a conversation up to and with a response, whose id may be empty for none.
+
+        Raises:
+            RequestError: 404, one of its responses is not kept (any more); 413, they are larger than a body may be.
+        """
+        rounds: list[list[Item]] = []
+        size = 0
+        while response_id:
+            kept = self.get(owner, response_id, now)
+            rounds.append(kept.all_items)
+            response_id = kept.previous
+            size += kept.size
+            if size > limits.REQUEST_BYTES:
+                message = f"The conversation is larger than {limits.REQUEST_BYTES // 2**20} MiB: begin a new one."
+                raise RequestError(413, message, param="previous_response_id", code="request_too_large")
+        return [item for items in reversed(rounds) for item in items]
+
+    def resolved(self, owner: str, items: Sequence[Item], now: float) -> list[Item]:
+        """Returns the items with those that only refer to an item replaced by it.
+
+        Raises:
+            RequestError: 404, it is not kept (any more).
+        """
+        return [self._item(owner, item, now) if item["type"] == "item_reference" else item for item in items]
+
+    def _item(self, owner: str, reference: Item, now: float) -> Item:
+        self._expire(now)
+        response_id, item = self._items.get((owner, reference["id"]), ("", reference))
+        if not response_id:
+            raise unknown_item(reference["id"])
+        self.get(owner, response_id, now)
+        return item
+
+    def _expire(self, now: float) -> None:
+        while self._kept:
+            oldest = next(iter(self._kept))
+            if self._kept[oldest].used_at + self._config.seconds > now:
+                return
+            self._forget(oldest)
+
+    def _forget(self, response_id: str) -> None:
+        kept = self._kept.pop(response_id)
+        self.size -= kept.size
+        for item in kept.all_items:
+            key = kept.owner, item["id"]
+            if self._items.get(key, ("", item))[0] == response_id:
+                del self._items[key]
+
+    def _unknown(self, response_id: str) -> RequestError:
+        minutes = self._config.seconds / 60
+        message = (
+            f"No response '{response_id[:64]}' is kept here: they are for {minutes:g} minutes after their last use, "
+            "unless 'store' is false. Send all items of the conversation as 'input'."
+        )
+        return RequestError(404, message, param="previous_response_id", code="previous_response_not_found")
