@@ -37,6 +37,8 @@ class _Entry:
     versions: dict[str, None] = field(default_factory=dict)
     operations: dict[str, None] = field(default_factory=dict)
     backends: dict[str, None] = field(default_factory=dict)
+    features: dict[str, None] = field(default_factory=dict)
+    context: int = 0
     description: str = ""
     local: bool = False
     stored: CatalogRow | None = None
@@ -46,7 +48,7 @@ def list_models(offers: Iterable[Offer], stored: Iterable[CatalogRow]) -> list[d
     """Returns one object of `/v1/models` for each model, sorted by name.
 
     OpenAI's four keys, and beside them: `nodes` that run it, `ready` when there are any, `operations`, `backends`,
-    `versions` newest first, `local`, `description`, and for a model of a store `stored_on`, `type`, `format` and
+    `features`, `context` in tokens where it is known, `versions` newest first, `local`, `description`, and for a model of a store `stored_on`, `type`, `format` and
     `size_bytes`.
     """
     entries: dict[str, _Entry] = {}
@@ -54,7 +56,9 @@ def list_models(offers: Iterable[Offer], stored: Iterable[CatalogRow]) -> list[d
         capability = offer.capability
         entry = entries.setdefault(capability.model, _Entry())
         entry.nodes[offer.node_name] = None
-        entry.operations[capability.operation] = None
+        entry.operations.update(dict.fromkeys(capability.operations))
+        entry.features.update(dict.fromkeys(capability.features))
+        entry.context = max(entry.context, capability.context)
         entry.local = entry.local or offer.local
         if capability.version:
             entry.versions[capability.version] = None
@@ -84,6 +88,8 @@ def _row(name: str, entry: _Entry) -> dict[str, Any]:
         "local": entry.local,
         "operations": sorted(entry.operations),
         "backends": sorted(entry.backends),
+        "features": sorted(entry.features),
+        "context": entry.context or None,
         "versions": sorted(entry.versions, key=_version, reverse=True),
         "description": entry.description,
     }
