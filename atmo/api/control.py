@@ -1,9 +1,9 @@
 """The control API: what the commands of this machine ask of its running node.
 
 Everything below `/atmo/v1/` wants the bearer token that the node writes, readable by its owner only, into
-`run/node.json`. Errors are `{"error": {"message", "hint"}}`: 400 for a body that is not what the route takes, 401
-without the token, 409 where a person must change something, 413 for a body that is too large, 502 where another node
-failed. Importing and pulling answer a JSON object a line (`atmo.api.ndjson`).
+`run/node.json`. Errors are those of the other routes with a `hint` beside: 400 for a body that is not what the route
+takes, 401 without the token, 409 where a person must change something, 413 for a body that is too large, 502 where
+another node failed. Importing and pulling answer a JSON object a line (`atmo.api.ndjson`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from atmo.api.ndjson import error_body, error_status
+from atmo.api.ndjson import error_body, error_status, error_told
 from atmo.errors import RemoteError, UserError, leaf_error
 from atmo.services.jobs import Kind
 
@@ -30,7 +30,7 @@ class BadRequestError(Exception):
     def __init__(self, status: int, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"message": message, "hint": hint}}
+        self.body = error_told(message, hint)
 
     def response(self) -> JSONResponse:
         """Returns the answer."""

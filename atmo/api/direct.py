@@ -32,7 +32,7 @@ class DirectRoutes:
         """Takes the routes of `router` that need nothing but to be called; returns it."""
         for route in router.routes:
             if isinstance(route, APIRoute) and _takes_nothing(route):
-                for method in route.methods:
+                for method in route.methods or ():
                     self._endpoints[method, route.path] = route.endpoint
         return router
 

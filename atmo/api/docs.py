@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.responses import Response
 
 from atmo.api.openapi import describe, operations
+from atmo.api.schema import ref
 
 _MOST_FIELDS = 64
 _DEPTH = 3
@@ -53,13 +54,17 @@ def page(document: dict[str, Any]) -> str:
 <header>
 <h1>{escape(info["title"])} <small>{escape(info["version"])}</small></h1>
 <p>{_prose(info.get("description", ""))}</p>
-<p>The same for programs: <a href="/openapi.json">/openapi.json</a>.</p>
+<p>The same for programs: <a href="/openapi.json">/openapi.json</a>. <code>WS /v1/stream</code> carries requests and
+live events over one WebSocket.</p>
 </header>
 <nav><ul>
 {listed}
 </ul></nav>
 <main>
 {shown}
+<section id="errors"><h2>Errors</h2>
+{_details(document, "Every error, whatever its status", ref("Error"))}
+</section>
 </main>
 </body>
 </html>
@@ -125,7 +130,8 @@ def _kind(document: dict[str, Any], schema: dict[str, Any]) -> str:
     """Returns in a few words what a value is."""
     schema = _resolved(document, schema)
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(document, one) for one in schema["anyOf"]))
+        kinds = dict.fromkeys(_kind(document, one) for one in schema["anyOf"] if one.get("type") != "null")
+        return " or ".join(kinds)
     if "const" in schema:
         return f'"{schema["const"]}"'
     if "enum" in schema:

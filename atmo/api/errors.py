@@ -54,12 +54,12 @@ def retry_headers(error: RequestError) -> dict[str, str]:
 
     `retry-after-ms` and `x-should-retry` are OpenAI's; its clients repeat 408, 409, 429 and all from 500 by themselves.
     """
-    if error.code in HOPELESS:
-        return {"x-should-retry": "false"}
-    if error.status not in (429, 503):
-        return {}
-    seconds = error.retry_s or RETRY_AFTER_S
-    return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1_000))}
+    hopeless = error.code in HOPELESS
+    seconds = error.retry_s or (0.0 if hopeless or error.status not in (429, 503) else RETRY_AFTER_S)
+    headers = {"x-should-retry": "false"} if hopeless else {}
+    if seconds:
+        headers |= {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1_000))}
+    return headers
 
 
 def add_handlers(app: FastAPI, routes: Sequence[str] = ROUTES) -> None:

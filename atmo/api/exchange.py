@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import trio
@@ -19,6 +20,7 @@ from atmo.gateway.budget import ByteBudget, Holding
 from atmo.gateway.execution import Execution
 from atmo.gateway.gateway import Gateway
 from atmo.gateway.jsontext import dump, read_object_untrusted, write_object
+from atmo.identity import NodeId
 from atmo.wire import limits
 
 Body = dict[str, Any]
@@ -119,8 +121,8 @@ async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send, a
                     continue
                 events.append(_event(part.data if isinstance(part, Encoded) else await write_object(part)))
                 if not isinstance(part, Encoded) or not part.more:
-                    body, events = b"".join(events), []
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    data, events = b"".join(events), []
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
         except RequestError as error:
             account.error = error.code or error.kind
             last = _event(dump(error.body()))
@@ -157,7 +159,7 @@ def told(execution: Execution) -> list[tuple[bytes, bytes]]:
     offer = execution.offer
     return [
         (b"x-atmosphere-node", _header(offer.node_name)),
-        (b"x-atmosphere-node-id", _header(str(offer.node))),
+        (b"x-atmosphere-node-id", _node_header(offer.node)),
         (b"x-atmosphere-path", _header(execution.path)),
         (b"x-atmosphere-model", _header(offer.capability.model)),
         (b"x-atmosphere-rule", _header(execution.decision.rule)),
@@ -179,6 +181,11 @@ def _warning(ignored: Sequence[str]) -> list[tuple[bytes, bytes]]:
 def _header(text: str) -> bytes:
     """Returns `text` as a header value: names come from other nodes, so nothing but printable ASCII passes."""
     return _UNPRINTABLE.sub("?", text[:_HEADER_CHARS]).strip().encode()
+
+
+@lru_cache(maxsize=256)
+def _node_header(node: NodeId) -> bytes:
+    return str(node).encode()
 
 
 async def receive_body(

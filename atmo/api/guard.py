@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import trio
@@ -98,9 +99,8 @@ class Guard:
 
     def _refusal(self, host: str | None, origin: str | None) -> RequestError | None:
         if host is None or not self._is_own(_host_of(f"//{host}")):
-            message = (
-                f"This endpoint does not answer to the host '{(host or '')[:128]}': use http://127.0.0.1 or localhost."
-            )
+            use = "its address, or bind it to that name (--http)" if self._abroad else "http://127.0.0.1 or localhost"
+            message = f"This endpoint does not answer to the host '{(host or '')[:128]}': use {use}."
             return RequestError(403, message, kind="permission_error", code="host_not_allowed")
         if origin is not None and not self._is_own(_host_of(origin)) and not self._cors.allows(origin):
             message = (
@@ -145,6 +145,7 @@ def _with_headers(send: Send, headers: Headers) -> Send:
     return send_more
 
 
+@lru_cache(maxsize=256)
 def _host_of(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").rstrip(".")
@@ -152,6 +153,7 @@ def _host_of(url: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=256)
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -160,6 +162,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Says whether only this machine reaches that address."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -66,6 +66,6 @@ def health_routes(services: ApiServices, metrics: Metrics) -> APIRouter:
     @router.get("/metrics")
     async def exposition() -> Response:
         """Counters in Prometheus' text format."""
-        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return router

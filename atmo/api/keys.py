@@ -69,6 +69,7 @@ class Admission:
         self._limits = limits or HttpLimits()
         self._limit_own = limit_own
         self._inside: Counter[str] = Counter()
+        self._count = 0
         self._by_address: Rates[str] = Rates(self._limits.addresses)
         self._by_key: Rates[bytes] = Rates(MOST_KEYS)
 
@@ -83,11 +84,13 @@ class Admission:
         refusal = self._crowded(group) or self._too_often(group) or self._without_leave(scope, account)
         if refusal is None:
             self._inside[group] += 1
+            self._count += 1
         return refusal
 
     def leave(self, account: Account) -> None:
         """A request that was let in has ended."""
         group = group_of(account.address)
+        self._count -= 1
         self._inside[group] -= 1
         if not self._inside[group]:
             del self._inside[group]
@@ -99,6 +102,13 @@ class Admission:
             return _unauthorised("This key was revoked.")
         return self._too_often(group_of(account.address)) or (self._refused(key) if key is not None else None)
 
+    def holds(self, account: Account) -> bool:
+        """Says whether the key that let a WebSocket in still counts."""
+        if not account.key_id or self._keys is None:
+            return True
+        key = self._keys.find_id(account.key_id)
+        return key is not None and self._keys.state(key) in ("active", "used up")
+
     def observe(self, account: Account) -> None:
         """Counts what was done with a key."""
         key = self._keys.find_id(account.key_id) if self._keys is not None and account.key_id else None
@@ -107,10 +117,9 @@ class Admission:
 
     def _crowded(self, group: str) -> RequestError | None:
         limits = self._limits
-        others = self._inside.total() - self._inside[""]
-        full = self._inside.total() >= limits.requests
+        full = self._count >= limits.requests
         if group:
-            full = full or others >= limits.requests - limits.own_requests
+            full = full or self._count - self._inside[""] >= limits.requests - limits.own_requests
             full = full or self._inside[group] >= limits.requests_per_address
         if not full:
             return None
@@ -122,7 +131,7 @@ class Admission:
         if not group and not self._limit_own:
             return None
         limits = self._limits
-        rate = Rate(limits.address_rate, limits.address_burst)
+        rate = Rate(limits.address_rate, limits.address_rate * limits.address_burst_s)
         wait_s = self._by_address.wait_s(trio.current_time(), group, rate)
         if not wait_s:
             return None

@@ -7,6 +7,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from atmo.wire import limits
 
@@ -37,8 +38,8 @@ class HttpLimits:
         requests: Being answered at once; the next one is refused with 429.
         own_requests: Of `requests`, how many others leave to this machine.
         requests_per_address: Being answered at once, of one address that is not of this machine.
-        address_rate: Requests a second of one address that is not of this machine, on average.
-        address_burst: Requests that it may send at once.
+        address_rate: Requests a second of one address that is not of this machine, on average; 0 for any number.
+        address_burst_s: It may send at once what the rate allows it in so long.
         addresses: That are remembered.
         message_bytes: Of one WebSocket message from a client.
     """
@@ -61,8 +62,8 @@ class HttpLimits:
     requests: int = 2_048
     own_requests: int = 256
     requests_per_address: int = 128
-    address_rate: float = 50.0
-    address_burst: int = 200
+    address_rate: float = 200.0
+    address_burst_s: float = 4.0
     addresses: int = 4_096
     message_bytes: int = MIB
 
@@ -71,6 +72,7 @@ class HttpLimits:
         return self.body_grace_s + received / self.body_bytes_s
 
 
+@lru_cache(maxsize=4_096)
 def group_of(address: str) -> str:
     """Returns who is counted as one: an IPv4 address, or the /64 of IPv6 that one line gets; empty for this machine.
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Send
 
-from atmo.api.account import Account
+from atmo.api.account import Account, account_of
 from atmo.api.exchange import Body, Exchange, send_json
 from atmo.api.schema import request_body
 from atmo.api.services import ApiServices
@@ -27,14 +27,14 @@ def mesh_routes(services: ApiServices) -> APIRouter:
     router = APIRouter(prefix="/v1/mesh")
     gateway = services.gateway
 
-    async def decision(body: Body) -> dict[str, Any]:
+    async def decision(body: Body, account: Account) -> dict[str, Any]:
         operation = body.get("operation", CHAT)
         if operation not in OPERATIONS:
             raise bad("operation", f"must be one of {', '.join(OPERATIONS)}")
-        return (await gateway.route(operation, body)).to_json()
+        return (await gateway.route(operation, body, account.models)).to_json()
 
-    async def work(body: Body, send: Send, _account: Account) -> None:
-        await send_json(send, await decision(body))
+    async def work(body: Body, send: Send, account: Account) -> None:
+        await send_json(send, await decision(body, account))
 
     @router.get("/nodes")
     async def nodes() -> Response:
@@ -47,9 +47,10 @@ def mesh_routes(services: ApiServices) -> APIRouter:
         return Exchange(gateway.budget, work)
 
     @router.get("/route")
-    async def route_query(prompt: str = "", operation: str = CHAT, model: str = "") -> Response:
+    async def route_query(request: Request, prompt: str = "", operation: str = CHAT, model: str = "") -> Response:
         """Says who would run a prompt and why; the same as POST with these fields."""
-        answer = await decision({"prompt": prompt, "operation": operation, "model": model})
+        asked = {"prompt": prompt, "operation": operation, "model": model}
+        answer = await decision(asked, account_of(request.scope))
         return Response(dump(answer), media_type="application/json")
 
     if services.topology is not None:

@@ -28,9 +28,14 @@ Job = Callable[[Report], Awaitable[dict[str, Any]]]
 def error_body(error: UserError | RemoteError) -> dict[str, Any]:
     """Returns the body by which the control routes tell an error."""
     if isinstance(error, UserError):
-        more = {"code": error.code, "about": dict(error.about)} if error.code else {}
-        return {"error": {"message": error.message, "hint": error.hint, **more}}
-    return {"error": {"message": str(error), "hint": ""}}
+        about = {"about": dict(error.about)} if error.code else {}
+        return error_told(error.message, error.hint, code=error.code or None, **about)
+    return error_told(str(error), kind="api_error")
+
+
+def error_told(message: str, hint: str = "", *, kind: str = "invalid_request_error", **more: Any) -> dict[str, Any]:
+    """Returns the body of an error in OpenAI's shape, with what to do next beside it."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": None, "hint": hint, **more}}
 
 
 def error_status(error: UserError | RemoteError) -> int:
@@ -111,7 +116,7 @@ class JobResponse(Response):
 
 def _broken(error: Exception) -> dict[str, Any]:
     log.error("a job failed", exc_info=error)
-    return {"error": {"message": "Something went wrong inside the node.", "hint": "Its log has the details."}}
+    return error_told("Something went wrong inside the node.", "Its log has the details.", kind="api_error")
 
 
 async def _write(reports: _Reports, send: Send) -> None:

@@ -18,7 +18,7 @@ from starlette.types import Send
 from atmo.api.account import Account, account_of
 from atmo.api.exchange import SSE_HEADERS, Body, Exchange, run_json, told
 from atmo.api.schema import request_body
-from atmo.backends.base import as_object
+from atmo.backends.base import Encoded, as_object
 from atmo.errors import RequestError
 from atmo.gateway.checks import bad, check_body
 from atmo.gateway.gateway import Gateway
@@ -31,6 +31,8 @@ from atmo.router.capability import CHAT
 from atmo.wire import limits
 
 _ID_BYTES = 24
+_EVENTS_HELD = 64
+"""Events that are written together where the next part is here already. Source: guess."""
 _PAGE = 20
 _LONGEST_PAGE = 100
 """Items on one page, unless asked for another number, and at most. Source: OpenAI's API reference."""
@@ -141,20 +143,22 @@ class _Turn:
             writer = self._writer(execution.offer.capability.model)
             headers = [*SSE_HEADERS, *told(execution)]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _send(send, writer.begin())
-            sent = 0
+            events, sent = writer.begin(), 0
             try:
                 async for part in execution:
-                    sent += await _send(send, writer.chunk(as_object(part)))
+                    events += writer.chunk(as_object(part))
+                    if not isinstance(part, Encoded) or not part.more or len(events) > _EVENTS_HELD:
+                        sent += await _send(send, events)
+                        events = []
                     if sent > ANSWER_BYTES:
                         raise _too_long(execution.offer.node_name)
-                last = writer.end(int(time.time()))
+                events += writer.end(int(time.time()))
                 await self._keep(writer.response)
             except RequestError as error:
                 account.error = error.code or error.kind
-                last = writer.fail(error)
+                events += writer.fail(error)
             account.note(execution)
-            await _send(send, last, more=False)
+            await _send(send, events, more=False)
 
     def _writer(self, model: str) -> ResponseWriter:
         return ResponseWriter(self._request, model, _new_id("resp"), self._created_at, _new_id)

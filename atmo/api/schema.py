@@ -41,6 +41,9 @@ def bodies() -> dict[str, Schema]:
     """Returns the schemas of all bodies of operations."""
     made = {_NAMES[operation]: record.schema() for operation, record in BODIES.items()}
     for name, schema in made.items():
+        for field, about in ABOUT.items():
+            if field in schema["properties"]:
+                schema["properties"][field].setdefault("description", about)
         schema["properties"] = {"model": MODEL, **schema["properties"], "atmosphere": OPTIONS}
         if name == _NAMES["transcription"]:
             schema["properties"]["file"] = {"type": "string", "format": "binary", "contentMediaType": "audio/*"}
@@ -50,6 +53,38 @@ def bodies() -> dict[str, Schema]:
 def _body(kind: str, schema: Schema) -> Extra:
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
 
+
+ABOUT = {
+    "messages": "The conversation so far.",
+    "prompt": "What is continued, drawn, or told before a recording.",
+    "input": "Texts, or token ids of the model; of speech, what is said.",
+    "stream": "Server-sent events in place of one object; `Accept` plays no part.",
+    "stream_options": "`include_usage` adds a last chunk with the number of tokens.",
+    "n": "How many answers.",
+    "max_tokens": "The most tokens of an answer.",
+    "max_completion_tokens": "The same, in newer words.",
+    "temperature": "0 for the likeliest words, more for a freer choice.",
+    "stop": "Where the answer ends, if it gets there; the words themselves are left out.",
+    "seed": "The same answer to the same request, as far as the model can.",
+    "logprobs": "How likely each token was.",
+    "top_logprobs": "And how likely so many others were.",
+    "response_format": "Of a chat: text, JSON, or JSON of a schema; of media, the format of the answer.",
+    "tools": "Functions that the model may ask for.",
+    "tool_choice": "`none`, `auto`, `required`, or one function.",
+    "logit_bias": "Token ids, and by how much more or less likely they become.",
+    "suffix": "What comes after the part that is filled in.",
+    "echo": "Whether the answer begins with the prompt.",
+    "best_of": "Of so many answers, the best ones.",
+    "encoding_format": "`base64` for packed little-endian float32.",
+    "dimensions": "Longer vectors are cut and brought back to length 1.",
+    "size": "Width and height, or `auto`.",
+    "voice": "Who speaks: a name that the model knows.",
+    "instructions": "How it is said.",
+    "stream_format": "`audio` as it comes, or `sse` for events with base64.",
+    "language": "ISO 639-1, such as `en`.",
+    "timestamp_granularities": "Times of words, of segments, or both.",
+}
+"""What fields mean, for people; not in the tables of checks, which every request passes."""
 
 MODEL: Schema = {
     "type": ["string", "null"],

@@ -22,6 +22,9 @@ from atmo.wire.http1 import RequestHead, request_head_untrusted
 LINGER_S = 2.0
 """For a client that still sends a body nobody wants, to read its answer. Source: nginx's lingering_timeout is 5 s."""
 
+EMPTY_LINES = 4
+"""Before a request: old clients send one after a body (RFC 9112, section 2.2). Source: guess."""
+
 _EMPTY = b"\r\n"
 log = logging.getLogger("atmo.api.http")
 
@@ -116,10 +119,11 @@ class ServerConnection:
 
     async def _head(self) -> RequestHead | None:
         """Returns the next request, None where no further one comes."""
-        wire, limits, begun = self._wire, self._serving.limits, False
+        wire, limits, begun, empty = self._wire, self._serving.limits, False, 0
         while True:
-            while wire.data.startswith(_EMPTY):  # RFC 9112, 2.2: old clients send one after a body
+            while empty < EMPTY_LINES and wire.data.startswith(_EMPTY):
                 wire.take(len(_EMPTY))
+                empty += 1
             end = wire.data.find(b"\r\n\r\n", 0, limits.header_bytes + 4)
             line = wire.data.find(b"\r\n", 0, limits.line_bytes + 2)
             if line < 0 and len(wire.data) >= limits.line_bytes + 2:

@@ -196,8 +196,8 @@ class ServerExchange:
         """Sends a message of the application; a head that says how long its body is, together with that body."""
         if message["type"] == "http.response.start":
             assert not self.started, "an answer was begun twice"
-            self.started = True
             self._headers = self._answer_head(message["status"], message.get("headers", ()))
+            self.started = True
             if self._to_send < 0:
                 head, self._headers = self._headers, b""
                 await self._wire.write(head)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import trio
 from starlette.types import ASGIApp, Message
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -61,6 +62,7 @@ class _WebSocket:
         self._pieces: list[Any] = []
         self._size = 0
         self._accepted = False
+        self._writing = trio.Lock()
         self._closed: int | None = None
         """Why it ended."""
 
@@ -140,9 +142,11 @@ class _WebSocket:
             await self.send({"type": "websocket.close", "code": 1000 if self._accepted else 1011})
 
     async def _write(self, event: Event) -> None:
-        try:
-            data = self._protocol.send(event)
-        except LocalProtocolError:
-            self._closed = self._closed or _LEFT
-            return
-        await self._wire.write(data)
+        """Sends one frame; a pong that the reader owes waits until the writer's message is out, and the other way."""
+        async with self._writing:
+            try:
+                data = self._protocol.send(event)
+            except LocalProtocolError:
+                self._closed = self._closed or _LEFT
+                return
+            await self._wire.write(data)

@@ -7,6 +7,7 @@
     -> {"id": "a", "type": "cancel"}                                          answered with {"type": "cancelled"}
     -> {"type": "subscribe", "topics": ["requests", "nodes"]}                 in place of those before; [] ends it
     <- {"type": "event", "topic", "event", "time", "data"}
+    <- {"type": "alive"}                                                      when nothing else was said for a minute
 
 A client that does not read what it asked for is cut off, and so is one that sends too much: see `CLOSE_CODES`.
 """
@@ -40,14 +41,17 @@ from atmo.gateway.tracing import traceparent_untrusted
 from atmo.gossip.allowance import Allowance
 from atmo.router.capability import CHAT, OPERATIONS
 
-TOO_BIG, TOO_MANY, TOO_SLOW, FULL = 1009, 4429, 4408, 1013
+TOO_BIG, TOO_MANY, TOO_SLOW, FULL, REVOKED = 1009, 4429, 4408, 1013, 1008
 CLOSE_CODES = {
+    REVOKED: "the key does not count any more",
     TOO_BIG: "a message is too large",
     TOO_MANY: "too many messages in a short time",
     TOO_SLOW: "what was asked for is not read",
     FULL: "this node has as many streams open as it may",
 }
 """Why a stream is closed by the node. Source: RFC 6455, section 7.4; 4000 and above are an application's own."""
+
+_ALIVE = '{"type":"alive"}'
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ class StreamConfig:
         queued_bytes: Events that wait for it before it is cut off.
         taken_s: Within which it takes a message, or it is cut off.
         close_s: For what is on its way when the stream ends.
+        alive_s: After so long without a message one is sent, as nothing else tells of a client that has vanished.
     """
 
     sockets: int = 1_024
@@ -78,6 +83,7 @@ class StreamConfig:
     queued_bytes: int = 1024 * 1024
     taken_s: float = 30.0
     close_s: float = 2.0
+    alive_s: float = 60.0
 
 
 class Streams:
@@ -175,7 +181,10 @@ class _Client:
             while not self._over.is_set():
                 if not self._out:
                     self._news = trio.Event()
-                    await self._news.wait()
+                    with trio.move_on_after(self._config.alive_s) as idle:
+                        await self._news.wait()
+                    if idle.cancelled_caught:
+                        self._put(_ALIVE)
                     continue
                 text = self._out.popleft()
                 with trio.move_on_after(self._config.taken_s) as timer:
@@ -203,7 +212,9 @@ class _Client:
         self._put(text)
 
     def _hear(self, event: bytes) -> None:
-        if self._out_bytes + len(event) > self._config.queued_bytes:
+        if not self._streams.admission.holds(self._account):
+            self._end(REVOKED)
+        elif self._out_bytes + len(event) > self._config.queued_bytes:
             self._end(TOO_SLOW)
         else:
             self._put(event.decode())

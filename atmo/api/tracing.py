@@ -5,13 +5,14 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atmo.api.account import Account, account_of
+from atmo.api.headless import OPEN
 from atmo.gateway.tracing import Span, Tracer
 
 PATH_CHARS = 128
 
 
 class Traced:
-    """Plain ASGI middleware within the guard: only who was let in is traced.
+    """Plain ASGI middleware within the guard: only who was let in is traced, and no watcher that polls.
 
     Args:
         app: What is traced.
@@ -24,7 +25,7 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request within its span."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         account = account_of(scope)

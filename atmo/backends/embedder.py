@@ -125,6 +125,11 @@ class Embedder:
             raise ValueError(f"token ids of {MODEL} are between 0 and {size - 1}")
         return str(tokenizer.decode(list(ids)))
 
+    def load(self) -> None:
+        """Opens the model ahead of the first text; blocks, for the most part without Python's lock."""
+        self._session()
+        self._tokenizer()
+
     def fingerprint(self) -> bytes:
         """Returns 32 bytes that differ between models: vectors of different ones cannot be compared. Blocks."""
         with self._loading:

@@ -9,8 +9,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from atmo.router.capability import (
+    ANY_FEATURE,
+    CHAT,
+    EMBEDDINGS,
+    FEATURES,
+    IMAGES,
+    SPEECH,
+    TRANSCRIPTION,
+    Capability,
+)
 from atmo.router.capability import AUDIO as HEARS
-from atmo.router.capability import CHAT, EMBEDDINGS, IMAGES, SPEECH, TRANSCRIPTION, Capability
 from atmo.router.capability import VISION as SEES
 
 LLM, EMBEDDING, VISION, RAG, AGENTS, AUDIO, ML = "llm", "embeddings", "vision", "rag", "agents", "audio", "ml"
@@ -65,9 +74,9 @@ class Exposure:
         if category in self.off or not listing.has(_names(capability)):
             return None
         lost = {_FEATURE_OF[name] for name in self.off if name in _FEATURE_OF}
-        if not lost.intersection(capability.features):
-            return capability
-        return replace(capability, features=tuple(one for one in capability.features if one not in lost))
+        has = tuple(one for one in FEATURES if one != ANY_FEATURE) if lost and _any(capability) else capability.features
+        left = tuple(one for one in has if one not in lost)
+        return capability if left == capability.features else replace(capability, features=left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,10 @@ def category_of(capability: Capability) -> str:
     if capability.backend == "rag" or kind in ("rag", "project"):
         return RAG
     return _CATEGORY_OF.get(capability.operation, ML)
+
+
+def _any(capability: Capability) -> bool:
+    return ANY_FEATURE in capability.features
 
 
 def _names(capability: Capability) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import trio
 
 from atmo.backends.base import Backend, Call, Part, as_object
 from atmo.backends.gguf_file import BadGguf, GgufFacts, Plan, plan_for, read_facts_untrusted
-from atmo.backends.gguf_process import GgufProcess, Order
+from atmo.backends.gguf_process import GgufProcess, Order, sweep_folders
 from atmo.backends.gguf_request import ignored_fields, plain_logprobs, request_body, too_long
 from atmo.backends.gguf_runners import GIB, Runners
 from atmo.backends.gguf_whole import Whole
@@ -61,6 +61,7 @@ class GgufBackend(Backend):
         self._facts: dict[FileKey, GgufFacts | None] = {}
         self._offered: dict[str, tuple[FileKey, Order]] = {}
         self._told: set[str] = set()
+        self._swept = False
         self.recheck_s = FOREVER
 
     async def discover(self) -> Sequence[Capability]:
@@ -79,6 +80,9 @@ class GgufBackend(Backend):
 
     def _look(self) -> list[tuple[FileKey, StoredModel, GgufFacts]]:
         """Runs in a worker thread."""
+        if not self._swept:
+            self._swept = True
+            sweep_folders()
         models = [model for model in self._models() if model.format == GGUF]
         if models and (missing := what_to_install(GGUF)):
             self._tell(f"{len(models)} models in GGUF files are kept and not run here: pip install '{missing}'")
@@ -165,7 +169,7 @@ class GgufBackend(Backend):
             return better
         if error.status == 504:
             await self._runners.end(process)
-        elif error.status == 502 and await _has_ended(process):
+        elif error.status == 502 and await process.has_ended():
             text = f"The process that runs {call.capability.model} {process.how_it_ended()}. Try again."
             return RequestError(502, text, kind="server_error", code="model_process_ended", retry_s=1)
         return error
@@ -211,14 +215,6 @@ async def _parts(process: GgufProcess, call: Call) -> AsyncGenerator[Part, None]
                 whole.add(as_object(part))
     if whole is not None:
         yield whole.answer()
-
-
-async def _has_ended(process: GgufProcess) -> bool:
-    """The connection of a process that was killed ends a moment before the process does."""
-    with trio.move_on_after(0.5):
-        while not process.ended:
-            await trio.sleep(0.01)
-    return process.ended
 
 
 def describe(model: StoredModel, facts: GgufFacts, plan: Plan) -> Capability | None:

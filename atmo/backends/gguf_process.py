@@ -31,8 +31,11 @@ log = logging.getLogger(__name__)
 
 _MODULE = "atmo.backends.gguf_child"
 _LOG = "log.txt"
+_FOLDERS = "atmo-gguf-"
+"""In the system's folder for such things rather than in the home: the path of a socket has about 100 characters."""
 _REPORT_MOST_BYTES = 4_096
 _LOG_MOST_BYTES = 1024 * 1024
+_END_S = 0.5
 
 SPARE_BYTES = 3 * 1024**3
 """Address space beyond twice what the model needs: code, stacks and arenas of threads, copies of weights in an order
@@ -100,7 +103,7 @@ class GgufProcess:
         Raises:
             OSError: The system does not let us.
         """
-        folder = Path(await trio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="atmo-gguf-")))
+        folder = Path(await trio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-")))
         try:
             request = {
                 "model": str(order.path.resolve()),
@@ -131,6 +134,12 @@ class GgufProcess:
     def ended(self) -> bool:
         """The child does not run any more."""
         return self._process.poll() is not None
+
+    async def has_ended(self) -> bool:
+        """Says whether the child has ended, or does at once: its connections break a moment before."""
+        with trio.move_on_after(_END_S):
+            await self._process.wait()
+        return self.ended
 
     async def ready(self, within_s: float) -> None:
         """Waits until the model is loaded; whoever gives up leaves the child loading.
@@ -215,6 +224,19 @@ class GgufProcess:
                     await pipe.aclose()
             await self.upstream.aclose()
             await trio.to_thread.run_sync(lambda: shutil.rmtree(self._folder, ignore_errors=True))
+
+
+def sweep_folders() -> None:
+    """Removes the folders of nodes of this user that were killed; their children have ended by themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*-*"):
+        pid = folder.name.removeprefix(_FOLDERS).partition("-")[0]
+        try:
+            if folder.lstat().st_uid == os.geteuid() and pid.isdecimal():
+                os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, OverflowError):
+            continue
 
 
 async def _open(folder: Path) -> trio.Process:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atmo.backends.base import Object
+from atmo.backends.honoured import unhonoured
 from atmo.errors import RequestError
 from atmo.router.capability import CHAT, COMPLETIONS, EMBEDDINGS
 
@@ -50,38 +51,14 @@ _TAKEN = {
 }
 """Fields that llama.cpp honours, by operation. Source: tools/server/README.md of llama.cpp."""
 
-_NO_MATTER = {
-    "atmosphere",
-    "metadata",
-    "model",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "user",
-}
-"""Fields that do not change what is answered."""
-
-_AS_GOOD_AS_ABSENT: dict[str, Any] = {
-    "best_of": 1,
-    "echo": False,
-    "modalities": ["text"],
-    "suffix": "",
-    "verbosity": "medium",
-}
-"""Values that ask for what llama.cpp does anyway."""
-
 _RANDOM_SEED = 0xFFFFFFFF
 _NUMBERS = re.compile(r"\((\d{1,12}) tokens\)\D*(\d{1,12})")
 _TOO_LONG = ("exceeds the available context size", "too large to process")
 
 
 def ignored_fields(operation: str, body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the fields of a request that change meaning and that llama.cpp does not honour, sorted."""
-    known = _TAKEN[operation] | _NO_MATTER
-    left = {name for name, value in body.items() if name not in known and value is not None}
-    return tuple(sorted(name for name in left if body[name] != _AS_GOOD_AS_ABSENT.get(name)))
+    """Returns the fields of a request that change meaning and that llama.cpp does not honour."""
+    return unhonoured(body, _TAKEN[operation])
 
 
 def request_body(operation: str, body: Mapping[str, Any], slots: int) -> Object:

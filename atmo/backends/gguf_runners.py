@@ -211,21 +211,29 @@ class Runners:
         order = runner.process.order
         within = min(self.config.load_most_s, self.config.load_s + order.facts.size / self.config.read_bytes_s)
         began = self._clock()
+        failure: GgufRefused | GgufDied | None = None
         try:
             await runner.process.ready(within)
-        except GgufRefused as error:
-            self._note(key, str(error))
-            await self._end(key)
-            raise _unusable(order, str(error)) from error
-        except GgufDied as error:
-            first = self._runners.get(key) is runner
-            if first:
-                await self._died(key, f"loading it fails every time: its process {error}")
-            text = f"{order.label} could not be loaded: its process {error}."
-            raise RequestError(503, text, kind="server_error", code="model_unusable", retry_s=_BACK_OFF_S) from error
+        except (GgufRefused, GgufDied) as error:
+            failure = error
+        if failure is not None:
+            raise await self._failed(key, runner, failure) from failure
         self.stats.load_ms = int((self._clock() - began) * 1_000)
         self._trouble.pop(key, None)
         self._changed()
+
+    async def _failed(self, key: FileKey, runner: _Runner, failure: GgufRefused | GgufDied) -> RequestError:
+        """Notes why a load failed; of those who waited for it the first does."""
+        order, first = runner.process.order, self._runners.get(key) is runner
+        if isinstance(failure, GgufRefused):
+            if first:
+                self._trouble[key] = _Trouble(why=str(failure))
+                await self._end(key)
+            return _unusable(order, str(failure))
+        if first:
+            await self._died(key, f"loading it fails every time: its process {failure}")
+        text = f"{order.label} could not be loaded: its process {failure}."
+        return RequestError(503, text, kind="server_error", code="model_unusable", retry_s=_BACK_OFF_S)
 
     async def _died(self, key: FileKey, why: str) -> None:
         """Notes that a process ended by itself; after so many in a row its file is not tried again."""
@@ -237,9 +245,6 @@ class Runners:
         if trouble.deaths >= _DEATHS_MOST:
             trouble.why = why
         await self._end(key)
-
-    def _note(self, key: FileKey, why: str) -> None:
-        self._trouble[key] = _Trouble(why=why)
 
     async def _bury(self) -> None:
         """Forgets processes that ended by themselves after they were ready."""

@@ -110,20 +110,18 @@ class Connection:
     async def send(self, data: bytes, within_s: float) -> None:
         """Sends everything."""
         try:
-            with trio.fail_after(within_s):
+            with trio.CancelScope(deadline=trio.current_time() + within_s):
                 await self.stream.send_all(data)
-        except trio.TooSlowError:
-            raise Late(f"did not take the request within {within_s:g} s") from None
+                return
         except _LOST as error:
             raise Broken("closed the connection") from error
+        raise Late(f"did not take the request within {within_s:g} s")
 
     async def more(self, within_s: float) -> bool:
         """Waits for more of an answer; False where the server has ended the connection."""
-        try:
-            with trio.fail_after(within_s):
-                return await self._more()
-        except trio.TooSlowError:
-            raise Late(f"sent nothing for {within_s:g} s") from None
+        with trio.CancelScope(deadline=trio.current_time() + within_s):
+            return await self._more()
+        raise Late(f"sent nothing for {within_s:g} s")
 
     async def _more(self) -> bool:
         try:
@@ -138,13 +136,11 @@ class Connection:
 
     async def head(self, within_s: float) -> ResponseHead:
         """Returns the next head that is not one such as `100 Continue`."""
-        try:
-            with trio.fail_after(within_s):
-                while (head := await self._head()).status < 200:
-                    continue
-                return head
-        except trio.TooSlowError:
-            raise Late(f"sent nothing for {within_s:g} s") from None
+        with trio.CancelScope(deadline=trio.current_time() + within_s):
+            while (head := await self._head()).status < 200:
+                continue
+            return head
+        raise Late(f"sent nothing for {within_s:g} s")
 
     async def _head(self) -> ResponseHead:
         while (end := self.data.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES + 4)) < 0:

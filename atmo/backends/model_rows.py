@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from atmo.backends.llm_names import ModelFacts, features_of, operations_of
+from atmo.backends.llm_names import SERVED, ModelFacts, features_of, operations_of
 from atmo.backends.openai_shapes import BadAnswer
 from atmo.router.capability import (
     AUDIO,
@@ -76,6 +76,11 @@ def rows_of(body: Any) -> list[Mapping[str, Any]]:
     return list(named.values())
 
 
+def is_elsewhere(row: Mapping[str, Any]) -> bool:
+    """Returns whether a row is what an Atmosphere node tells of others: asked for it, it may well ask this one."""
+    return row.get("owned_by") == "atmosphere" or ("nodes" in row and row.get("local") is not True)
+
+
 def owner_of(rows: Iterable[Mapping[str, Any]]) -> str:
     """Returns who the first row says it belongs to, which tells the servers' programs apart."""
     owner = next((row.get("owned_by") for row in rows), None)
@@ -117,6 +122,9 @@ def props_facts(facts: ModelFacts, props: Any) -> ModelFacts:
 
 
 def _operations(row: Mapping[str, Any]) -> frozenset[str] | None:
+    if "nodes" in row and (words := _strings(row.get("operations"))):
+        # An Atmosphere node knows; its rows have a `type`, too, which is that of a stored model.
+        return frozenset(words).intersection(SERVED)
     kind = row.get("type") or row.get("mode")
     kind = kind.lower() if isinstance(kind, str) else ""
     if kind in _TYPES:

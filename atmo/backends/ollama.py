@@ -69,6 +69,7 @@ class OllamaBackend(ServerBackend):
         self._label = f"Ollama at {url}"
         self._facts: dict[tuple[str, str], ModelFacts] = {}
         self._devices: dict[str, str] = {}
+        self._version = ""
         try:
             self._upstream = Upstream(self._label, HttpClient(url), config=config)
             self._compatible = Upstream(self._label, HttpClient(url.rstrip("/") + "/v1"), config=config)
@@ -83,6 +84,7 @@ class OllamaBackend(ServerBackend):
             raise RequestError(502, text, kind="server_error", code="upstream")
         await self._learn([row for row in rows if _key(row) not in self._facts])
         await self._see_devices()
+        await self._greet(len(rows))
         terms = Terms("Ollama", "ollama", "ollama", CONCURRENCY)
         found: list[Capability] = []
         for row in rows:
@@ -142,6 +144,18 @@ class OllamaBackend(ServerBackend):
         finally:
             with trio.move_on_after(_CLOSE_S, shield=True):
                 await response.aclose()
+
+    async def _greet(self, count: int) -> None:
+        """Says once which version it is: what it can differs."""
+        if self._version:
+            return
+        try:
+            answer = await self._upstream.ask("GET", "/api/version")
+        except RequestError as error:
+            log.debug("%s", error)
+            return
+        self._version = _short(answer.get("version")) if isinstance(answer, Mapping) else ""
+        log.info("%s is version %s and has %d models", self._label, self._version or "unknown", count)
 
     async def _see_devices(self) -> None:
         """Notes where the loaded models run; what was seen once is kept, so that adverts change seldom."""

@@ -17,7 +17,7 @@ import trio
 from atmo.backends.base import Call, Part
 from atmo.backends.http_client import HttpClient
 from atmo.backends.llm_capabilities import Terms, capabilities_of
-from atmo.backends.model_rows import facts_of, owner_of, props_facts, rows_of
+from atmo.backends.model_rows import facts_of, is_elsewhere, owner_of, props_facts, rows_of
 from atmo.backends.openai_shapes import BadAnswer
 from atmo.backends.server_backend import ServerBackend
 from atmo.backends.upstream import Upstream, UpstreamConfig
@@ -112,9 +112,10 @@ class OpenAIBackend(ServerBackend):
     async def models(self) -> Sequence[Capability]:
         """Asks for the models, and a server of a known kind for more about them."""
         try:
-            rows = rows_of(await self._upstream.ask("GET", "/models"))
+            listed = rows_of(await self._upstream.ask("GET", "/models"))
         except BadAnswer as error:
             raise self._upstream.failed(error) from error
+        rows = [row for row in listed if not is_elsewhere(row)]
         facts = {str(row["id"]): facts_of(row) for row in rows if self._shown(str(row["id"]))}
         self._tell_of_many(len(facts))
         owner = owner_of(rows)

@@ -103,6 +103,7 @@ class BackendPool:
         self._slots = {backend.name: _Slot(backend) for backend in backends}
         assert len(self._slots) == len(backends), "two backends share a name"
         self._table: dict[str, tuple[Backend, Capability]] = {}
+        self._capabilities: list[Capability] = []
         self._gates: dict[str, trio.CapacityLimiter] = {}
         self._waiting: dict[str, Counter[NodeId]] = {}
         self._callbacks: list[Callable[[], None]] = []
@@ -127,7 +128,7 @@ class BackendPool:
 
     def capabilities(self) -> list[Capability]:
         """Returns what this machine can run now, in the order of the backends."""
-        return [capability for _, capability in self._table.values()]
+        return self._capabilities
 
     @property
     def waiting(self) -> int:
@@ -321,6 +322,7 @@ class BackendPool:
                 else:
                     table[capability.id] = (slot.backend, capability)
         self._table = table
+        self._capabilities = [capability for _, capability in table.values()]
         self._gates = {key: gate for key, gate in self._gates.items() if key in table}
         if self._ready:
             self._announce()

@@ -33,8 +33,8 @@ from atmo.backends.rag_texts import (
 from atmo.errors import RequestError
 from atmo.router.capability import CHAT, Capability
 
-Generate = Callable[[dict[str, Any], bool], AsyncGenerator[dict[str, Any], None] | None]
-"""Asks a general language model of the mesh: takes a chat body without `model`, and whether to stream.
+Generate = Callable[[dict[str, Any], bool, str], AsyncGenerator[dict[str, Any], None] | None]
+"""Asks a general language model of the mesh: takes a chat body without `model`, whether to stream, and the trace.
 
 Returns None where the mesh has no such model, else the parts: one body, or chunks. The generator may raise
 `RequestError`, and is closed when its user is.
@@ -271,7 +271,7 @@ class RagBackend(Backend):
             body["stream"] = True
             if answer.wants_usage:
                 body["stream_options"] = {"include_usage": True}
-        return self._generate(body, call.stream)
+        return self._generate(body, call.stream, call.trace)
 
     async def _text(self, call: Call, hits: Sequence[Hit], trouble: str) -> tuple[str, str]:
         """Returns the answer of a machine without a language model, and why it ends where it does."""

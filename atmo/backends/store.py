@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    # Commands that ask what can run need not wait for numpy.
+    import numpy as np
+    from numpy.typing import NDArray
 
 ONNX, GGUF = "onnx", "gguf"
 RUN_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -134,13 +135,23 @@ def ready_line(info: NodeInfo) -> str:
 
 
 def _serve(home: Path, settings: Settings) -> None:
+    gc.disable()  # `node.memory` looks through everything once the node is ready
     import trio
+
+    from atmo.backends.embedder import Embedder
+
+    embedder = Embedder()
+    threading.Thread(target=embedder.load, daemon=True).start()  # while the rest is imported
 
     from atmo.node.running import run_node
 
+    def ready(info: NodeInfo) -> None:
+        print(ready_line(info), flush=True)
+        gc.enable()
+
     async def run() -> None:
         with trio.CancelScope() as scope, stopped_by_signals(scope):
-            await run_node(home, settings, on_ready=lambda info: print(ready_line(info), flush=True))
+            await run_node(home, settings, on_ready=ready, embedder=embedder)
 
     trio.run(run)
 

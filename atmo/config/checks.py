@@ -144,7 +144,8 @@ def url(value: Any, where: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise UserError(f"{where}: {text!r} is not an http or https URL.", "Write it as http://127.0.0.1:11434.")
+        shown = "it" if "@" in text else repr(text)  # before an @ may be a password
+        raise UserError(f"{where}: {shown} is not an http or https URL.", "Write it as http://127.0.0.1:11434.")
     if "@" in parts.netloc:
         raise UserError(f"{where}: a URL may not hold a password.", 'Use "key_env" or "key_file".')
     return text

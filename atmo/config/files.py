@@ -20,11 +20,23 @@ def find_config(home: Path) -> Path | None:
     Raises:
         UserError: There is more than one, so it is unclear which one counts.
     """
-    found = [home / name for name in FILE_NAMES if (home / name).is_file()]
+    found = [home / name for name in FILE_NAMES if exists(home / name)]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(f"{home} has more than one configuration file: {names}.", "Keep one of them.")
     return found[0] if found else None
+
+
+def exists(path: Path) -> bool:
+    """Says whether there is such a file.
+
+    Raises:
+        UserError: Nobody may look.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

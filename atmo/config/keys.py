@@ -67,9 +67,6 @@ class Origin:
     kind: str = DEFAULT
     place: str = ""
 
-    def __str__(self) -> str:
-        return self.place or self.kind
-
 
 @dataclass(frozen=True, slots=True)
 class Given:

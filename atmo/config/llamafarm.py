@@ -31,7 +31,12 @@ def place_of(values: Values, environ: Mapping[str, str]) -> Path | None:
     user = environ.get("HOME", "") or environ.get("USERPROFILE", "")
     if not folder and not user:
         return None
-    return (Path(folder).expanduser() if folder else Path(user) / ".llamafarm") / "config.yaml"
+    if not folder:
+        return Path(user) / ".llamafarm" / "config.yaml"
+    try:
+        return folder_path(folder, "LLAMAFARM_HOME", Path.cwd()) / "config.yaml"
+    except UserError:
+        return None  # told of where `bridge.llamafarm` is read from the same variable
 
 
 def read_block(raw: Mapping[str, Any], path: Path, base: Path, problems: Problems) -> Iterator[Given]:

@@ -1,4 +1,4 @@
-"""Settings on how much other nodes may ask, by their roles in the mesh."""
+"""Settings on how much others may ask: clients by their address, nodes by their roles in the mesh."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from atmo.config.checks import decimal, kind_of, refuse_unknown, whole
-from atmo.config.keys import Key
+from atmo.config.checks import decimal, kind_of, refuse_unknown, switch, whole
+from atmo.config.keys import Key, Variable
 from atmo.errors import UserError
 from atmo.gateway.askers import BY_ROLE, NodeLimits
 from atmo.trust.certificate import valid_role
@@ -51,4 +51,8 @@ def _limits(role: str, value: Any, where: str, base: Path) -> NodeLimits:
     )
 
 
-KEYS = (Key("role_limits", role_limits, MappingProxyType({})),)
+KEYS = (
+    Key("address_rate", decimal(RATE_MOST, "a number of requests a second"), 200.0, (Variable("ATMO_ADDRESS_RATE"),)),
+    Key("limit_loopback", switch, False, (Variable("ATMO_LIMIT_LOOPBACK"),)),
+    Key("role_limits", role_limits, MappingProxyType({})),
+)

@@ -19,7 +19,7 @@ from typing import Any
 from atmo.backends.places import FOUND_NAMES
 from atmo.config import bridge, checks, llamafarm, models, roles, serving, sharing, storage, transfer
 from atmo.config.bridge import BridgeSettings
-from atmo.config.files import find_config, read_config
+from atmo.config.files import exists, find_config, read_config
 from atmo.config.keys import (
     DEFAULT,
     FILE,
@@ -95,6 +95,8 @@ class Settings:
         cors: Origins of web pages that may use the endpoint.
         access_log: Whether each request is logged, or the file in which.
         otel_endpoint: Where traces are sent, empty for nowhere.
+        address_rate: Requests a second of one address of another machine; 0 for any number.
+        limit_loopback: That rate is this machine's, too.
         role_limits: How much other nodes may ask, by their role.
         settled: The value of every key with its source, for people.
     """
@@ -128,6 +130,8 @@ class Settings:
     cors: tuple[str, ...] = ()
     access_log: bool | Path = True
     otel_endpoint: str = ""
+    address_rate: float = 200.0
+    limit_loopback: bool = False
     role_limits: Mapping[str, NodeLimits] = field(default_factory=dict)
     settled: Mapping[str, Settled] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 
@@ -232,9 +236,9 @@ def _own_file(home: Path, file: Path | None, problems: Problems, files: list[Pat
 
 
 def _llamafarm_file(path: Path | None, home: Path, problems: Problems, files: list[Path]) -> list[Given]:
-    if path is None or not path.is_file() or path in files:
-        return []
     try:
+        if path is None or not exists(path) or path in files:
+            return []
         raw = read_config(path)
     except UserError as error:
         hint = f'{error.hint} Set "llamafarm_config": false to leave it alone.'.strip()

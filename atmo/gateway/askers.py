@@ -24,8 +24,8 @@ class NodeLimits:
     """
 
     calls: int = 32
-    per_s: float = 50.0
-    burst: float = 100.0
+    per_s: float = 1_000.0
+    burst: float = 2_000.0
 
     def joined(self, other: NodeLimits) -> NodeLimits:
         """Returns the more generous of both in everything."""
@@ -34,8 +34,8 @@ class NodeLimits:
 
 
 BY_ROLE: Mapping[str, NodeLimits] = {
-    "gateway": NodeLimits(64, 500.0, 1_000.0),
-    "admin": NodeLimits(48, 100.0, 200.0),
+    "gateway": NodeLimits(64, 5_000.0, 10_000.0),
+    "admin": NodeLimits(48, 2_000.0, 4_000.0),
 }
 """Where the settings say nothing else: a gateway asks for many clients, an admin's machine is a person's own."""
 

@@ -23,7 +23,7 @@ from atmo.wire import limits
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 20_000
-"""Content parts of all messages together. Source: guess; looking at so many takes 20 ms."""
+"""Content parts and tool calls of all messages together. Source: guess; looking at so many takes 60 ms."""
 
 MAX_CHOICES = 128
 """Source: OpenAI's schema, `n`."""
@@ -36,6 +36,12 @@ MAX_STOPS = 64
 
 MAX_PROMPTS = 2_048
 """Source: guess, as many as OpenAI's embeddings take."""
+
+MAX_TOKENS = 2**20
+"""Token ids of one request. Source: guess; the longest contexts have a million, and OpenAI embeds 300,000."""
+
+MAX_BIASES = 1_024
+"""Source: guess; vLLM and OpenAI know no bound, a vocabulary has some 100,000."""
 
 TOKEN_MOST = 2**31 - 1
 """Source: token ids are 32-bit integers in every runner."""
@@ -76,6 +82,8 @@ class Inputs:
             return
         if type(value) is not list or not value:
             raise bad(param, self._says())
+        if len(value) + sum(len(item) for item in value[: self._most] if type(item) is list) > MAX_TOKENS:
+            raise bad(param, f"has more than {MAX_TOKENS} token ids")
         kinds = set(map(type, value))
         if kinds == {int}:
             good = is_tokens(value)
@@ -148,9 +156,9 @@ class _Messages:
             raise bad(param, "must be a list of at least one message such as {'role': 'user', 'content': 'Hello'}")
         if len(value) > MAX_MESSAGES:
             raise bad(param, f"has more than {MAX_MESSAGES} messages")
-        contents = (message.get("content") for message in value if type(message) is dict)
-        if sum(len(content) for content in contents if type(content) is list) > MAX_PARTS:
-            raise bad(param, f"has more than {MAX_PARTS} content parts")
+        lists = (message.get(name) for message in value if type(message) is dict for name in ("content", "tool_calls"))
+        if sum(len(parts) for parts in lists if type(parts) is list) > MAX_PARTS:
+            raise bad(param, f"has more than {MAX_PARTS} content parts and tool calls")
         self._each.check(param, value)
 
     def schema(self) -> Schema:
@@ -207,7 +215,7 @@ _SAMPLING: dict[str, Field] = {
     "top_p": Number(0, 1),
     "frequency_penalty": Number(-2, 2),
     "presence_penalty": Number(-2, 2),
-    "logit_bias": Record(more=Number(-100, 100)),
+    "logit_bias": Record(more=Number(-100, 100), most=MAX_BIASES),
     "n": Count(1, MAX_CHOICES),
     "seed": Count(-(2**63)),
     "stop": Either({str: Text(), list: Many(Text(), MAX_STOPS)}, "a string or a list of strings"),

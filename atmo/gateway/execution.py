@@ -60,8 +60,10 @@ class Attempt:
         """
         assert self.source is not None
         try:
-            with trio.fail_at(self._deadline):
+            with trio.CancelScope(deadline=self._deadline) as scope:
                 part = await anext(self.source, None)
+            if scope.cancelled_caught:
+                raise trio.TooSlowError
         except Exception as error:
             raise self.failed(error) from error
         if part is None and not self._count:

@@ -177,18 +177,22 @@ class Record:
         fields: The known ones.
         required: Which of them must be there.
         more: What every other field must be, for objects that are maps; None for anything.
+        most: Fields that it may have; None for as many as a body holds, which are only counted, not looked at.
         rule: What fields must fulfil together; it gets the name of the object and the object.
     """
 
     fields: Mapping[str, Field] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     more: Field | None = None
+    most: int | None = None
     rule: Callable[[str, dict[str, Any]], None] | None = None
 
     def check(self, param: str, value: Any) -> None:
         """See `Field`."""
         if type(value) is not dict:
             raise bad(param, "must be an object")
+        if self.most is not None and len(value) > self.most:
+            raise bad(param, f"has more than {self.most} entries")
         prefix = f"{param}." if param else ""
         fields = self.fields
         for name, item in value.items():
@@ -208,7 +212,8 @@ class Record:
             for name, kind in self.fields.items()
         }
         more = True if self.more is None else or_null(self.more.schema())
-        bounds = {"required": list(self.required)} if self.required else {}
+        bounds: Schema = {"required": list(self.required)} if self.required else {}
+        bounds |= {} if self.most is None else {"maxProperties": self.most}
         return {"type": "object", "properties": properties, **bounds, "additionalProperties": more}
 
 

@@ -47,20 +47,20 @@ class Ghostwriter:
             finally:
                 self._nursery = None
 
-    def write(self, body: Mapping[str, Any], stream: bool = False) -> AsyncGenerator[Object, None] | None:
+    def write(self, body: Mapping[str, Any], asking: Asking = ANYBODY) -> AsyncGenerator[Object, None] | None:
         """Returns the parts of a general model's answer to a chat; None where there is no such model, or none runs."""
         if self._nursery is None or not self._has_model():
             return None
         options = {**(body.get(OPTIONS) or {}), "general_only": True}
-        return self._written(self._nursery, {**body, OPTIONS: options}, stream)
+        return self._written(self._nursery, {**body, OPTIONS: options}, asking)
 
     async def _written(
-        self, nursery: trio.Nursery, body: Mapping[str, Any], stream: bool
+        self, nursery: trio.Nursery, body: Mapping[str, Any], asking: Asking
     ) -> AsyncGenerator[Object, None]:
         """The execution lives in a task of its own: no cancel scope of it may be open where this generator yields."""
         send, receive = trio.open_memory_channel[Object | RequestError](0)
         scope = trio.CancelScope()
-        nursery.start_soon(self._ask, body, stream, send, scope)
+        nursery.start_soon(self._ask, body, asking, send, scope)
         try:
             async for item in receive:
                 if isinstance(item, RequestError):
@@ -73,13 +73,13 @@ class Ghostwriter:
     async def _ask(
         self,
         body: Mapping[str, Any],
-        stream: bool,
+        asking: Asking,
         send: trio.MemorySendChannel[Object | RequestError],
         scope: trio.CancelScope,
     ) -> None:
         with scope, send:
             try:
-                async with self._execute(CHAT, body, Asking(stream)) as execution:
+                async with self._execute(CHAT, body, asking) as execution:
                     try:
                         async for part in execution:
                             await send.send(as_object(part))

@@ -8,6 +8,9 @@ from atmo.backends.store import why_not_run
 from atmo.gateway.listing import CatalogRow
 from atmo.router.choice import Known
 
+NOTED_S = 1.0
+"""How much too old the time of a last offer may be. Source: guess."""
+
 
 class KnownModels:
     """Models in the stores of the mesh, and those that were offered a while ago.
@@ -23,9 +26,14 @@ class KnownModels:
         self._most = most
         self._keep_s = keep_s
         self._names: dict[str, float] = {}
+        self._noted: Iterable[str] = ()
+        self._noted_at = 0.0
 
     def remember(self, models: Iterable[str], now: float) -> None:
-        """Notes what is on offer at a monotonic second."""
+        """Notes what is on offer at a monotonic second; the same object need not be noted again at once."""
+        if models is self._noted and now < self._noted_at + NOTED_S:
+            return
+        self._noted, self._noted_at = models, now
         for model in models:
             self._names.pop(model, None)
             self._names[model] = now

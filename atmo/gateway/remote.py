@@ -23,7 +23,8 @@ from typing import Any
 
 import trio
 
-from atmo.backends.base import Head, Part
+from atmo.backends.base import Encoded, Head, Part
+from atmo.backends.passing import Passing
 from atmo.backends.pool import MAX_IGNORED
 from atmo.errors import RemoteError, RequestError, WireError
 from atmo.gateway.jsontext import read_object_untrusted
@@ -90,6 +91,7 @@ class RemoteParts:
     def __init__(self, stream: RequestStream, begun: Callable[[Head], None]) -> None:
         self._stream = stream
         self._begun: Callable[[Head], None] | None = begun
+        self._passing = Passing()
         self.ended = False
 
     def __aiter__(self) -> RemoteParts:
@@ -123,8 +125,20 @@ class RemoteParts:
                 raise RemoteError("its answer is too large")
             pieces.append(value)
             if key == "part":
-                return await _part_untrusted(b"".join(pieces))
+                return await self._part_untrusted(b"".join(pieces))
         raise RemoteError("its answer comes in too many pieces")
+
+    async def _part_untrusted(self, raw: bytes) -> Part:
+        """Returns a part; one that differs from an earlier one in its words alone is not parsed again."""
+        passed = self._passing.passed(raw)
+        if passed is not None:
+            return Encoded(passed)
+        try:
+            part = await read_object_untrusted(raw)
+        except RequestError as error:
+            raise RemoteError(f"its answer is not usable JSON: {error.message}") from error
+        self._passing.learn(raw, part, part)
+        return part
 
     def _begin_untrusted(self, value: Mapping[str, Any]) -> None:
         queue_ms, ignored = value.get("queue_ms"), value.get("ignored")
@@ -193,13 +207,6 @@ def _answer_untrusted(frame: bytes | None) -> tuple[str, Any]:
     if not isinstance(key, str) or not isinstance(content, kinds.get(key, ())):
         raise RemoteError("its answer is none of head, part, piece, error and end")
     return key, content
-
-
-async def _part_untrusted(raw: bytes) -> Part:
-    try:
-        return await read_object_untrusted(raw)
-    except RequestError as error:
-        raise RemoteError(f"its answer is not usable JSON: {error.message}") from error
 
 
 def _error_untrusted(value: Mapping[str, Any]) -> RequestError:

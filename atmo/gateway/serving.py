@@ -18,6 +18,7 @@ from atmo.gateway.askers import BY_ROLE, Askers, NodeLimits
 from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
 from atmo.gateway.checks import check_body
 from atmo.gateway.jsontext import read_object_untrusted, write_object
+from atmo.gateway.needs import needs_of
 from atmo.gateway.remote import FIELD_CHARS, MAX_DEADLINE_MS, MAX_PIECES, PIECE_BYTES, PROTOCOL, TEXT_CHARS
 from atmo.gateway.terms import Terms
 from atmo.gateway.tracing import NO_TRACER, Tracer, note_asked, traceparent_untrusted
@@ -115,6 +116,9 @@ class ExecuteServer:
         try:
             body = await read_object_untrusted(raw)
             check_body(stream.header["operation"], body)
+            if lacking := capability.lacks(needs_of(stream.header["operation"], body)):
+                message = f"{capability.model} on this node does not do {', '.join(lacking)}."
+                raise RequestError(400, message, code="unsupported_feature")
         except RequestError as error:
             await self._refuse(stream, 0, error)
             return

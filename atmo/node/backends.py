@@ -22,6 +22,7 @@ from atmo.backends.rag import Generate, RagBackend, RagProject, builtin_docs
 from atmo.backends.store import StoredModel
 from atmo.config.settings import Settings
 from atmo.config.values import HostPort, ServerSettings
+from atmo.errors import UserError
 from atmo.storage.home import Home
 
 
@@ -59,7 +60,16 @@ def build_backends(
 
 
 def server_backends(settings: Settings) -> list[Backend]:
-    """Returns the backends of model servers: each server once, as whoever configured it wants it."""
+    """Returns the backends of model servers: each server once, as whoever configured it wants it.
+
+    Raises:
+        UserError: One of them is this node.
+    """
+    for server in settings.servers:
+        if settings.http.port and settings.http.port in _ports([server.url]):
+            raise UserError(
+                f"The server {server.name!r} at {server.url} is this node itself.", "Remove it from servers."
+            )
     backends: list[Backend] = [OpenAIBackend(_openai_server(server)) for server in settings.servers]
     configured = _ports([server.url for server in settings.servers])
     if settings.ollama_url and not configured & _ports([settings.ollama_url]):

@@ -152,6 +152,7 @@ def build_host(
         bulk=BulkConfig(clear_on_lan=settings.transfer.clear_on_lan),
         stun=settings.stun,
         port_mapping=port_mapping,
+        tells=settings.rules.announces,
     )
 
 

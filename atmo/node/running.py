@@ -18,6 +18,7 @@ import trio
 from atmo.api.app import create_app
 from atmo.api.control import control_router
 from atmo.api.keys import Admission
+from atmo.api.limits import HttpLimits
 from atmo.api.server import serve
 from atmo.api.services import ApiServices
 from atmo.backends.embedder import Embedder
@@ -27,6 +28,7 @@ from atmo.config.report import config_rows
 from atmo.config.settings import Settings
 from atmo.config.values import HostPort
 from atmo.errors import WireError
+from atmo.gateway.asking import Asking
 from atmo.gateway.gateway import Gateway, GatewayConfig
 from atmo.gossip.records import CAPABILITIES
 from atmo.gossip.sync import RecordChanged
@@ -35,6 +37,7 @@ from atmo.net.quic import Endpoint
 from atmo.node.backends import build_backends
 from atmo.node.bridging import build_bridge, check_node_id, serve_bridge
 from atmo.node.loaded import LoadedModels
+from atmo.node.memory import run_trimming
 from atmo.node.offline import NAME_KEY, OpenHome, Services, build_host, open_home, open_services
 from atmo.node.terms import join_configured, open_transport, pool_config, server_config, terms_of
 from atmo.node.watching import Watching
@@ -76,8 +79,15 @@ class NodeInfo:
     version: str
 
 
-async def run_node(home: Path, settings: Settings, *, on_ready: Callable[[NodeInfo], None]) -> None:
+async def run_node(
+    home: Path, settings: Settings, *, on_ready: Callable[[NodeInfo], None], embedder: Embedder | None = None
+) -> None:
     """Runs a node until cancelled; then lets answers under way finish for a second and tells its neighbours.
+
+    Args:
+        home, settings: Of the node.
+        on_ready: Told when requests are answered.
+        embedder: One that is being loaded already; else a new one.
 
     Raises:
         UserError: The home is in use or damaged, or a port is taken.
@@ -101,16 +111,18 @@ async def run_node(home: Path, settings: Settings, *, on_ready: Callable[[NodeIn
                 ready.set()
                 on_ready(info)
 
-            await _run(home, settings, tell, stop)
+            await _run(home, settings, tell, stop, embedder or Embedder())
         nursery.cancel_scope.cancel()
 
 
-async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], None], stop: trio.Event) -> None:
+async def _run(
+    path: Path, settings: Settings, on_ready: Callable[[NodeInfo], None], stop: trio.Event, embedder: Embedder
+) -> None:
     with ExitStack() as stack:
         opened = await trio.to_thread.run_sync(open_home, stack, path, _LOCK_S)
         await trio.to_thread.run_sync(opened.database.kv_put, NAME_KEY, settings.name.encode())
         async with open_transport(opened, settings) as (endpoint, tcp), trio.open_nursery() as nursery:
-            running = _Running(opened, settings, endpoint, nursery)
+            running = _Running(opened, settings, endpoint, nursery, embedder)
             load, mapping = (lambda: running.pool.in_flight), settings.port_mapping
             host = build_host(opened, settings, endpoint, nursery, load, tcp=tcp, port_mapping=mapping)
             async with open_services(opened, settings, host) as services:
@@ -118,6 +130,7 @@ async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], No
                 stack.callback(opened.home.remove_node_info)
                 await trio.to_thread.run_sync(opened.home.write_node_info, asdict(info))
                 on_ready(info)
+                nursery.start_soon(run_trimming)
                 await stop.wait()
                 with trio.move_on_after(GRACE_S):
                     await running.served.wait()
@@ -127,7 +140,14 @@ async def _run(path: Path, settings: Settings, on_ready: Callable[[NodeInfo], No
 class _Running:
     """The parts of a running node that commands on a resting home do not need: backends, gateway and the endpoint."""
 
-    def __init__(self, opened: OpenHome, settings: Settings, endpoint: Endpoint | None, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        opened: OpenHome,
+        settings: Settings,
+        endpoint: Endpoint | None,
+        nursery: trio.Nursery,
+        embedder: Embedder,
+    ) -> None:
         self._opened = opened
         self._settings = settings
         self._endpoint = endpoint
@@ -136,7 +156,7 @@ class _Running:
         self._training = opened.home.run / "training"
         self.served = trio.Event()
         self._lan: LanService | None = None
-        self.embedder = Embedder()
+        self.embedder = embedder
         self.pool = BackendPool(())
 
     async def start(self, services: Services, host: MeshHost, stop: trio.Event) -> NodeInfo:
@@ -213,7 +233,9 @@ class _Running:
         required = self._settings.require_key or not http.loopback
         if required and not services.keys.usable:
             log.warning("nobody can use http://%s yet: make a key with `atmo key create --name NAME`", http)
-        return Admission(services.keys, required=required, token=token)
+        limits = HttpLimits(address_rate=self._settings.address_rate)
+        own = self._settings.limit_loopback
+        return Admission(services.keys, required=required, token=token, limits=limits, limit_own=own)
 
     def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
         save = partial(self._save_trained, services.models)
@@ -293,8 +315,8 @@ class _Running:
         if links or (isinstance(event, RecordChanged) and event.kind == CAPABILITIES):
             self._offers_changed()
 
-    def _generate(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[dict[str, Any], None] | None:
-        return self.gateway.ghostwriter.write(body, stream)
+    def _generate(self, body: dict[str, Any], stream: bool, trace: str) -> AsyncGenerator[dict[str, Any], None] | None:
+        return self.gateway.ghostwriter.write(body, Asking(stream, trace=trace))
 
     async def _save_trained(self, models: ModelService, model: TrainedModel) -> Mapping[str, Any]:
         """Puts a fitted model into the store as the next version of its name; it can be asked when this returns."""

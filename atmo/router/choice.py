@@ -235,7 +235,7 @@ def _unknown(request: RouteRequest, able: Able, elsewhere: Tier, known: Known) -
             "model",
             kind="api_error",
         )
-    models = sorted(able.models)
+    models = sorted(model for model in able.models if may_use(request.constraints.models, model))
     near = difflib.get_close_matches(request.model[:128], models[:512], n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     has = (

@@ -62,6 +62,7 @@ class MeshHost:
         stun: Hosts and ports of servers that tell this node where they see it.
         port_mapping: Whether routers are asked to let others in, unless only this machine reaches the socket.
         alone: Why this node has nothing to do with others, and what to do about it; None where it has.
+        tells: Whether the mesh is told of this machine's hardware beside its name and addresses.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class MeshHost:
         stun: Sequence[tuple[str, int]] = (),
         port_mapping: bool = False,
         alone: tuple[str, str] | None = None,
+        tells: bool = True,
     ) -> None:
+        self._tells = tells
         self.alone = alone
         self.wall = wall
         self._tcp = tcp
@@ -205,7 +208,8 @@ class MeshHost:
         peer.load_records(driver.now(), records)
         peer.load_bans(driver.now(), bans)
         peer.load_scores(driver.now(), scores)
-        self._hardware = await trio.to_thread.run_sync(this_hardware)
+        if self._tells:
+            self._hardware = await trio.to_thread.run_sync(this_hardware)
         peer.publish_node(driver.now(), self._name, self.addresses(), __version__, self._hardware)
         peer.publish_relay(driver.now(), self.home_relay())
         if self._relayed is not None:

@@ -108,12 +108,24 @@ def info_lines(info: Mapping[str, Any]) -> list[str]:
             fields.setdefault(key, value)
     if fields.get("deprecation"):
         fields.pop("deprecated", None)
+    if fields.get("format"):
+        fields["runs here"] = _runs_text(str(fields["format"]), str(fields.get("type") or ""))
     shown = [(_title(key), _info_value(key, value)) for key, value in fields.items()]
     shown = [(title, value) for title, value in shown if value]
     width = max((len(title) for title, _ in shown), default=0)
     here = "on this machine" if info.get("local") else "not on this machine"
     first = f"{printable(info['name'])} {printable(info['version'])}, {here}"
     return [first, *(f"  {title.ljust(width)}  {value}" for title, value in shown)]
+
+
+def _runs_text(model_format: str, model_type: str) -> str:
+    """Says whether this machine can run such models, and what it lacks."""
+    from atmo.backends.store import what_to_install, why_not_run
+
+    if kind := why_not_run(model_format, model_type):
+        return f"no: no node of this version can run models of {printable(kind)}"
+    missing = what_to_install(model_format)
+    return f"no: pip install '{missing}'" if missing else "yes"
 
 
 def _info_value(key: str, value: Any) -> str:

@@ -170,7 +170,8 @@ async def test_a_pull_tells_its_progress(api: Api) -> None:
 async def test_a_pull_that_breaks_ends_with_its_error(api: Api) -> None:
     response = await api.post("/models/pull", {"spec": "far@broken"})
     assert response.status_code == 200
-    assert lines(response)[-1] == {"error": {"message": "kitchen vanished", "hint": ""}}
+    vanished = {"message": "kitchen vanished", "type": "api_error", "param": None, "code": None, "hint": ""}
+    assert lines(response)[-1] == {"error": vanished}
 
 
 CODE = "code in the JSON body has to be a text that is not empty."
@@ -226,7 +227,9 @@ FORCE = "force in the JSON body has to be true or false."
 )
 async def test_errors(api: Api, path: str, body: Any, status: int, message: str, hint: str) -> None:
     response = await api.post(path, body)
-    assert (response.status_code, response.json()) == (status, {"error": {"message": message, "hint": hint}})
+    error = response.json()["error"]
+    assert (response.status_code, error["message"], error["hint"]) == (status, message, hint)
+    assert set(error) == {"message", "type", "param", "code", "hint"}
 
 
 async def test_other_errors(api: Api) -> None:

@@ -19,6 +19,8 @@ from atmo.api.limits import HttpLimits
 from atmo.services.keys import KeyService
 from atmo.storage.database import Database
 from atmo.trust.apikey import key_text
+from tests.api.face import in_process, make_app
+from tests.gateway.world import Echo, Lengths, chat, loop_net
 
 NOW = 1_795_780_800.0
 Seen = list[Account]
@@ -74,9 +76,8 @@ async def test_a_key_is_needed_where_it_is(tmp_path: Path) -> None:
     for path in ("/metrics", "/v1/health", "/v1/chat/completions", "/openapi.json", "/nothing", "/healthy"):
         assert code(await world.get(path=path)) == WRONG
     assert (await world.get(path="/health")).status_code == 200
-    assert world.seen[-1].stranger
     assert (await world.get(str(made["key"]), path="/health")).text == "laptop"
-    assert not world.seen[-1].stranger
+    assert [account.stranger for account in world.seen[-2:]] == [True, False]
     assert (await world.get(path="/atmo/v1/status")).status_code == 200
     assert (await world.get("node-token")).status_code == 200
     assert code(await world.get("node-toke")) == WRONG
@@ -150,7 +151,7 @@ async def test_the_rate_of_a_key(tmp_path: Path, autojump_clock: MockClock) -> N
 
 
 async def test_the_rate_of_an_address(tmp_path: Path, autojump_clock: MockClock) -> None:
-    world = World(tmp_path, limits=HttpLimits(address_rate=1.0, address_burst=5))
+    world = World(tmp_path, limits=HttpLimits(address_rate=1.0, address_burst_s=5.0))
     for address, let_in in (("10.0.0.1", 5), ("10.0.0.2", 5), ("127.0.0.1", 20)):
         answers = [await world.get(address=address) for _ in range(20)]
         assert [answer.status_code for answer in answers] == [200] * let_in + [429] * (20 - let_in)
@@ -159,7 +160,7 @@ async def test_the_rate_of_an_address(tmp_path: Path, autojump_clock: MockClock)
 
 
 async def test_loopback_can_be_limited_too(tmp_path: Path) -> None:
-    world = World(tmp_path, limits=HttpLimits(address_rate=0.001, address_burst=5), limit_own=True)
+    world = World(tmp_path, limits=HttpLimits(address_rate=0.001, address_burst_s=5_000.0), limit_own=True)
     answers = [await world.get() for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429]
 
@@ -212,3 +213,30 @@ async def test_keys_are_not_in_logs(
     answer = await world.get(key)
     told = f"{caplog.text} {answer.text} {answer.headers} {world.seen}"
     assert key[8:] not in told
+
+
+async def test_what_a_key_may_not_use_is_neither_listed_nor_run(tmp_path: Path) -> None:
+    keys = KeyService(Database(tmp_path / "atmosphere.db"), lambda: NOW)
+    made = await keys.create("laptop", ("len*",))
+    async with loop_net() as net:
+        app = make_app(await net.add("alpha", Echo(), Lengths()), admission=Admission(keys))
+        headers = {"authorization": f"Bearer {made['key']}"}
+        async with in_process(app) as client:
+            free = [row["id"] for row in (await client.get("/v1/models")).json()["data"]]
+            listed = [row["id"] for row in (await client.get("/v1/models", headers=headers)).json()["data"]]
+            assert (free, listed) == (["auto", "echo", "lengths"], ["auto", "lengths"])
+            assert (await client.get("/v1/models/echo", headers=headers)).status_code == 404
+            refused = await client.post("/v1/chat/completions", json=chat(model="echo"), headers=headers)
+            assert code(refused) == (403, "model_not_allowed")
+            assert refused.json()["error"]["type"] == "permission_error"
+            unknown = await client.post("/v1/chat/completions", json=chat(model="ecko"), headers=headers)
+            assert code(unknown) == (404, "model_not_found")
+            assert "'echo'" not in unknown.text
+            auto = await client.post("/v1/chat/completions", json=chat(), headers=headers)
+            assert code(auto) == (403, "model_not_allowed")
+            body = {"model": "lengths", "input": "four"}
+            assert (await client.post("/v1/embeddings", json=body, headers=headers)).status_code == 200
+            dry = await client.post("/v1/mesh/route", json={"model": "echo", "prompt": "hi"}, headers=headers)
+            assert dry.json()["error"]["code"] == "model_not_allowed"
+            assert (await client.post("/v1/chat/completions", json=chat(model="echo"))).status_code == 200
+    assert keys.row("laptop")["requests"] == 7

@@ -54,7 +54,7 @@ class TestRequests:
     async def test_one_request_is_counted_in_everything(self) -> None:
         metrics = Metrics()
         metrics.requests.observe(account())
-        shown = Shown(metrics.render().decode())
+        shown = Shown((await metrics.render()).decode())
         kind = {"operation": "chat", "model": "echo"}
         assert shown("atmo_requests_total", **kind, outcome="answered") == 1
         assert shown("atmo_http_requests_total", method="POST", code="200") == 1
@@ -73,7 +73,7 @@ class TestRequests:
         metrics.requests.observe(account("made-up", node="", status=404, outcome="refused", first_byte_s=None))
         metrics.requests.observe(account(outcome=ABANDONED, first_byte_s=None))
         metrics.requests.observe(Account("GET", "/v1/models", status=200, outcome=ANSWERED))
-        shown = Shown(metrics.render().decode())
+        shown = Shown((await metrics.render()).decode())
         assert shown("atmo_requests_total", operation="chat", model="other", outcome="refused") == 1
         assert shown("atmo_requests_total", operation="chat", model="echo", outcome="abandoned") == 1
         assert shown("atmo_time_to_first_byte_seconds_count", operation="chat", model="echo") == 0
@@ -99,7 +99,7 @@ class TestRequests:
     async def test_a_failure_has_a_status(self) -> None:
         metrics = Metrics()
         metrics.requests.observe(account(status=502, outcome=FAILED))
-        assert Shown(metrics.render().decode())("atmo_http_requests_total", method="POST", code="502") == 1
+        assert Shown((await metrics.render()).decode())("atmo_http_requests_total", method="POST", code="502") == 1
 
 
 class TestStats:
@@ -119,15 +119,15 @@ class TestStats:
         assert "ok" not in text
         assert "name" not in text
 
-    def test_values_of_now_are_gauges(self) -> None:
+    async def test_values_of_now_are_gauges(self) -> None:
         metrics = Metrics(lambda: {"lan": LanStats(seen=3, mesh=2, dials=1)}, lambda: {"nodes": 4})
-        shown = Shown(metrics.render().decode())
+        shown = Shown((await metrics.render()).decode())
         assert (shown.families["atmo_lan_seen"].type, shown("atmo_lan_seen")) == ("gauge", 3)
         assert (shown.families["atmo_lan_dials"].type, shown("atmo_lan_dials_total")) == ("counter", 1)
         assert (shown.families["atmo_nodes"].type, shown("atmo_nodes")) == ("gauge", 4)
 
-    def test_the_process_and_the_build_are_shown(self) -> None:
-        shown = Shown(Metrics().render().decode())
+    async def test_the_process_and_the_build_are_shown(self) -> None:
+        shown = Shown((await Metrics().render()).decode())
         assert shown("process_resident_memory_bytes") > 0
         assert shown("process_cpu_seconds_total") > 0
         assert any(name == "atmo_build_info" and dict(labels)["version"] for name, labels in shown.samples)

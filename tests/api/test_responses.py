@@ -10,9 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from fastapi import FastAPI
 
 from atmo.api import responses
 from atmo.api.account import account_of
+from atmo.api.errors import add_handlers
 from atmo.api.responses import responses_routes
 from atmo.backends.base import Call, Encoded, Part
 from atmo.gateway.jsontext import dump
@@ -52,7 +54,7 @@ class Says(Echo):
         for delta in self.deltas:
             part = chunk(model, delta)
             part["choices"][0]["logprobs"] = LOGPROBS
-            yield Encoded(dump(part))
+            yield Encoded(dump(part), more=True)
         yield chunk(model, {}, self.finish)
         yield {
             "id": "x",
@@ -268,8 +270,9 @@ class TestKept:
     async def test_no_more_than_so_many(self) -> None:
         async with loop_net() as net:
             node = await net.add("alpha", Echo())
-            app = make_app(node)
-            app.router.routes[:0] = responses_routes(node.gateway, KeepConfig(responses=1)).routes
+            app = FastAPI()
+            app.include_router(responses_routes(node.gateway, KeepConfig(responses=1)))
+            add_handlers(app)
             async with in_process(app) as client:
                 ids = [(await client.post(URL, json={"input": "hi"})).json()["id"] for _ in range(2)]
                 found = [(await client.get(f"{URL}/{response_id}")).status_code for response_id in ids]

@@ -259,6 +259,28 @@ class TestLimits:
             assert socket.sent[-1]["code"] == 4408
             assert streams.open == 0
 
+    async def test_silence_is_broken_so_that_the_lost_are_noticed(self, autojump_clock: object) -> None:
+        async with loop_net() as net, trio.open_nursery() as nursery:
+            streams = Streams((await net.add("alpha")).gateway, EventHub())
+            socket = Held()
+            socket.reads.set()
+            nursery.start_soon(streams.serve, socket.socket)
+            await trio.sleep(2.5 * streams.config.alive_s)
+            assert [message.get("text") for message in socket.sent[1:]] == ['{"type":"alive"}'] * 2
+            nursery.cancel_scope.cancel()
+
+    async def test_pings_are_answered_between_messages_and_not_within(self) -> None:
+        async with loop_net() as net, streaming(await net.add("alpha", Endless())) as client:
+            await client.say(id="a", type="request", body=chat())
+            async with trio.open_nursery() as nursery:
+                await trio.sleep(0.3)  # by then a message is half on its way
+                for _ in range(5):
+                    nursery.start_soon(client.socket.ping)
+                await trio.sleep(0.1)
+                for _ in range(10_000):
+                    assert (await client.hear())["type"] in ("started", "chunk")
+                nursery.cancel_scope.cancel()
+
     async def test_who_reads_nothing_for_long_is_cut_off_and_its_work_stops(self, autojump_clock: object) -> None:
         async with loop_net() as net, trio.open_nursery() as nursery:
             alpha = await net.add("alpha", Endless())

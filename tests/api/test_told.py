@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,8 @@ def test_who_should_wait_is_told_how_long(status: int) -> None:
 @pytest.mark.parametrize("code", sorted(HOPELESS))
 def test_who_would_try_in_vain_is_told_not_to(code: str) -> None:
     assert retry_headers(RequestError(503, "no", code=code)) == {"x-should-retry": "false"}
+    later = retry_headers(RequestError(429, "no", code=code, retry_s=3_600.0))
+    assert later == {"x-should-retry": "false", "retry-after": "3600", "retry-after-ms": "3600000"}
 
 
 async def test_a_model_that_is_busy_and_one_that_is_not_there() -> None:
@@ -77,7 +80,7 @@ async def test_names_of_fields_make_no_headers() -> None:
         def ignored(self, call: Call) -> tuple[str, ...]:
             return tuple(call.body)
 
-    evil = {"a\r\nset-cookie: b": 1, "ü": 2}
+    evil: dict[str, Any] = {"a\r\nset-cookie: b": 1, "ü": 2}
     async with loop_net() as net, in_process(make_app(await net.add("alpha", Deaf()))) as client:
         answer = await client.post("/v1/chat/completions", json=chat(**evil))
     assert "set-cookie" not in answer.headers

@@ -60,8 +60,8 @@ async def _chat(reply: Reply) -> None:
         return
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     if body.get("tools"):
-        call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "add", "arguments": ""}}
-        deltas += [{"tool_calls": [call]}, {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]}]
+        first = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "add", "arguments": ""}}
+        deltas += [{"tool_calls": [first]}, {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]}]
     else:
         deltas += [{"content": "Three"}, {"content": " words"}, {"content": " back."}]
     chunks = [_chunk(body, delta, None) for delta in deltas]

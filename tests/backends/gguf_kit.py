@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
@@ -24,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from make_gguf import Shape, make
 
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -37,10 +39,17 @@ WEATHER = {
 }
 
 
+def _folder() -> Path:
+    """Returns a folder that is there until the tests end."""
+    path = mkdtemp(prefix="atmo-test-gguf-")
+    atexit.register(rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
 @cache
 def chat_file(template: str | None = None, context: int = 2_048) -> Path:
     """Returns a chat model; written once for all tests."""
-    path = Path(mkdtemp(prefix="atmo-test-gguf-")) / "tiny.gguf"
+    path = _folder() / "tiny.gguf"
     shape = Shape(context=context) if template is None else Shape(context=context, template=template)
     make(path, "chat", shape)
     return path
@@ -49,7 +58,7 @@ def chat_file(template: str | None = None, context: int = 2_048) -> Path:
 @cache
 def slow_file() -> Path:
     """Returns a chat model that takes half a minute to fill its context."""
-    path = Path(mkdtemp(prefix="atmo-test-gguf-")) / "slow.gguf"
+    path = _folder() / "slow.gguf"
     make(path, "chat", Shape(width=384, layers=8, half=True))
     return path
 
@@ -57,7 +66,7 @@ def slow_file() -> Path:
 @cache
 def embedder_file() -> Path:
     """Returns an embedding model."""
-    path = Path(mkdtemp(prefix="atmo-test-gguf-")) / "letters.gguf"
+    path = _folder() / "letters.gguf"
     make(path, "embedding")
     return path
 

@@ -80,6 +80,11 @@ def test_a_chat_model_loses_what_is_switched_off() -> None:
     told = Exposure(off=frozenset({"vision", "audio", "rag"})).told(SEEING)
     assert told == replace(SEEING, features=("tools",))
     assert Exposure(off=frozenset({"vision"})).told(LLAMA) is LLAMA
+    unknown = replace(LLAMA, features=("*",))
+    assert Exposure(off=frozenset({"rag"})).told(unknown) is unknown
+    told = Exposure(off=frozenset({"vision"})).told(unknown)
+    assert told is not None
+    assert (told.lacks({"tools", "audio"}), told.lacks({"vision"})) == ([], ["vision"])
 
 
 def test_hints() -> None:

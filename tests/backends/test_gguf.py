@@ -119,13 +119,14 @@ async def test_logprobs_several_answers_and_a_stop() -> None:
 
 
 async def test_completions_with_logprobs_in_their_own_shape() -> None:
-    body = {"prompt": "Once upon a time", "max_tokens": 6, "seed": 3, "logprobs": 2}
+    prompt = "Once upon a time"
+    body = {"prompt": prompt, "max_tokens": 6, "seed": 3, "logprobs": 2}
     async with lab() as here:
         whole = await here.ask(body, asked=COMPLETIONS)
         chunks = await here.stream(body, asked=COMPLETIONS)
     [choice] = whole["choices"]
     assert whole["object"] == "text_completion"
-    assert whole["usage"]["prompt_tokens"] == len(body["prompt"])
+    assert whole["usage"]["prompt_tokens"] == len(prompt)
     told = choice["logprobs"]
     assert "".join(told["tokens"]) == choice["text"]
     assert told["text_offset"] == [sum(map(len, told["tokens"][:at])) for at in range(len(told["tokens"]))]
@@ -133,7 +134,7 @@ async def test_completions_with_logprobs_in_their_own_shape() -> None:
     assert "".join(row["text"] for chunk in chunks for row in chunk["choices"]) == choice["text"]
     offsets = [at for c in chunks for row in c["choices"] if row["logprobs"] for at in row["logprobs"]["text_offset"]]
     assert offsets == told["text_offset"]
-    assert chunks[-1]["usage"]["prompt_tokens"] == len(body["prompt"])
+    assert chunks[-1]["usage"]["prompt_tokens"] == len(prompt)
 
 
 async def test_embeddings_of_texts_and_tokens() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
+from tempfile import mkdtemp
 from types import MappingProxyType
 
 import pytest
@@ -240,6 +243,23 @@ async def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         error = await refused(here)
         assert error.status == 504
         assert await gone(pid)
+
+
+def pid_of_the_past() -> int:
+    """Returns the id of a process that has ended."""
+    node = subprocess.Popen([sys.executable, "-c", ""])
+    node.wait()
+    return node.pid
+
+
+async def test_what_a_killed_node_left_is_swept_away() -> None:
+    left = Path(mkdtemp(prefix=f"atmo-gguf-{pid_of_the_past()}-"))
+    (left / "log.txt").write_text("x")
+    kept = Path(mkdtemp(prefix=f"atmo-gguf-{os.getpid()}-"))
+    async with lab():
+        assert not left.exists()
+        assert kept.exists()
+    kept.rmdir()
 
 
 async def test_the_process_has_no_network_and_no_files_but_its_own() -> None:

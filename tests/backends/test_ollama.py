@@ -146,6 +146,19 @@ async def test_a_minimal_row_is_enough(server: Server, backend: OllamaBackend) -
     assert [c.model for c in await backend.discover()] == ["m"]
 
 
+async def test_the_version_is_told_once(
+    server: Server, backend: OllamaBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server.json("/api/tags", {"models": [row("m")]})
+    server.json("/api/show", {})
+    await backend.discover()
+    server.json("/api/version", {"version": "0.13.1"})
+    for _ in range(2):
+        await backend.discover()
+    assert caplog.text.count("is version 0.13.1 and has 1 models") == 1
+
+
 async def test_absence_is_normal_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with serve() as server:

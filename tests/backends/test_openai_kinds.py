@@ -102,6 +102,18 @@ async def test_what_the_owner_says_a_server_does(server: Server) -> None:
     assert {(c.priority, c.latency_class, c.residency) for c in found} == {("low", "global", "EU")}
 
 
+async def test_of_another_atmosphere_node_only_what_is_its_own(server: Server) -> None:
+    rows = [
+        {"id": "auto", "object": "model", "owned_by": "atmosphere"},
+        {"id": "llama3", "owned_by": "kitchen", "nodes": ["kitchen"], "local": True, "operations": ["chat"]},
+        {"id": "iris", "owned_by": "kitchen", "nodes": ["kitchen"], "local": True, "operations": ["classify"]},
+        {"id": "base.en", "owned_by": "x", "nodes": ["kitchen"], "local": True, "operations": ["transcription"]},
+        {"id": "mine", "owned_by": "study", "nodes": ["study"], "local": False, "operations": ["chat"]},
+    ]
+    server.json("/v1/models", {"object": "list", "data": rows})
+    assert [(c.model, c.operation) for c in await offered(server)] == [("llama3", CHAT), ("base.en", TRANSCRIPTION)]
+
+
 async def test_all_kinds_of_models(server: Server) -> None:
     models(server, "openai", "dall-e-3", "tts-1", "davinci-002", "omni-moderation-latest")
     found = await offered(server)

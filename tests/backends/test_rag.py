@@ -49,7 +49,7 @@ class Model:
         self.asked: list[tuple[dict[str, Any], bool]] = []
         self.closed = 0
 
-    def __call__(self, body: dict[str, Any], stream: bool) -> AsyncGenerator[Object, None]:
+    def __call__(self, body: dict[str, Any], stream: bool, trace: str) -> AsyncGenerator[Object, None]:
         self.asked.append((body, stream))
         return self._answer()
 
@@ -136,7 +136,7 @@ async def test_quotes_with_sources_where_there_is_no_language_model(backend: Bac
 
 
 async def test_the_mesh_may_have_no_language_model_at_the_moment(backend: Backends) -> None:
-    assert "No language model is available" in await answer(backend(lambda body, stream: None))
+    assert "No language model is available" in await answer(backend(lambda body, stream, trace: None))
 
 
 async def test_says_that_nothing_was_found_and_asks_no_model(backend: Backends) -> None:

@@ -65,5 +65,5 @@ def test_a_client_that_leaves_stops_the_work_there(peer: NodeProcess, client: op
     stream = client.chat.completions.create(model=CHAT, messages=ASK, stream=True, extra_body=ENDLESS)
     with closing(stream):
         assert next(iter(stream)).choices
-        assert in_flight(peer) == 1
+        wait_for(lambda: in_flight(peer) == 1)
     wait_for(lambda: in_flight(peer) == 0)

@@ -272,7 +272,7 @@ class TestErrors:
         assert long.value.code == "context_length_exceeded"
 
 
-async def hold(url: str, nursery: trio.Nursery) -> None:
+def hold(url: str, nursery: trio.Nursery) -> None:
     """Holds one place of the peer until `nursery` is cancelled."""
 
     async def read() -> None:
@@ -306,7 +306,7 @@ async def test_a_full_peer_is_asked_again(peer: NodeProcess) -> None:
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as nursery:
             for _ in range(FULL):
-                await hold(peer.url, nursery)
+                hold(peer.url, nursery)
             with trio.fail_after(30):
                 while await trio.to_thread.run_sync(in_flight, peer) < FULL:
                     await trio.sleep(0.05)
@@ -323,7 +323,7 @@ class TestCancellation:
     def test_a_stream_that_is_closed_stops_the_work(self, peer: NodeProcess, client: openai.OpenAI) -> None:
         stream = client.chat.completions.create(model=CHAT, messages=ASK, stream=True, extra_body=ENDLESS)
         assert next(iter(stream)).choices
-        assert in_flight(peer) == 1
+        wait_for(lambda: in_flight(peer) == 1)
         stream.close()
         wait_for(lambda: in_flight(peer) == 0)
 

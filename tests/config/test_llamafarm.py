@@ -165,6 +165,8 @@ def test_it_is_the_weakest_source(tmp_path: Path) -> None:
         ({"mesh": {"join_code": 5}}, "mesh: join_code: is not a join code"),
         ({"discovery": {"http_port": 0}}, "discovery: http_port: '0' is not a port"),
         ({"discovery": {"advertise_address": "a b"}}, "advertise_address: 'a b' is neither an IP address"),
+        ({"discovery": {}}, ""),
+        ({"discovery": {"grpc_port": 50051}}, ""),
         ({"discovery": {"grpc_port": 99999}}, "discovery: grpc_port: '99999' is not a port"),
     ],
 )
@@ -188,6 +190,23 @@ def test_what_is_wrong_is_named(tmp_path: Path, said: dict[str, Any], problem: s
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, problem: str) -> None:
     (error,) = examine(tmp_path, write(tmp_path, text)).errors
     assert problem in str(error)
+
+
+def test_a_folder_of_nobody_is_told_of_once(tmp_path: Path) -> None:
+    (error,) = examine(tmp_path, {"LLAMAFARM_HOME": "~nobody-here/x"}).errors
+    assert str(error).startswith("LLAMAFARM_HOME: ~nobody-here/x: there is no such user")
+
+
+def test_a_file_that_nobody_may_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = write(tmp_path, block(mode="provider"))
+
+    def denied(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    errors = examine(tmp_path, environ).errors
+    assert len(errors) == 2
+    assert all("cannot be read: Permission denied" in str(error) for error in errors)
 
 
 def test_a_broken_file_can_be_left_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from atmo.api.limits import HttpLimits
 from atmo.config.settings import load_settings
 from atmo.errors import UserError
 from atmo.gateway.askers import BY_ROLE, NodeLimits
@@ -17,6 +18,14 @@ def loaded(home: Path, limits: Any) -> ServerConfig:
     """Returns what a node with these limits in its file does."""
     (home / "config.json").write_text(json.dumps({"role_limits": limits}))
     return server_config(load_settings(home, {}).role_limits)
+
+
+def test_the_rate_of_addresses(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, {})
+    assert settings.address_rate == HttpLimits().address_rate
+    assert not settings.limit_loopback
+    settings = load_settings(tmp_path, {"ATMO_ADDRESS_RATE": "2.5", "ATMO_LIMIT_LOOPBACK": "1"})
+    assert (settings.address_rate, settings.limit_loopback) == (2.5, True)
 
 
 def test_nothing_said(tmp_path: Path) -> None:
@@ -34,7 +43,7 @@ def test_roles_may_ask_more_or_less(tmp_path: Path) -> None:
         },
     )
     assert config.by_role["edge"] == NodeLimits(2, 5.0, 10.0)
-    assert config.by_role["gateway"] == NodeLimits(200, 500.0, 1_000.0)
+    assert config.by_role["gateway"] == NodeLimits(200, 5_000.0, 10_000.0)
     assert config.by_role["lab"] == NodeLimits(32, 1.0, 10.0)
     assert config.by_role["admin"] == BY_ROLE["admin"]
     assert config.everybody == NodeLimits(1, 0.5, 1.0)

@@ -109,6 +109,7 @@ def test_yaml_does_not_keep_the_last_of_two(tmp_path: Path) -> None:
         ({"cors": ["a.example"]}, "cors[0]: 'a.example' is not an http or https URL"),
         ({"cors": [f"https://a{number}.example" for number in range(65)]}, "cors: has 65 origins; at most 64"),
         ({"otel_endpoint": "collector"}, "otel_endpoint: 'collector' is not an http"),
+        ({"otel_endpoint": "ftp://me:pw@collector"}, "otel_endpoint: it is not an http or https URL"),
         ({"access_log": 5}, "access_log: is a number where true, false or a file belongs"),
         ({"discover": ["olama"]}, "discover: 'olama' is not known"),
         ({"llamafarm": 5}, "llamafarm: is a number where a text belongs"),
@@ -119,6 +120,7 @@ def test_yaml_does_not_keep_the_last_of_two(tmp_path: Path) -> None:
         ({"residency": "x" * 65}, "residency: has 65 characters"),
         ({"llamafarm_config": 5}, "llamafarm_config: is a number where a file or false belongs"),
         ({"bridge": {"ollama": 5}}, "bridge: ollama: is not a folder"),
+        ({"bridge": {"llamafarm": " "}}, "bridge: llamafarm: is not a folder"),
         ({"capabilities": {"models": {"hide_list": [5]}}}, "hide_list[0]: is a number where a text belongs"),
     ],
 )

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import trio
 
+from atmo.api.openapi import operations
 from tests.api.upstream import upstream
 from tests.e2e.processes import NodeProcess
 
@@ -40,9 +42,11 @@ async def test_every_line_works(tmp_path: Path) -> None:
         try:
             failed = [await run(lines, node, tmp_path) for lines in blocks()]
             described = await document(node)
+            examples = [await answered(node, described, *row, tmp_path) for row in operations(described)]
         finally:
-            await trio.to_thread.run_sync(node.kill)
+            node.kill()
     assert not [one for one in failed if one], "\n\n".join(one for one in failed if one)
+    assert sum(examples) > 25
     for path in described["paths"]:
         assert known(path), f"docs/API.md does not name {path}"
 
@@ -57,6 +61,30 @@ async def run(lines: str, node: NodeProcess, folder: Path) -> str:
     )
     said = (done.stdout[-500:] + done.stderr).decode(errors="replace")
     return f"{lines}{said}" if done.returncode else ""
+
+
+async def answered(
+    node: NodeProcess, described: Any, path: str, method: str, operation: dict[str, Any], folder: Path
+) -> bool:
+    """Sends the example of an operation; says whether its answer was JSON, which then is what the document says."""
+    line = operation["x-codeSamples"][0]["source"].replace(DEFAULT, node.info["http"])
+    command = ["bash", "-c", line]
+    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, cwd=folder)
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        return False
+    name = "Error" if "error" in answer and "success" not in answer and "id" not in answer else schema_of(operation)
+    schema = {"$ref": f"#/components/schemas/{name}", "components": described["components"]}
+    jsonschema.Draft202012Validator(schema).validate(answer)
+    assert name != "Error" or "RESPONSE_ID" in line or "JOIN_CODE" in line or "download" in line, f"{method} {path}"
+    return True
+
+
+def schema_of(operation: dict[str, Any]) -> str:
+    """Returns the name of the schema of an operation's answer in JSON, `Error` where it has none."""
+    content = operation["responses"]["200"]["content"].get("application/json", {})
+    return str(content.get("schema", {}).get("$ref", "Error")).rpartition("/")[2]
 
 
 async def document(node: NodeProcess) -> Any:

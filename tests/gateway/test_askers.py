@@ -22,7 +22,7 @@ def askers(most: int = 8, everybody: NodeLimits = NodeLimits(2, 1.0, 4), **roles
 def test_the_more_generous_of_several_roles_counts() -> None:
     some = askers(a=("edge", "gateway"), b=("gateway", "free"))
     assert some.limits(A) == NodeLimits(6, 10.0, 20)
-    assert some.limits(B) == NodeLimits(6, 0.0, 100.0)
+    assert some.limits(B) == NodeLimits(6, 0.0, 2_000.0)
     assert askers(a=("free",)).limits(A) == NodeLimits(1, 0.0), "a role may ask less than those without one"
     assert askers().limits(A) == NodeLimits(2, 1.0, 4)
     assert set(BY_ROLE) == {"admin", "gateway"}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from atmo.backends.base import as_object
 from atmo.errors import RequestError
+from atmo.gateway.asking import Asking
 from atmo.gateway.gateway import Company, Gateway, GatewayConfig
 from atmo.router.capability import CHAT, CLASSIFY, EMBEDDINGS, Capability
 from tests.gateway.world import (
@@ -220,7 +221,7 @@ class TestGenerate:
             alpha, _ = await net.add("alpha", Echo(docs)), await net.add("beta", Echo())
             assert alpha.gateway.ghostwriter.write(chat("how to install")) is None
             await net.nursery.start(alpha.gateway.run)
-            parts = alpha.gateway.ghostwriter.write(chat("how to install"), stream=True)
+            parts = alpha.gateway.ghostwriter.write(chat("how to install"), Asking(True))
             assert parts is not None
             assert [part["model"] async for part in parts] == ["echo"] * 5
 
@@ -229,7 +230,7 @@ class TestGenerate:
             alpha = await net.add("alpha", Failing(error=refused(500), after=1))
             await net.nursery.start(alpha.gateway.run)
             for stream in (True, False):
-                parts = alpha.gateway.ghostwriter.write(chat(), stream=stream)
+                parts = alpha.gateway.ghostwriter.write(chat(), Asking(stream))
                 assert parts is not None
                 with pytest.raises(RequestError, match=r"no|several"):
                     _ = [part async for part in parts]
@@ -239,7 +240,7 @@ class TestGenerate:
             backend = Failing(after=2)
             alpha = await net.add("alpha", backend)
             await net.nursery.start(alpha.gateway.run)
-            parts = alpha.gateway.ghostwriter.write(chat(), stream=True)
+            parts = alpha.gateway.ghostwriter.write(chat(), Asking(True))
             assert parts is not None
             await anext(parts)
             await parts.aclose()

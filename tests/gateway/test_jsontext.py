@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from atmo.errors import RequestError
 from atmo.gateway.jsontext import (
     MAX_DEPTH,
+    HUGE_BYTES,
     THREAD_BYTES,
     dump,
     parse_object_untrusted,
@@ -116,6 +117,21 @@ async def test_small_objects_are_not(value: dict[str, Any], monkeypatch: pytest.
     threads = Threads(monkeypatch)
     assert await read_object_untrusted(await write_object(value)) == value
     assert threads.used == 0
+
+
+async def test_many_huge_objects_are_read_two_at_a_time() -> None:
+    raw = await write_object({"a": "x" * HUGE_BYTES})
+    found: list[int] = []
+
+    async def read() -> None:
+        found.append(len((await read_object_untrusted(raw))["a"]))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(found) <= 2
+    assert found == [HUGE_BYTES] * 4
 
 
 async def test_errors_come_out_of_the_thread() -> None:

@@ -47,15 +47,16 @@ class Link:
     pool: BackendPool
     server: ExecuteServer
     failing: Failing
+    echo: Echo
 
     def ask(
-        self, capability: Capability, text: str = "abc", *, stream: bool = False
+        self, capability: Capability, text: str = "abc", *, stream: bool = False, trace: str = ""
     ) -> AbstractAsyncContextManager[RemoteParts]:
         offer = Offer(self.connection.node_id, "beta", capability, False, None, 0, "direct")
         body = json.dumps(chat(text)).encode()
         return open_remote(
             cast(MeshPort, Port(self.connection)),
-            Outgoing(offer, offer.capability.operation, body, stream, 20.0, "r", 20.0, "", lambda _head: None),
+            Outgoing(offer, offer.capability.operation, body, stream, 20.0, "r", 20.0, trace, lambda _head: None),
         )
 
     async def until_idle(self) -> None:
@@ -68,7 +69,8 @@ class Link:
 async def link() -> AsyncIterator[Link]:
     alpha, beta = Signer(b"a" * 32), Signer(b"b" * 32)
     failing = Failing(FAILING, after=2)
-    pool = BackendPool([failing, Echo(ECHO)])
+    echo = Echo(ECHO)
+    pool = BackendPool([failing, echo])
     server = ExecuteServer(pool)
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)
@@ -80,7 +82,7 @@ async def link() -> AsyncIterator[Link]:
 
             nursery.start_soon(accept)
             connection = await here.dial(there.local_address, beta.node_id, 5)
-            yield Link(connection, pool, server, failing)
+            yield Link(connection, pool, server, failing, echo)
             nursery.cancel_scope.cancel()
 
 
@@ -90,6 +92,15 @@ async def test_bodies_and_answers_of_any_size(size: int) -> None:
         (part,) = [as_object(part) async for part in parts]
     assert part["choices"][0]["message"]["content"] == "x" * size
     assert net.server.stats.served == 1
+
+
+async def test_a_trace_goes_with_the_request() -> None:
+    trace = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+    async with link() as net:
+        for given in (trace, "", "no trace", "00-" + "0" * 32):
+            async with net.ask(ECHO, trace=given) as parts:
+                assert [part async for part in parts]
+    assert [call.trace for call in net.echo.calls] == [trace, "", "", ""]
 
 
 @pytest.mark.parametrize("how", ["leave", "cancel"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from atmo.backends.exposure import Exposure, Listing
@@ -45,6 +47,22 @@ async def test_what_was_told_before_it_was_hidden_is_not_run() -> None:
         with pytest.raises(RequestError) as caught:
             await ask(other, "private")
         assert caught.value.code == "capability_gone"
+
+
+async def test_a_feature_that_was_told_before_it_was_hidden_is_not_used() -> None:
+    seeing = replace(OPEN, features=("vision",))
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    body = {"model": "open", "messages": [{"role": "user", "content": picture}]}
+    async with loop_net() as net:
+        owner = await net.add("owner", Echo(seeing))
+        other = await net.add("other")
+        async with other.gateway.execute(CHAT, body, ANYBODY) as execution:
+            assert execution.offer.node_name == "owner"
+        owner.gateway.server._terms = Terms(told=Exposure(off=frozenset({"vision"})).told)
+        with pytest.raises(RequestError) as caught:
+            async with other.gateway.execute(CHAT, body, ANYBODY):
+                pass
+        assert (caught.value.status, caught.value.code) == (400, "unsupported_feature")
 
 
 async def test_others_are_refused_who_may_not_ask() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from atmo.backends.base import Backend
 from atmo.backends.found import FoundBackend
 from atmo.config.settings import Settings, load_settings
 from atmo.config.values import HostPort, ServerSettings
+from atmo.errors import UserError
 from atmo.node.backends import server_backends
 
 
@@ -53,6 +56,13 @@ def test_a_server_is_offered_once() -> None:
         "openai:runtime",
         "ollama",
     ]
+
+
+def test_a_node_is_no_server_of_its_own() -> None:
+    itself = ServerSettings("me", "http://localhost:8765/v1")
+    with pytest.raises(UserError, match="is this node itself"):
+        server_backends(settings(http=HostPort("127.0.0.1", 8765), servers=(itself,)))
+    assert server_backends(settings(http=HostPort("127.0.0.1", 8766), servers=(itself,)))
 
 
 def test_the_nodes_own_ports_are_left_alone() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import pytest
 import trio
 
 from atmo.config.mode import MODES
-from atmo.config.settings import load_settings
+from atmo.config.settings import HostPort, Settings, load_settings
 from atmo.errors import UserError
-from atmo.node.offline import open_offline
+from atmo.node.offline import build_host, open_home, open_offline, open_services
 from atmo.node.running import NodeInfo, run_node
+from atmo.node.terms import open_transport
 from tests.config.codes import join_code
 
 QUIET = {
@@ -108,3 +109,22 @@ async def test_a_code_of_the_configuration_is_redeemed_at_the_start(tmp_path: Pa
             assert code not in json.dumps(await guest.control("GET", "config"))
         async with node(tmp_path / "guest", mesh={"join_code": code}) as guest:
             assert (await guest.control("GET", "status"))["mesh"]["name"] == "home", "it is a member, and stays one"
+
+
+@pytest.mark.parametrize("discoverable", [True, False])
+async def test_the_mesh_hears_of_hardware_only_where_the_node_is_to_be_discovered(
+    tmp_path: Path, discoverable: bool
+) -> None:
+    settings = Settings("n", http=HostPort("127.0.0.1", 0), listen=HostPort("127.0.0.1", 0), discoverable=discoverable)
+    with ExitStack() as stack:
+        opened = open_home(stack, tmp_path, 1)
+        async with open_transport(opened, settings) as (endpoint, tcp), trio.open_nursery() as nursery:
+            host = build_host(opened, settings, endpoint, nursery, tcp=tcp)
+            async with open_services(opened, settings, host) as services:
+                await services.mesh.create("home")
+                port = host.port
+                assert port is not None
+                told = port.peer.profile(opened.signer.node_id)
+                assert (bool(told.cpu_cores), bool(told.packages)) == (discoverable, discoverable)
+                assert [view.name for view in port.peer.nodes(port.now())] == ["n"]
+            nursery.cancel_scope.cancel()

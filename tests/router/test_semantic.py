@@ -44,6 +44,16 @@ def test_scores_are_the_nearest_of_a_capabilitys_texts() -> None:
     assert index.scores(3 * axis(1)) == {("d", "e"): pytest.approx(1.0), ("f",): pytest.approx(0.0)}
 
 
+def test_a_text_has_a_vector_once_it_was_added() -> None:
+    index = SemanticIndex(SMALL)
+    index.track(Offers([offer("a", description="d")]))
+    assert index.vector("d") is None
+    fill(index)
+    found = index.vector("d")
+    assert found is not None
+    assert np.allclose(np.linalg.norm(found), 1)
+
+
 def test_capabilities_without_vectors_have_no_score() -> None:
     index = SemanticIndex(SMALL)
     assert index.scores(axis(0)) == {}

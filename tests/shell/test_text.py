@@ -236,3 +236,20 @@ def test_what_is_special_about_a_version_is_told_in_words() -> None:
         "rivals": "sha256 5252525252 published by qt6uac4ve3, on a, b",
     }
     assert "deprecat" not in "".join(info_lines({**row, "deprecated": False}))
+
+
+@pytest.mark.parametrize(
+    ("model_format", "kind", "told"),
+    [
+        ("onnx", "classifier", "yes"),
+        ("safetensors", "llm", "no: no node of this version can run models of the format safetensors"),
+        ("gguf", "model", "no: no node of this version can run models of the type model"),
+        ("gguf", "llm", "no: pip install 'atmosphere-mesh[gguf]'"),
+    ],
+)
+def test_whether_a_model_runs_here_is_told(
+    model_format: str, kind: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atmo.backends.store.find_spec", lambda _name: None)
+    row = {"name": "m", "version": "1", "local": True, "format": model_format, "type": kind}
+    assert info_lines(row)[-1].split("  ")[-1] == told
