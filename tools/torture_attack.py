@@ -12,6 +12,8 @@ from pathlib import Path
 
 import trio
 
+from atmo.errors import leaf_error
+
 SERVED_S = 20.0
 """Within which a bystander has to be answered. Source: guess; an idle node takes milliseconds, but attackers, bystander
 and node share this machine's processors."""
@@ -141,11 +143,17 @@ async def attack(target: Target, how: Attack, amount: int) -> Seen:
     seen = Seen()
     before = target.rss_mib()
     seen.rss_mib = (before, before)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch, target, seen)
-        await how(target, seen, amount)
-        await _bystander(target, seen)
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, target, seen)
+            await how(target, seen, amount)
+            await _bystander(target, seen)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        error = leaf_error(group)
+        if isinstance(error, Broken):
+            raise error from None
+        raise
     most = seen.rss_mib[1]
     if most - before > GROWTH_MIB:
         raise Broken(f"the node grew from {before:.0f} to {most:.0f} MiB")

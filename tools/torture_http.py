@@ -12,7 +12,6 @@ from torture_attack import SERVED_S, Attack, Broken, Seen, Target, ask, request,
 
 CHAT = "/v1/chat/completions"
 
-_PAUSE_S = 0.05
 _PIECE = b"x" * 65_536
 _FILES_SPARE = 256
 
@@ -80,16 +79,17 @@ async def uploads(target: Target, seen: Seen, amount: int) -> None:
     """Clients that each hold a large body back at its last byte, together more than the node may hold."""
     body = b'{"model": "none", "messages": [{"role": "user", "content": "' + b"x" * (30 * 2**20) + b'"}]}'
     raw = request("POST", CHAT, body)
-    missing = amount
+    missing, all_there = amount, trio.Event()
 
     async def upload() -> None:
         nonlocal missing
         async with await target.connect() as stream:
             await send(stream, raw[:-1])
             missing -= 1
+            if not missing:
+                all_there.set()
             with trio.move_on_after(2 * SERVED_S):
-                while missing:
-                    await trio.sleep(_PAUSE_S)
+                await all_there.wait()
             await send(stream, raw[-1:])
             seen.statuses[await status_of(stream)] += 1
 

@@ -15,8 +15,6 @@ import trio
 from torture_attack import Broken, Target, attack
 from torture_http import ATTACKS
 
-from atmo.errors import leaf_error
-
 START_S = 60.0
 
 
@@ -65,8 +63,7 @@ def run(folder: Path, rounds: int) -> None:
                 began = time.monotonic()
                 try:
                     seen = trio.run(attack, target, how, amount)
-                except BaseExceptionGroup as group:
-                    error = leaf_error(group)
-                    raise Broken(f"{name}: {error}") from group
+                except Broken as error:
+                    raise Broken(f"{name}: {error}") from error
                 print(f"{number:>3} {name:<14}{time.monotonic() - began:>6.1f} s  {seen}", flush=True)
     print(f"\nThe node answered others all the time, in {rounds} rounds of {len(ATTACKS)} attacks.")

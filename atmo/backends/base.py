@@ -115,6 +115,10 @@ class Backend(Protocol):
         """Returns the fields of the request that change meaning and that this backend does not honour."""
         return ()
 
+    def loads(self) -> Sequence[Object]:
+        """Returns, for people, what of its models is loaded and what would have to be loaded first, if that is so."""
+        return ()
+
     async def aclose(self) -> None:
         """Lets go of what the backend holds open, at the end of the node; who inherits this holds nothing."""
         return

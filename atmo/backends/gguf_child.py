@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,10 @@ OOM_SCORE = "800"
 """Where memory runs out, the system ends this process rather than the node or what its owner does. Of 1,000."""
 
 
+LOG_S = 0.3
+"""llama.cpp writes its log in a thread of its own, a moment after it gave up. Source: guess; below 10 ms measured."""
+
+
 def main() -> None:
     """Loads the model that `request.json` names and serves it until the standard input ends."""
     folder = Path(sys.argv[1])
@@ -50,7 +55,7 @@ def main() -> None:
     try:
         server = _load(order["request"], folder)
     except (ImportError, RuntimeError, ValueError, MemoryError) as error:
-        log.exception("the model cannot be loaded")
+        time.sleep(LOG_S)
         report.write(json.dumps({"error": " ".join(str(error).split())[:300] or type(error).__name__}) + "\n")
         report.flush()
         os._exit(1)

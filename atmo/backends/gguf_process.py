@@ -201,7 +201,7 @@ class GgufProcess:
                 lines = file.read(8_192).decode("utf-8", "replace").splitlines()
         except OSError:
             return ""
-        said = [line.partition(" E ")[2] or line for line in lines if " E " in line or "error" in line.lower()]
+        said = [line.partition(" E ")[2] for line in lines if " E " in line]
         telling = [line for line in said if "error loading model" in line] or said
         text = " ".join(telling[0].split()) if telling else ""
         return text.replace(str(self.order.path), "the file").rpartition("error loading model: ")[2][:300]

@@ -78,14 +78,12 @@ class RunnersStats:
         loads: Processes that were started.
         ended_idle, ended_for_room: Processes that were ended because nobody asked, or others wanted the memory.
         died: Processes that ended by themselves.
-        load_ms: How long the last load took, until the model was ready.
     """
 
     loads: int = 0
     ended_idle: int = 0
     ended_for_room: int = 0
     died: int = 0
-    load_ms: int = 0
 
 
 class Runners:
@@ -99,6 +97,7 @@ class Runners:
 
     Attributes:
         stats: What happened since the start.
+        load_ms: How long the last load of each model took, until it was ready.
     """
 
     def __init__(
@@ -110,6 +109,7 @@ class Runners:
     ) -> None:
         self.config = config
         self.stats = RunnersStats()
+        self.load_ms: dict[FileKey, int] = {}
         self._machine = machine
         self._clock = clock
         self._changed = changed
@@ -218,7 +218,7 @@ class Runners:
             failure = error
         if failure is not None:
             raise await self._failed(key, runner, failure) from failure
-        self.stats.load_ms = int((self._clock() - began) * 1_000)
+        self.load_ms[key] = int((self._clock() - began) * 1_000)
         self._trouble.pop(key, None)
         self._changed()
 
@@ -280,6 +280,8 @@ class Runners:
                     await self._end(key)
         for key in set(self._trouble) - here:
             self._trouble.pop(key, None)
+        for key in set(self.load_ms) - here:
+            self.load_ms.pop(key, None)
 
     async def aclose(self) -> None:
         """Ends all processes."""

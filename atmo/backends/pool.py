@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from atmo.backends.base import Backend, Call, Head, Part
+from atmo.backends.base import Backend, Call, Head, Object, Part
 from atmo.backends.closing import close_parts
 from atmo.backends.exposure import Hints
 from atmo.errors import RequestError
@@ -75,11 +75,13 @@ class BackendState:
         name: Of the backend.
         state: `starting` before its first check has ended, `ready`, or `away` where that failed.
         capabilities: How many it offers.
+        models: Of those that have to be loaded, which are.
     """
 
     name: str
     state: str
     capabilities: int
+    models: tuple[Object, ...] = ()
 
 
 class BackendPool:
@@ -142,6 +144,7 @@ class BackendPool:
                 name,
                 "away" if slot.away else "ready" if slot.first.is_set() else "starting",
                 len(slot.capabilities),
+                tuple(slot.backend.loads()),
             )
             for name, slot in self._slots.items()
         ]

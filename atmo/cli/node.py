@@ -33,7 +33,7 @@ STOP_S = 1.9
 Its store survives that as it survives a power cut.
 """
 
-_QUIET_LOGGERS = ("atmo.api.http", "httpx", "httpcore", "hypercorn", "quic", "asyncio", "zeroconf")
+_QUIET_LOGGERS = ("atmo.api.http", "httpx", "httpcore", "quic", "asyncio", "zeroconf")
 
 
 def node(

@@ -52,6 +52,7 @@ def lines(response: httpx.Response) -> list[dict[str, Any]]:
 
 ROUTES = [
     ("GET", "/status"),
+    ("GET", "/config"),
     ("GET", "/mesh/nodes"),
     ("POST", "/mesh/create"),
     ("POST", "/mesh/invite"),

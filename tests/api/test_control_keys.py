@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 from fastapi import APIRouter, FastAPI, Request
 
 from atmo.api.control_body import BadRequestError, ControlRoute
@@ -19,6 +20,7 @@ def client(tmp_path: Path) -> httpx.AsyncClient:
     async def authorise(request: Request) -> None:
         if "authorization" not in request.headers:
             raise BadRequestError(401, "no")
+        await trio.lowlevel.checkpoint()
 
     router = APIRouter(route_class=ControlRoute)
     add_key_routes(router, authorise, KeyService(Database(tmp_path / "atmosphere.db")))

@@ -46,6 +46,7 @@ async def serving(**limits: Any) -> AsyncIterator[tuple[App, int]]:
     async with trio.open_nursery() as nursery:
         port: int = await nursery.start(partial(serve, app, "127.0.0.1", 0, limits=HttpLimits(**limits)))
         with trio.fail_after(WAIT_S):
+            await trio.lowlevel.checkpoint()
             yield app, port
         nursery.cancel_scope.cancel()
 

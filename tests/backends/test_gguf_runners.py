@@ -63,11 +63,11 @@ async def test_a_model_is_loaded_when_it_is_asked_and_ended_when_nobody_asks() -
     clock = Clock()
     async with lab(clock=clock) as here:
         assert not here.runners.loaded()
-        assert here.backend.status()[0]["loaded"] is False
+        assert here.backend.loads()[0]["loaded"] is False
         await here.ask(ONE)
         process = here.process
         folder = Path(process.socket).parent
-        [status] = here.backend.status()
+        [status] = here.backend.loads()
         assert (status["capability"], status["loaded"]) == ("gguf:tiny@1.0", True)
         assert status["need_bytes"] == process.order.plan.need_bytes
         assert process.resident_bytes() > 1_000_000
@@ -182,11 +182,13 @@ async def test_a_load_counts_as_waiting() -> None:
             call = Call(pool.capabilities()[0], {**ONE, "reasoning_effort": "low"}, begun=heads.append)
             parts = [as_object(part) async for part in pool.execute(call)]
             parts += [as_object(part) async for part in pool.execute(call)]
+            [state] = pool.states()
+            assert state.models[0]["load_ms"] in here.runners.load_ms.values()
             nursery.cancel_scope.cancel()
     assert len(parts) == 2
     cold, warm = heads
     assert cold.ignored == ("reasoning_effort",)
-    assert cold.queue_s * 1_000 >= here.runners.stats.load_ms > warm.queue_s * 1_000
+    assert cold.queue_s * 1_000 >= next(iter(here.runners.load_ms.values())) > warm.queue_s * 1_000
 
 
 def memory_of(models: int) -> tuple[int, Callable[[], int]]:

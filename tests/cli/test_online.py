@@ -96,9 +96,11 @@ def test_info(atmo: Atmo, node: ServedNode) -> None:
         "capabilities",
         "trained",
         "config",
+        "runs",
     ]
     assert fields[1].endswith("1.5 MB (1500000 bytes)")
-    assert fields[-1].endswith("depth: 3")
+    assert fields[-2].endswith("depth: 3")
+    assert fields[-1].split() == ["runs", "here", "yes"]
     assert (empty, header.split()[0], newest.split()[1], older.split()[1]) == ("", "NAME", "1.0.0", "0.9.0")
     assert atmo("model", "info", "far", "--nodes").out.splitlines()[1].split() == ["kitchen", "1.0.0,", "0.9.0"]
     assert len(atmo("model", "info", "far", "--versions").out.splitlines()) == 3

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from atmo.errors import RequestError
 from atmo.gateway.jsontext import (
-    MAX_DEPTH,
     HUGE_BYTES,
+    MAX_DEPTH,
     THREAD_BYTES,
     dump,
     parse_object_untrusted,

@@ -9,12 +9,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import hypercorn.trio
 import trio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from hypercorn.config import Config
 
+from atmo.api.server import serve
 from atmo.storage.home import Home
 from tests.api.faces import MemoryMesh, MemoryModels, MemorySide, memory_routes
 
@@ -95,15 +94,10 @@ def served(node: ServedNode) -> Iterator[ServedNode]:
     stop: list[Callable[[], None]] = []
 
     async def main() -> None:
-        config = Config()
-        config.bind = ["127.0.0.1:0"]
-        config.graceful_timeout = 0
-        config.errorlog = None
         token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                binds = await nursery.start(hypercorn.trio.serve, node.app, config)
-                node.url = str(binds[0])
+                node.url = f"http://127.0.0.1:{await nursery.start(serve, node.app, '127.0.0.1', 0)}"
                 stop.append(lambda: token.run_sync_soon(scope.cancel))
                 ready.set()
                 await trio.sleep_forever()
