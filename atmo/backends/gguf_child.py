@@ -38,7 +38,7 @@ OOM_SCORE = "800"
 
 
 LOG_S = 0.3
-"""llama.cpp writes its log in a thread of its own, a moment after it gave up. Source: guess; below 10 ms measured."""
+"""llama.cpp writes its log in a thread of its own, a moment after it gave up. Source: guess."""
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ import numpy as np
 from atmo.backends.base import Object
 
 MAX_MESSAGE_CHARS = 500
+MAX_INDEX = 65_536
+"""Of choices and vectors; a larger one is not believed, as what is kept of an answer is kept by index. Source: guess."""
+
+MAX_TOOL_CALLS = 1_024
+"""Of one choice of a stream. Source: guess; OpenAI takes 128 tools."""
 
 
 class BadAnswer(ValueError):
@@ -142,7 +148,7 @@ class ChunkStream:
         self._request_id = request_id
         self._wants_usage = wants_usage
         self._head: Object = {}
-        self._tools: dict[tuple[int, str], int] = {}
+        self._tools: dict[int, _ToolCalls] = {}
         self._seen: set[int] = set()
         self._open: set[int] = {0}
         self._reasons: dict[int, str] = {}
@@ -223,21 +229,42 @@ class ChunkStream:
         piece an id."""
         if not isinstance(tool, Mapping):
             raise BadAnswer("sent a tool call that is not an object")
-        known = [number for (of, _), number in self._tools.items() if of == choice]
-        given = tool.get("index")
-        if type(given) is not int:
-            if not tool.get("id") and place == 0 and known:
-                return dict(tool) | {"index": known[-1]}
-            given = self._tools.get((choice, str(tool.get("id") or f"#{place}")), len(known))
-        if given in known:
+        calls = self._tools.setdefault(choice, _ToolCalls())
+        named, given = tool.get("id"), tool.get("index")
+        if type(given) is not int or not 0 <= given < MAX_TOOL_CALLS:
+            if not named and place == 0 and calls.numbers:
+                return dict(tool) | {"index": calls.last}
+            given = calls.names.get(str(named or f"#{place}"), len(calls.numbers))
+        if given in calls.numbers:
             return dict(tool) | {"index": given}
-        named = tool.get("id")
-        self._tools[choice, str(named or f"#{given}")] = given
+        calls.add(str(named or f"#{given}"), given)
         head = {
             "id": named if isinstance(named, str) and named else f"call_{uuid.uuid4().hex[:24]}",
             "type": "function",
         }
         return {**dict(tool), **head, "index": given} if "custom" not in tool else dict(tool) | {"index": given}
+
+
+@dataclass(slots=True)
+class _ToolCalls:
+    """The tool calls of one choice so far, whose pieces come one after the other.
+
+    Attributes:
+        numbers: Their indexes.
+        names: The same by id, or by place where a server gives no ids.
+        last: The newest one.
+    """
+
+    numbers: set[int] = field(default_factory=set)
+    names: dict[str, int] = field(default_factory=dict)
+    last: int = 0
+
+    def add(self, name: str, number: int) -> None:
+        """Notes a new one."""
+        if len(self.numbers) >= MAX_TOOL_CALLS:
+            raise BadAnswer(f"called more than {MAX_TOOL_CALLS} tools")
+        self.numbers.add(number)
+        self.names[name] = self.last = number
 
 
 def chunks_of(body: Object, wants_usage: bool) -> list[Object]:
@@ -322,7 +349,7 @@ def input_count(body: Mapping[str, Any]) -> int:
 def index_of(row: Mapping[str, Any], position: int) -> int:
     """Returns the index that a row says it has, else its position."""
     index = row.get("index")
-    return index if isinstance(index, int) and not isinstance(index, bool) and index >= 0 else position
+    return index if type(index) is int and 0 <= index < MAX_INDEX else position
 
 
 def answer_head(body: Mapping[str, Any], kind: str, model: str, request_id: str) -> Object:
@@ -331,7 +358,7 @@ def answer_head(body: Mapping[str, Any], kind: str, model: str, request_id: str)
     head: Object = {
         "id": own_id if isinstance(own_id, str) and own_id else request_id or f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
-        "created": created if isinstance(created, int) else int(time.time()),
+        "created": created if type(created) is int and 0 <= created < 2**53 else int(time.time()),
         "model": model,
     }
     fingerprint = body.get("system_fingerprint")

@@ -67,7 +67,7 @@ class SseParser:
             return "\n".join(data) if data else None
         name, _, value = line.partition(b":")
         if name == b"data":
-            self._size += len(value)
+            self._size += len(line)  # empty ones take room, too
             if len(line) > self._line_bytes:
                 raise SseError(f"a line is longer than {self._line_bytes} bytes")
             if self._size > self._event_bytes:
