@@ -15,6 +15,8 @@ from atmo.gateway.tracing import traceparent_untrusted
 
 _SCOPE_KEY = "atmo.account"
 _ID_BYTES = 12
+MAX_TOKENS = 10**9
+"""Of one request; who tells of more is not believed. Source: guess, a thousand times the longest context."""
 
 ANSWERED, FAILED, REFUSED, ABANDONED = "answered", "failed", "refused", "abandoned"
 """Outcomes: a status below 400; an answer that broke off, or 500 and more; another status; the client left."""
@@ -131,4 +133,4 @@ def open_account(scope: Scope) -> Account:
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else 0

@@ -23,6 +23,7 @@ from atmo.router.capability import (
     TRANSCRIPTION,
     VISION,
 )
+from atmo.wire import limits
 
 MAX_CONTEXT = 2**31
 MAX_ROWS = 4_096
@@ -71,7 +72,7 @@ def rows_of(body: Any) -> list[Mapping[str, Any]]:
     named: dict[str, Mapping[str, Any]] = {}
     for row in rows[:MAX_ROWS]:
         name = row.get("id") if isinstance(row, Mapping) else None
-        if isinstance(name, str) and name:
+        if isinstance(name, str) and 0 < len(name) <= limits.NAME_CHARS:
             named.setdefault(name, row)
     return list(named.values())
 

@@ -40,6 +40,7 @@ CONCURRENCY = 4
 """Source: Ollama's default for OLLAMA_NUM_PARALLEL before it became automatic; it queues what is beyond."""
 
 MAX_MODELS = 200
+MAX_ROWS = 4_096
 SHOWN_AT_ONCE = 4
 KEPT_FACTS = 1_024
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -226,18 +227,22 @@ class _Lines:
 
 
 def _rows(body: Any) -> list[Mapping[str, Any]] | None:
-    """Returns the models of an `/api/tags` answer, or None where it is none."""
+    """Returns the models of an `/api/tags` answer, each name once, or None where it is none."""
     models = body.get("models") if isinstance(body, Mapping) else None
     if models is None and isinstance(body, Mapping) and "models" in body:
         models = []
     if not isinstance(models, list):
         return None
-    rows = [row for row in models if isinstance(row, Mapping) and isinstance(row.get("name"), str) and row["name"]]
-    return rows[:MAX_MODELS]
+    named: dict[str, Mapping[str, Any]] = {}
+    for row in models[:MAX_ROWS]:
+        name = row.get("name") if isinstance(row, Mapping) else None
+        if isinstance(name, str) and 0 < len(name) <= limits.NAME_CHARS:
+            named.setdefault(name, row)
+    return list(named.values())[:MAX_MODELS]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str]:
-    return (str(row["name"]), str(row.get("digest", "")))
+    return (str(row["name"]), _short(row.get("digest")))
 
 
 def _facts_of_row(row: Mapping[str, Any]) -> ModelFacts:

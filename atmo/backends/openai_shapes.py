@@ -21,7 +21,7 @@ from atmo.backends.base import Object
 
 MAX_MESSAGE_CHARS = 500
 MAX_INDEX = 65_536
-"""Of choices and vectors; a larger one is not believed, as what is kept of an answer is kept by index. Source: guess."""
+"""Of choices and vectors; no larger one is believed, as what is kept of an answer is kept by index. Source: guess."""
 
 MAX_TOOL_CALLS = 1_024
 """Of one choice of a stream. Source: guess; OpenAI takes 128 tools."""

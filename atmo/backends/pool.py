@@ -16,7 +16,7 @@ from atmo.backends.closing import close_parts
 from atmo.backends.exposure import Hints
 from atmo.errors import RequestError
 from atmo.identity import NodeId
-from atmo.router.capability import Capability
+from atmo.router.capability import Capability, tellable
 
 log = logging.getLogger(__name__)
 
@@ -307,8 +307,11 @@ class BackendPool:
         if len(found) > self._config.max_capabilities:
             log.warning("backend %s offers %d capabilities, the first %d count", name, len(found), self._most)
             found = found[: self._most]
-        found = tuple(map(self._hints.on, found))
+        told = tuple(one for one in map(tellable, found) if one is not None)
+        unfit, found = len(found) - len(told), tuple(map(self._hints.on, told))
         if found != slot.capabilities:
+            if unfit:
+                log.warning("backend %s offers %d capabilities with names that cannot be printed", name, unfit)
             slot.capabilities = found
             self._rebuild()
 

@@ -32,6 +32,10 @@ from atmo.wire import limits
 MAX_LIST_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 _DONE = "[DONE]"
+_MASK = "***"
+_TELLING_CHARS = 8
+"""Of a key's beginning, which tell something of it; makers put up to seven before it, such as `sk-proj`."""
+
 _CLOSE_S, _DRAIN_S = 1.0, 0.2
 
 Headers = Callable[[], Awaitable[Mapping[str, str]]]
@@ -221,10 +225,10 @@ class Upstream:
         raise self._status_error(response.status, data)
 
     def _status_error(self, status: int, data: bytes) -> RequestError:
-        message, code, param = error_of(data)
-        secret = self._secret()
-        if secret:
-            message = message.replace(secret, "***")
+        secret = self._secret().encode()
+        # Before the message is cut, which would leave a part of the key.
+        told = error_of(data.replace(secret, _MASK.encode()) if secret else data)
+        message, code, param = (self._masked(text or "") or None for text in told)
         said = f": {message}" if message else ""
         if status in (401, 403):
             text = (
@@ -250,7 +254,17 @@ class Upstream:
     def failed(self, error: Exception) -> RequestError:
         """Returns what a client reads when the server was not reached, broke off or answered nonsense."""
         status, code = (504, "upstream_late") if isinstance(error, Late) else (502, "upstream_failed")
-        return RequestError(status, f"{self.label} {error}.", kind="server_error", code=code)
+        return RequestError(status, f"{self.label} {self._masked(str(error))}.", kind="server_error", code=code)
+
+    def _masked(self, text: str) -> str:
+        """Returns a text without the key, and without the beginning of one where it was cut."""
+        secret = self._secret()
+        if not secret or not text:
+            return text
+        text = text.replace(secret, _MASK)
+        least = min(_TELLING_CHARS, len(secret))
+        cut = next((size for size in range(len(secret) - 1, least - 1, -1) if text.endswith(secret[:size])), 0)
+        return text[: len(text) - cut] + _MASK if cut else text
 
 
 class _StreamReader:

@@ -139,7 +139,9 @@ def _serve(home: Path, settings: Settings) -> None:
     import trio
 
     from atmo.backends.embedder import Embedder
+    from atmo.node.memory import share_one_heap
 
+    share_one_heap()
     embedder = Embedder()
     threading.Thread(target=embedder.load, daemon=True).start()  # while the rest is imported
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from atmo.wire import limits
@@ -41,10 +42,16 @@ FEATURES = (COMPLETIONS, VISION, AUDIO, TOOLS, JSON_SCHEMA, ANY_FEATURE)
 """What a chat model may do beyond text to text; `completions` means that it continues a text as it stands, too."""
 
 FEATURES_MOST = 16
+COST_MOST, SIZE_B_MOST = 1_000_000, 100_000
+"""Of a thousand tokens in US dollars, and of billions of parameters. Source: guess; what is more is a mistake or a lie."""
+
 LATENCY_CLASSES = ("local", "regional", "global")
 PRIORITIES = ("low", "normal", "high")
 
 Name = Annotated[str, Most(limits.NAME_CHARS)]
+
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+"""What no terminal, log and header should get, and halves of surrogate pairs, which no encoding takes."""
 
 CapabilityKey = tuple[str, ...]
 """The texts by which requests are compared with a capability: its description, then its examples."""
@@ -82,10 +89,10 @@ class Capability:
     examples: Annotated[tuple[Annotated[str, Most(512)], ...], Most(32)] = ()
     general: bool = False
     concurrency: int = 1
-    cost_per_1k: float = 0.0
+    cost_per_1k: Annotated[float, Most(COST_MOST)] = 0.0
     backend: Name = ""
     features: Annotated[tuple[Name, ...], Most(FEATURES_MOST)] = ()
-    size_b: float = 0.0
+    size_b: Annotated[float, Most(SIZE_B_MOST)] = 0.0
     context: int = 0
     device: Name = ""
     latency_class: Name = ""
@@ -109,3 +116,17 @@ def key_of(capability: Capability) -> CapabilityKey:
     if capability.description:
         return (capability.description, *capability.examples)
     return capability.examples or (capability.model,)
+
+
+def tellable(capability: Capability) -> Capability | None:
+    """Returns a capability with texts that can be told to anybody; None where its names are not printable.
+
+    Backends take names and texts from servers and files, which may hold anything.
+    """
+    if not f"{capability.id}{capability.model}{capability.version}".isprintable():
+        return None
+    texts = (capability.description, *capability.examples)
+    if not any(map(_UNFIT.search, texts)):
+        return capability
+    description, *examples = (_UNFIT.sub(" ", text) for text in texts)
+    return replace(capability, description=description, examples=tuple(examples))

@@ -1,8 +1,8 @@
 """Frozen dataclasses to and from CBOR maps, with every field checked.
 
 A field's annotation is its schema: `int`, `str`, `bytes`, `bool`, `float`, `NodeId`, `tuple[X, ...]`, `dict[str, X]`,
-`X | None`, `Any` and nested dataclasses; `Annotated[X, Most(n)]` bounds a length (or an int).
-An `int` is never negative. Unknown keys are ignored, so that a newer peer may say more; a field with a default may be
+`X | None`, `Any` and nested dataclasses; `Annotated[X, Most(n)]` bounds a length (or a number).
+An `int` is never negative, nor is a `float` that is bounded. Unknown keys are ignored, so that a newer peer may say more; a field with a default may be
 absent.
 """
 
@@ -34,7 +34,7 @@ _DICT_MOST = 256
 
 @dataclass(frozen=True, slots=True)
 class Most:
-    """The largest length of a string, byte string, tuple or map, or the largest value of an int."""
+    """The largest length of a string, byte string, tuple or map, or the largest value of a number."""
 
     limit: int
 
@@ -137,6 +137,8 @@ def _scalar_reader(hint: Any, most: int | None) -> Reader:
         return _int_reader(_INT_MOST if most is None else most)
     if hint is str:
         return _string_reader(str, _TEXT_MOST if most is None else most)
+    if hint is float and most is not None:
+        return _float_reader(most)
     if hint is bytes:
         return _string_reader(bytes, _BYTES_MOST if most is None else most)
     readers: dict[Any, Reader] = {NodeId: _read_node, float: _read_float, bool: _read_bool, Any: _read_any}
@@ -167,6 +169,15 @@ def _read_float(value: Any, where: str) -> float:
     if type(value) not in (int, float) or value != value or abs(value) > 1e300:
         raise WireError(f"{where} is not a finite number")
     return float(value)
+
+
+def _float_reader(most: int) -> Reader:
+    def read(value: Any, where: str) -> float:
+        if type(value) not in (int, float) or not 0 <= value <= most:
+            raise WireError(f"{where} is not a number from 0 to {most}")
+        return float(value)
+
+    return read
 
 
 def _read_bool(value: Any, where: str) -> bool:

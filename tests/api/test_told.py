@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from atmo.api.account import Account
 from atmo.api.errors import HOPELESS, ROUTES, retry_headers
-from atmo.backends.base import Call
+from atmo.backends.base import Call, Part
 from atmo.backends.embedder import Embedder
 from atmo.backends.embeddings import EmbeddingsBackend
 from atmo.backends.rag import RagBackend, RagProject
 from atmo.errors import RequestError
+from atmo.router.capability import CHAT, Capability
 from tests.api.face import in_process, make_app
 from tests.gateway.world import Echo, Failing, chat, loop_net, refused
 
@@ -85,3 +88,27 @@ async def test_names_of_fields_make_no_headers() -> None:
         answer = await client.post("/v1/chat/completions", json=chat(**evil))
     assert "set-cookie" not in answer.headers
     assert "a??set-cookie: b, ?" in answer.headers["x-atmosphere-warning"]
+
+
+@pytest.mark.parametrize("count", [10**400, 2**64, 1.5, -1, True])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_counts_that_nobody_can_mean_are_not_counted(count: Any, stream: bool) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
+
+    class Liar(Echo):
+        async def answer(self, call: Call) -> AsyncGenerator[Part, None]:
+            async for part in super().answer(call):
+                yield {**part, "usage": usage} if not call.stream else part
+            if call.stream:
+                yield {"choices": [], "usage": usage}
+
+    seen: list[Account] = []
+    priced = Capability("echo:echo", CHAT, "echo", general=True, cost_per_1k=0.5)
+    async with loop_net() as net:
+        app = make_app(await net.add("alpha", Liar(priced)), observers=(seen.append,))
+        async with in_process(app) as client:
+            answer = await client.post("/v1/chat/completions", json=chat(stream=stream))
+            metrics = await client.get("/metrics")
+    assert answer.status_code == metrics.status_code == 200
+    assert "error" not in answer.text
+    assert [(one.prompt_tokens, one.completion_tokens, one.cost) for one in seen[:1]] == [(0, 0, 0.0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from atmo.backends.llm_capabilities import Terms, capabilities_of
 from atmo.backends.llm_names import ModelFacts
 from atmo.backends.model_rows import facts_of, props_facts, rows_of
 from atmo.backends.ollama_native import NativeAnswer
-from atmo.backends.openai_shapes import BadAnswer
+from atmo.backends.openai_shapes import BadAnswer, ChunkStream
 from atmo.backends.text_shapes import TextStream, text_completion
 
 WORDS = (
@@ -75,3 +76,30 @@ def test_answers_of_ollama_and_completions(values: list[Any], chat: bool) -> Non
                 continue
     answer.usage_chunk()
     stream.ending()
+
+
+def test_a_flood_of_tool_calls_is_refused_at_once() -> None:
+    stream = ChunkStream("m", "r", wants_usage=False)
+    flood = {"choices": [{"index": 0, "delta": {"tool_calls": [{} for _ in range(250_000)]}}]}
+    with pytest.raises(BadAnswer, match="more than 1024 tools"):
+        stream.chunk(flood)
+    pieces = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {}}] * 250_000}}]}
+    assert ChunkStream("m", "r", wants_usage=False).chunk(pieces) is not None
+
+
+def test_numbers_that_nobody_can_mean_are_not_believed() -> None:
+    stream = ChunkStream("m", "r", wants_usage=False)
+    for index in (10**400, 10**9, -1, True, 2.0, None):
+        part = stream.chunk({"created": 10**400, "choices": [{"index": index, "delta": {"content": "a"}}]})
+        assert part is not None
+        assert part["choices"][0]["index"] == 0
+        assert part["created"] < 2**53
+    called = stream.chunk({"choices": [{"delta": {"tool_calls": [{"index": 10**400, "id": "a", "function": {}}]}}]})
+    assert called is not None
+    assert called["choices"][0]["delta"]["tool_calls"][0]["index"] == 0
+    (last,) = stream.ending()
+    assert len(last["choices"]) == 1
+
+
+def test_names_that_are_too_long_are_not_looked_at() -> None:
+    assert rows_of({"data": [{"id": "x" * 4_000_000}, {"id": "m"}]}) == [{"id": "m"}]

@@ -307,3 +307,14 @@ async def test_completions_and_what_is_mended_on_the_way(server: Server, backend
     server.json("/v1/images/generations", {"data": [{"b64_json": "AA"}]})
     (answer,) = await parts_of(backend, Call(replace(CHATTER, operation=IMAGES), {"prompt": "x"}))
     assert answer["data"] == [{"b64_json": "AA"}]
+
+
+async def test_a_server_whose_models_change_all_the_time_takes_little_room(
+    server: Server, backend: OllamaBackend
+) -> None:
+    for number in range(3):
+        rows = [row("a", str(number) * 1_000_000), row("a"), row("x" * 1_000_000)]
+        server.json("/api/tags", {"models": rows})
+        shows(server, {"a": SHOWN})
+        assert [capability.model for capability in await backend.discover()] == ["a"]
+    assert sum(len(name) + len(digest) for name, digest in backend._facts) < 1_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 
+import pytest
 import trio
 import trio.testing
 
@@ -61,3 +62,15 @@ async def test_who_waits_is_counted(autojump_clock: object) -> None:
         assert (pool.in_flight, pool.waiting) == (3, 2)
         nursery.cancel_scope.cancel()
     assert (pool.in_flight, pool.waiting) == (0, 0)
+
+
+async def test_names_that_cannot_be_printed_are_left_out(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trio.open_nursery() as nursery:
+        evil = Echo(*(Capability(name, "chat", name) for name in ("good", "bad\ud800", "bad\r\nx: 1")), name="evil")
+        pool = BackendPool([evil])
+        await nursery.start(pool.run)
+        assert [capability.model for capability in pool.capabilities()] == ["good"]
+        assert caplog.text.count("2 capabilities with names that cannot be printed") == 1
+        nursery.cancel_scope.cancel()

@@ -41,6 +41,8 @@ def test_limits() -> None:
         parse(b"data: 123456789\n", line=10)
     with pytest.raises(SseError, match="event is longer than 8 bytes"):
         parse(b"data: 1\n" * 9, event=8)
+    with pytest.raises(SseError, match="event is longer than 100 bytes"):
+        parse(b"data:\n" * 90, event=100)
 
 
 @given(st.lists(st.binary(max_size=20), max_size=8))

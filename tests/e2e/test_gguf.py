@@ -51,10 +51,9 @@ def test_a_model_is_imported_asked_and_reached_through_the_mesh(tmp_path: Path) 
         assert children(anna.info["pid"]) == [child]
         assert not children(ben.info["pid"])
         assert here.completions.create(model="tiny", prompt="Once", max_tokens=3).usage is not None
+        messages[0]["content"] = "a" * 30_000
         with pytest.raises(openai.BadRequestError, match="maximum context length") as caught:
-            there.chat.completions.create(
-                model="tiny", messages=messages[:0] + [{"role": "user", "content": "a" * 30_000}]
-            )
+            there.chat.completions.create(model="tiny", messages=messages)
         assert caught.value.code == "context_length_exceeded"
         assert "yes" in anna.atmo("model", "list")
         anna.stop()

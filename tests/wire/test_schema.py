@@ -157,6 +157,24 @@ def test_an_integer_is_welcome_where_a_float_is() -> None:
     assert type(weight) is float
 
 
+@dataclass(frozen=True, slots=True)
+class Price:
+    dollars: Annotated[float, Most(100)] = 0.0
+
+
+@pytest.mark.parametrize("dollars", [0, 0.5, 100, 100.0])
+def test_a_bounded_float(dollars: float) -> None:
+    found = from_wire_untrusted(Price, {"dollars": dollars}).dollars
+    assert found == dollars
+    assert type(found) is float
+
+
+@pytest.mark.parametrize("dollars", [-0.01, 100.01, 1e300, math.nan, math.inf, True, "1"])
+def test_a_bounded_float_is_neither_negative_nor_beyond(dollars: Any) -> None:
+    with pytest.raises(WireError, match="Price.dollars is not a number from 0 to 100"):
+        from_wire_untrusted(Price, {"dollars": dollars})
+
+
 def test_a_name_in_the_error_says_where() -> None:
     with pytest.raises(WireError, match="hello is not a map"):
         from_wire_untrusted(Inner, 1, "hello")

@@ -50,7 +50,7 @@ class Size:
     paced: int = 10
     idle: int = 1_000
     starts: int = 5
-    settle_s: float = 5.0
+    settle_s: float = 12.0
     first: int = 4_000
     last: int = 20_000
 

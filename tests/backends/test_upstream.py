@@ -1,0 +1,61 @@
+"""What is told of a server that failed: never its key, wherever and in what pieces the server echoes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from atmo.backends.base import Call
+from atmo.backends.openai import OpenAIBackend, OpenAIServer
+from atmo.backends.openai_shapes import MAX_MESSAGE_CHARS
+from atmo.errors import RequestError
+from atmo.router.capability import CHAT, Capability
+from tests.backends.fake_server import Server, serve
+
+KEY = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"
+CHAT_PATH = "/v1/chat/completions"
+CHATTER = Capability(id="openai:lab:m", operation=CHAT, model="m")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serve() as server:
+        yield server
+
+
+async def failure(server: Server, *, stream: bool = False) -> RequestError:
+    backend = OpenAIBackend(OpenAIServer("lab", server.url, key_env="K"), environ={"K": KEY})
+    call = Call(CHATTER, {"messages": []}, stream, "r")
+    with pytest.raises(RequestError) as caught:
+        async with aclosing(backend.execute(call)) as parts:
+            assert [part async for part in parts] == []
+    await backend.aclose()
+    return caught.value
+
+
+async def test_a_key_in_every_field_of_an_error(server: Server) -> None:
+    error = {"message": f"bad key {KEY}!", "code": KEY, "param": f"header {KEY}"}
+    server.json(CHAT_PATH, {"error": error}, 400)
+    failed = await failure(server)
+    assert failed.message.endswith("bad key ***!")
+    assert (failed.code, failed.param) == ("***", "header ***")
+
+
+@pytest.mark.parametrize("shown", range(8, len(KEY) + 1, 6))
+async def test_a_key_that_is_cut_at_the_end_of_a_message(server: Server, shown: int) -> None:
+    server.json(CHAT_PATH, {"error": {"message": "x" * (MAX_MESSAGE_CHARS - shown) + KEY}}, 400)
+    failed = await failure(server)
+    assert KEY[:8] not in failed.message
+    assert "x***" in failed.message
+
+
+@pytest.mark.parametrize("shown", [len(KEY), 20, 8])
+async def test_a_key_in_the_middle_of_a_stream(server: Server, shown: int) -> None:
+    message = "x" * (MAX_MESSAGE_CHARS - shown) + KEY
+    server.sse(CHAT_PATH, f"data: {json.dumps({'error': {'message': message}})}\n\n".encode())
+    failed = await failure(server, stream=True)
+    assert KEY[:8] not in failed.message
+    assert failed.message.endswith("x***.")
