@@ -28,7 +28,7 @@ Job = Callable[[Report], Awaitable[dict[str, Any]]]
 def error_body(error: UserError | RemoteError) -> dict[str, Any]:
     """Returns the body by which the control routes tell an error."""
     if isinstance(error, UserError):
-        about = {"about": dict(error.about)} if error.code else {}
+        about: dict[str, Any] = {"about": dict(error.about)} if error.code else {}
         return error_told(error.message, error.hint, code=error.code or None, **about)
     return error_told(str(error), kind="api_error")
 

@@ -46,14 +46,15 @@ class ServerBackend(Backend):
     Args:
         name: Of the backend.
         recheck_s: Seconds between checks.
-        expected: It is somebody's wish that the server is there: its absence is a warning.
+        expected: It is somebody's wish that the server is there: its absence is a warning. That of one that was never
+            there is no news.
     """
 
     def __init__(self, name: str, recheck_s: float, *, expected: bool) -> None:
         self.name = name
         self.recheck_s = recheck_s
         self._trouble = ""
-        self._level = logging.WARNING if expected else logging.INFO
+        self._level = logging.WARNING if expected else logging.DEBUG
         self._doubts: dict[str, None] = {}
 
     async def models(self) -> Sequence[Capability]:
@@ -76,6 +77,7 @@ class ServerBackend(Backend):
             self.note(str(error))
             return []
         self._trouble = ""
+        self._level = max(self._level, logging.INFO)
         return await self._without_broken(found)
 
     async def execute(self, call: Call) -> AsyncGenerator[Part, None]:

@@ -10,7 +10,7 @@ import pytest
 
 from atmo.api.account import Account
 from atmo.api.errors import HOPELESS, ROUTES, retry_headers
-from atmo.backends.base import Call, Part
+from atmo.backends.base import Call, Part, as_object
 from atmo.backends.embedder import Embedder
 from atmo.backends.embeddings import EmbeddingsBackend
 from atmo.backends.rag import RagBackend, RagProject
@@ -98,7 +98,7 @@ async def test_counts_that_nobody_can_mean_are_not_counted(count: Any, stream: b
     class Liar(Echo):
         async def answer(self, call: Call) -> AsyncGenerator[Part, None]:
             async for part in super().answer(call):
-                yield {**part, "usage": usage} if not call.stream else part
+                yield {**as_object(part), "usage": usage} if not call.stream else part
             if call.stream:
                 yield {"choices": [], "usage": usage}
 

@@ -160,13 +160,14 @@ async def test_the_version_is_told_once(
 
 
 async def test_absence_is_normal_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     async with serve() as server:
         url = server.url
     backend = OllamaBackend(url)
     for _ in range(3):
         assert await backend.discover() == []
     assert caplog.text.count("cannot be reached") == 1
+    assert "INFO" not in caplog.text
     assert "WARNING" not in caplog.text
 
 
