@@ -182,7 +182,7 @@ async def test_half_of_it_may_be_away(farm: LlamaFarm) -> None:
     ],
 )
 async def test_other_programs_at_its_ports(farm: LlamaFarm, caplog: pytest.LogCaptureFixture, health: Any) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "atmo")
     for server in (farm.server, farm.runtime):
         server.json("/health", health) if health is not None else server.raw("/health", 200, "text/html", PAGE)
     backend = LlamaFarmBackend(farm.server.url, farm.runtime.url)
