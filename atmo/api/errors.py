@@ -97,11 +97,20 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     return _told(request, RequestError(400, f"'{param}': {first['msg']}.", param=param, code="invalid_value"))
 
 
+def _instead(path: str, routes: Sequence[str]) -> str:
+    """Returns what to ask for instead: most who are lost have a base URL without `/v1`, or a slash too many."""
+    given = path.rstrip("/")
+    meant = next((route for route in routes if given.endswith(route.partition("/v1")[2] or "\0")), "")
+    if meant:
+        return f"The route is {meant}: the base URL of a client ends in /v1."
+    return f"Routes are: {', '.join(routes)}."
+
+
 async def _http_error(routes: Sequence[str], request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:128]
     if error.status_code == 404:
-        message, code = f"There is no {path}. Routes are: {', '.join(routes)}.", "not_found"
+        message, code = f"There is no {path}. {_instead(path, routes)}", "not_found"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message, code = f"{path} does not take {request.method}: use {allowed}.", "method_not_allowed"

@@ -90,9 +90,15 @@ async def send_json(
 
 
 async def run_json(
-    gateway: Gateway, operation: str, body: Body, send: Send, account: Account, finish: Finish | None = None
+    gateway: Gateway,
+    operation: str,
+    body: Body,
+    send: Send,
+    account: Account,
+    finish: Finish | None = None,
+    left_out: Sequence[str] = (),
 ) -> None:
-    """Runs a request and sends its one answer, after `finish` had its way with it."""
+    """Runs a request and sends its one answer, after `finish` had its way with it; `left_out` is named beside it."""
     account.operation = operation
     async with gateway.execute(operation, body, account.asking()) as execution:
         (answer,) = [part async for part in execution]
@@ -100,7 +106,7 @@ async def run_json(
     if finish is not None:
         answer = await finish(as_object(answer))
     try:
-        await send_json(send, answer, told(execution))
+        await send_json(send, answer, told(execution, left_out))
     except (TypeError, ValueError) as error:
         raise _not_json(execution) from error
 
@@ -154,8 +160,8 @@ def _not_json(execution: Execution) -> RequestError:
     return RequestError(502, message, kind="api_error", code="bad_answer")
 
 
-def told(execution: Execution) -> list[tuple[bytes, bytes]]:
-    """Returns the headers that say who ran a request and why."""
+def told(execution: Execution, left_out: Sequence[str] = ()) -> list[tuple[bytes, bytes]]:
+    """Returns the headers that say who ran a request and why, and what of it, with `left_out`, was not honoured."""
     offer = execution.offer
     return [
         (b"x-atmosphere-node", _header(offer.node_name)),
@@ -164,8 +170,7 @@ def told(execution: Execution) -> list[tuple[bytes, bytes]]:
         (b"x-atmosphere-model", _header(offer.capability.model)),
         (b"x-atmosphere-rule", _header(execution.decision.rule)),
         (b"x-atmosphere-reason", _header(execution.reason)),
-        (b"x-request-id", _header(execution.request_id)),
-        *_warning(execution.head.ignored),
+        *_warning((*left_out, *execution.head.ignored)),
     ]
 
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 class Guard:
     """Plain ASGI middleware. It opens the account of each request, and tells the observers when the request has ended.
 
+    Every answer, refusals included, has the id under which the account is told of as `x-request-id`.
+
     Args:
         app: What is guarded.
         http_host: The address that the server is bound to.
@@ -62,6 +64,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 account.status = message["status"]
                 account.first_byte_s = trio.current_time() - account.started
+                named = (b"x-request-id", account.request_id.encode())
+                message = {**message, "headers": [*message.get("headers", ()), named]}
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 account.end(outcome_of(account))
             await send(message)

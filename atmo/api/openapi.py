@@ -18,6 +18,9 @@ from atmo.api.schema_answers import ANSWER_SCHEMAS
 DEFAULT_URL = "http://127.0.0.1:11451"
 """Where a node's endpoint is unless somebody moved it."""
 
+_FIRST_TRIED = "/v1/models/download/"
+"""A route that has to stand before `/v1/models/{model}`, which takes all below; whoever reads wants others first."""
+
 _METHODS = ("get", "post", "put", "patch", "delete")
 _ABOUT = (
     "A peer-to-peer agent behind one OpenAI-compatible endpoint: every request is run by the best model of the mesh."
@@ -43,6 +46,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     """Returns the OpenAPI document of an application, made once."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
+        document["paths"] = dict(sorted(document["paths"].items(), key=lambda item: item[0].startswith(_FIRST_TRIED)))
         for path, method, operation in operations(document):
             _complete(path, method, operation)
         schemas = {**ANSWER_SCHEMAS, **bodies()}

@@ -126,7 +126,7 @@ class _Turn:
         if request.stream:
             await self._stream(body, send)
         else:
-            await run_json(self._gateway, CHAT, body, send, self._account, self._whole)
+            await run_json(self._gateway, CHAT, body, send, self._account, self._whole, request.ignored)
 
     async def _whole(self, answer: Body) -> Body:
         writer = self._writer(str(answer.get("model", "")))
@@ -141,7 +141,7 @@ class _Turn:
         async with self._gateway.execute(CHAT, body, account.asking(stream=True)) as execution:
             account.note(execution)
             writer = self._writer(execution.offer.capability.model)
-            headers = [*SSE_HEADERS, *told(execution)]
+            headers = [*SSE_HEADERS, *told(execution, self._request.ignored)]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             events, sent = writer.begin(), 0
             try:

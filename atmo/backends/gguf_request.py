@@ -5,6 +5,7 @@ Only fields that are listed here go to llama.cpp: its server takes many more, so
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -85,28 +86,73 @@ def request_body(operation: str, body: Mapping[str, Any], slots: int) -> Object:
         # llama.cpp has 32 bits for it, of which the last value means "random".
         out["seed"] = int(out["seed"]) % _RANDOM_SEED
     if operation == CHAT:
-        out["messages"] = [_message(message) for message in out["messages"]]
+        out["messages"] = [_message(f"messages[{place}]", message) for place, message in enumerate(out["messages"])]
         _choose_tool(out)
     return out
 
 
-def _message(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def _message(param: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Few templates know the role `developer`, which is a newer name for `system`."""
-    return {**message, "role": "system"} if message.get("role") == "developer" else message
+    changed: Object = {"role": "system"} if message.get("role") == "developer" else {}
+    content, calls = message.get("content"), message.get("tool_calls")
+    if isinstance(content, list):
+        changed["content"] = [_part(f"{param}.content[{place}]", part) for place, part in enumerate(content)]
+    if calls:
+        changed["tool_calls"] = [_call(call) for call in calls]
+    return {**message, **changed} if changed else message
+
+
+def _part(param: str, part: Mapping[str, Any]) -> Mapping[str, Any]:
+    kind = part["type"]
+    if kind in ("refusal", "input_text", "output_text") and isinstance(part.get("text", part.get("refusal")), str):
+        return {"type": "text", "text": part.get("text", part.get("refusal"))}
+    if kind not in ("text", "image_url", "input_audio"):
+        message = f"'{param}.type' is '{kind[:64]}', which this model does not take: send its text."
+        raise RequestError(400, message, param=f"{param}.type", code="unsupported_feature")
+    return part
+
+
+def _call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """llama.cpp fails where a model once called a tool with something that is no JSON, or with nothing at all."""
+    function = call.get("function")
+    given = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(given, str):
+        return call
+    return {**call, "function": {**function, "arguments": given if _is_json(given) else json.dumps(given or {})}}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_json(name: str) -> None:
+    raise ValueError(name)
 
 
 def _choose_tool(body: Object) -> None:
-    """llama.cpp can be told to call some tool; one that is named is the only one that it is offered."""
+    """llama.cpp can be told to call some tool; those that are named are the only ones that it is offered."""
+    for place, tool in enumerate(body.get("tools", ())):
+        if tool["type"] != "function":
+            message = f"'tools[{place}].type' is '{tool['type'][:64]}': this model calls tools of type 'function'."
+            raise RequestError(400, message, param=f"tools[{place}].type", code="unsupported_feature")
     choice = body.get("tool_choice")
     if not isinstance(choice, Mapping):
         return
-    wanted = choice.get("function")
-    name = wanted.get("name") if isinstance(wanted, Mapping) else None
-    tools = [tool for tool in body.get("tools", ()) if tool.get("function", {}).get("name") == name]
-    if name is None or not tools:
-        message = f"tool_choice names the function {str(name)[:64]!r}, which is none of the tools."
+    allowed = choice.get("allowed_tools") if choice.get("type") == "allowed_tools" else None
+    given = allowed.get("tools") if isinstance(allowed, Mapping) else [choice]
+    named = [row.get("function") for row in given if isinstance(row, Mapping)] if isinstance(given, list) else []
+    names = {str(function.get("name")) for function in named if isinstance(function, Mapping)}
+    tools = [tool for tool in body.get("tools", ()) if tool["function"]["name"] in names]
+    if not tools:
+        shown = ", ".join(sorted(names))[:64]
+        message = f"tool_choice names the function '{shown}', which is none of the tools."
         raise RequestError(400, message, param="tool_choice", code="invalid_value")
-    body["tools"], body["tool_choice"] = tools, "required"
+    mode = "auto" if isinstance(allowed, Mapping) and allowed.get("mode") == "auto" else "required"
+    body["tools"], body["tool_choice"] = tools, mode
 
 
 def too_long(operation: str, model: str, said: str) -> RequestError | None:
@@ -116,8 +162,8 @@ def too_long(operation: str, model: str, said: str) -> RequestError | None:
     found = _NUMBERS.search(said)
     asked, most = found.groups() if found else ("more", "fewer")
     message = (
-        f"This model's maximum context length is {most} tokens, and the request has {asked}: {model} on this machine"
-        " takes no more. Shorten it, or ask a model with a longer context."
+        f"This model's maximum context length is {most} tokens, and the request has {asked}: {model}"
+        " takes no more on the node that runs it. Shorten it, or ask a model with a longer context."
     )
     param = {CHAT: "messages", COMPLETIONS: "prompt"}.get(operation, "input")
     return RequestError(400, message, code="context_length_exceeded", param=param)

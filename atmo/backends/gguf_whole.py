@@ -45,11 +45,19 @@ class Whole:
         kind = "text_completion" if self._text else "chat.completion"
         usage = self._usage if self._usage is not None else usage_in({})
         choices = [self._choices[index] for index in sorted(self._choices)]
+        for choice in choices if not self._text else ():
+            message = choice["message"]
+            if message["content"] is None and not message.get("tool_calls"):
+                message["content"] = ""  # null means a call; clients take the text of everything else for granted
         return {**self._head, "object": kind, "choices": choices, "usage": usage}
 
     def _new(self, index: int) -> Object:
         end: Object = {"index": index, "logprobs": None, "finish_reason": "stop"}
-        return {**end, "text": ""} if self._text else {**end, "message": {"role": "assistant", "content": None}}
+        return (
+            {**end, "text": ""}
+            if self._text
+            else {**end, "message": {"role": "assistant", "content": None, "refusal": None}}
+        )
 
 
 def _add_delta(message: Object, delta: Object) -> None:

@@ -18,6 +18,7 @@ HARMLESS = frozenset(
         "metadata",
         "model",
         "prompt_cache_key",
+        "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
         "store",
@@ -40,6 +41,10 @@ _NEUTRAL: Mapping[str, Any] = {
 """Values that say what happens anyway."""
 
 
+_MEANT = frozenset({"enable_thinking", "parallel_tool_calls", "seed", "temperature", "think", "top_p"})
+"""Fields whose 0 or false asks for something else than leaving them out does."""
+
+
 def unhonoured(body: Mapping[str, Any], honoured: Container[str]) -> tuple[str, ...]:
     """Returns the fields of `body` that change meaning and that nobody honours, also those of which nobody has heard.
 
@@ -59,4 +64,4 @@ def _says_nothing(name: str, value: Any) -> bool:
     """Says whether a field with that value asks for what happens anyway. A seed of 0 is a seed."""
     if value is None or value == _NEUTRAL.get(name):
         return True
-    return not value and name != "seed"
+    return not value and name not in _MEANT

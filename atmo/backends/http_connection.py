@@ -17,6 +17,9 @@ from atmo.wire.http1 import ResponseHead, response_head_untrusted
 RECEIVE_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 256
+MAX_INTERIM = 16
+"""Heads such as `100 Continue` before an answer. Source: guess; servers send one or two."""
+
 _HTTP = b"HTTP/1."
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSError)
 
@@ -137,9 +140,10 @@ class Connection:
     async def head(self, within_s: float) -> ResponseHead:
         """Returns the next head that is not one such as `100 Continue`."""
         with trio.CancelScope(deadline=trio.current_time() + within_s):
-            while (head := await self._head()).status < 200:
-                continue
-            return head
+            for _ in range(MAX_INTERIM):
+                if (head := await self._head()).status >= 200:
+                    return head
+            raise Broken("does not come to its answer")
         raise Late(f"sent nothing for {within_s:g} s")
 
     async def _head(self) -> ResponseHead:

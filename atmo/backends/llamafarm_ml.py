@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,7 +89,7 @@ async def detect(upstream: Upstream, call: Call, kind: str) -> Object:
         "model": call.capability.model,
         "version": "",
         "results": scored,
-        "threshold": said if isinstance(said, int | float) and math.isfinite(said) else threshold,
+        "threshold": said if _is_number(said) else threshold,
         "anomalies": [index for index, row in enumerate(scored) if row["is_anomaly"]],
     }
 
@@ -162,9 +161,14 @@ def _results(answer: Any, key: str, count: int) -> Sequence[Mapping[str, Any]]:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_number(value):
         raise BadAnswer("gave a score that is no number")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    # An integer of hundreds of digits is no float.
+    return type(value) in (int, float) and -1e300 < value < 1e300
 
 
 def _rows(body: Any) -> list[Mapping[str, Any]]:

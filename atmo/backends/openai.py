@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import logging
 import os
@@ -201,7 +202,7 @@ class OpenAIBackend(ServerBackend):
         elif self._server.key_file:
             path = Path(self._server.key_file).expanduser()
             try:
-                key = (await trio.Path(path).read_text(encoding="utf-8", errors="replace"))[:MAX_KEY_BYTES].strip()
+                key = (await trio.to_thread.run_sync(_beginning, path)).decode("utf-8", "replace").strip()
             except OSError as error:
                 raise self._no_key(f"its key file {path} cannot be read: {error.strerror}") from error
             if not key:
@@ -212,6 +213,15 @@ class OpenAIBackend(ServerBackend):
 
     def _no_key(self, reason: str) -> RequestError:
         return RequestError(502, f"{self._label}: {reason}.", kind="server_error", code="no_key")
+
+
+def _beginning(path: Path) -> bytes:
+    """Returns what a file begins with; a pipe or a device would be waited for, or never end."""
+    if not path.is_file():
+        path.stat()
+        raise OSError(errno.EINVAL, "it is no file")
+    with path.open("rb") as file:
+        return file.read(MAX_KEY_BYTES)
 
 
 def _terms_of(server: OpenAIServer) -> Terms:

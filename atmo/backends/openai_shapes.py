@@ -12,19 +12,19 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from atmo.backends.base import Object
+from atmo.backends.tool_calls import MAX_TOOL_CALLS, ToolCalls, arguments_of
 
 MAX_MESSAGE_CHARS = 500
 MAX_INDEX = 65_536
 """Of choices and vectors; no larger one is believed, as what is kept of an answer is kept by index. Source: guess."""
 
-MAX_TOOL_CALLS = 1_024
-"""Of one choice of a stream. Source: guess; OpenAI takes 128 tools."""
+_WITHOUT_TEXT = ("refusal", "function_call", "audio")
+"""Fields of a message that may be there instead of a text, as tool calls may."""
 
 
 class BadAnswer(ValueError):
@@ -98,23 +98,31 @@ def completion(body: Any, model: str, request_id: str) -> Object:
         if not isinstance(message, Mapping):
             raise BadAnswer("gave a choice without a message")
         tools = message.get("tool_calls")
-        fields = {"role": "assistant", "content": None} | dict(message)
+        fields = {"role": "assistant", "content": None, "refusal": None} | dict(message)
+        reason = choice.get("finish_reason") or "stop"
         if isinstance(tools, list) and tools:
             fields["tool_calls"] = [_tool_call(tool) for tool in tools]
+            reason = _reason(reason, True)
         else:
-            tools = None
             fields.pop("tool_calls", None)
+            if not any(fields.get(name) for name in _WITHOUT_TEXT):
+                fields["content"] = fields["content"] or ""  # null means one of those; clients count on a text
         kept.append(
             {"logprobs": None}
             | dict(choice)
             | {
                 "index": index_of(choice, index),
                 "message": fields,
-                "finish_reason": choice.get("finish_reason") or ("tool_calls" if tools else "stop"),
+                "finish_reason": reason,
             }
         )
     out = answer_head(body, "chat.completion", model, request_id) | {"choices": kept}
     return out | {"usage": usage_in(body)}
+
+
+def _reason(reason: str, called: bool) -> str:
+    """Returns why a choice ended: agents go on only where it says that it called tools."""
+    return "tool_calls" if called and reason == "stop" else reason
 
 
 def _tool_call(tool: Any) -> Object:
@@ -124,9 +132,7 @@ def _tool_call(tool: Any) -> Object:
         if isinstance(tool, Mapping) and isinstance(tool.get("custom"), Mapping):
             return dict(tool)
         raise BadAnswer("gave a tool call without a function")
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments if arguments is not None else {}, ensure_ascii=False)
+    arguments = arguments_of(function, "{}")
     known = tool.get("id")
     call_id = known if isinstance(known, str) and known else f"call_{uuid.uuid4().hex[:24]}"
     return {**tool, "id": call_id, "type": "function", "function": {**function, "arguments": arguments}}
@@ -148,11 +154,12 @@ class ChunkStream:
         self._request_id = request_id
         self._wants_usage = wants_usage
         self._head: Object = {}
-        self._tools: dict[int, _ToolCalls] = {}
+        self._tools: dict[int, ToolCalls] = {}
         self._seen: set[int] = set()
         self._open: set[int] = {0}
         self._reasons: dict[int, str] = {}
-        self._called_tools = False
+        self._called = 0
+        self._halves: dict[tuple[int, str], str] = {}
         self._usage: Mapping[str, Any] | None = None
 
     @property
@@ -185,7 +192,7 @@ class ChunkStream:
         """Returns what comes last: why choices ended where no chunk of their own said it, and the usage."""
         if not self._head:
             return []
-        missing = dict.fromkeys(self._open, "tool_calls" if self._called_tools else "stop")
+        missing = {index: _reason("stop", index in self._tools) for index in self._open}
         choices: list[Object] = [
             {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
             for index, reason in sorted((self._reasons | missing).items())
@@ -211,60 +218,38 @@ class ChunkStream:
             delta = {"role": "assistant"} | delta
         tools = delta.get("tool_calls")
         if isinstance(tools, list) and tools:
-            self._called_tools = True
             delta["tool_calls"] = [self._tool(index, tool, place) for place, tool in enumerate(tools)]
         else:
             delta.pop("tool_calls", None)
+        for name, text in delta.items():
+            if isinstance(text, str) and ((index, name) in self._halves or not text.isascii()):
+                delta[name] = self._joined(index, name, text)
         reason = choice.get("finish_reason") or None
         if reason is None:
             self._open.add(index)
         else:
+            reason = _reason(reason, index in self._tools)
             self._open.discard(index)
             if any(delta.values()):
                 self._reasons[index], reason = reason, None
         return {"logprobs": None} | dict(choice) | {"index": index, "delta": delta, "finish_reason": reason}
 
+    def _joined(self, choice: int, name: str, text: str) -> str:
+        """Holds back half of a character, of which the other half comes with the next piece."""
+        text = self._halves.pop((choice, name), "") + text
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            self._halves[choice, name], text = text[-1], text[:-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
     def _tool(self, choice: int, tool: Any, place: int) -> Object:
-        """Gives a piece of a tool call the index that servers leave out, a new one for each new id, and to the first
-        piece an id."""
         if not isinstance(tool, Mapping):
             raise BadAnswer("sent a tool call that is not an object")
-        calls = self._tools.setdefault(choice, _ToolCalls())
-        named, given = tool.get("id"), tool.get("index")
-        if type(given) is not int or not 0 <= given < MAX_TOOL_CALLS:
-            if not named and place == 0 and calls.numbers:
-                return dict(tool) | {"index": calls.last}
-            given = calls.names.get(str(named or f"#{place}"), len(calls.numbers))
-        if given in calls.numbers:
-            return dict(tool) | {"index": given}
-        calls.add(str(named or f"#{given}"), given)
-        head = {
-            "id": named if isinstance(named, str) and named else f"call_{uuid.uuid4().hex[:24]}",
-            "type": "function",
-        }
-        return {**dict(tool), **head, "index": given} if "custom" not in tool else dict(tool) | {"index": given}
-
-
-@dataclass(slots=True)
-class _ToolCalls:
-    """The tool calls of one choice so far, whose pieces come one after the other.
-
-    Attributes:
-        numbers: Their indexes.
-        names: The same by id, or by place where a server gives no ids.
-        last: The newest one.
-    """
-
-    numbers: set[int] = field(default_factory=set)
-    names: dict[str, int] = field(default_factory=dict)
-    last: int = 0
-
-    def add(self, name: str, number: int) -> None:
-        """Notes a new one."""
-        if len(self.numbers) >= MAX_TOOL_CALLS:
+        calls = self._tools.setdefault(choice, ToolCalls())
+        out, begins = calls.piece(tool, place)
+        self._called += begins
+        if self._called > MAX_TOOL_CALLS:
             raise BadAnswer(f"called more than {MAX_TOOL_CALLS} tools")
-        self.numbers.add(number)
-        self.names[name] = self.last = number
+        return out
 
 
 def chunks_of(body: Object, wants_usage: bool) -> list[Object]:

@@ -60,6 +60,8 @@ class TextStream:
         Raises:
             BadAnswer: It is not a chunk.
         """
+        if value is None:  # so llama-server begins where it has several prompts
+            return None
         if not isinstance(value, Mapping):
             raise BadAnswer("sent something in its stream that is not an object")
         choices = value.get("choices")

@@ -87,9 +87,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def terminal_columns() -> int | None:
+    """Returns how wide the terminal is that stdout goes to, None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, wrapped: bool = False) -> None:
     """Prints columns, whole in a pipe; on a terminal cut to its width, or with the last column wrapped."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = terminal_columns()
     header, *lines = wrapped_table(headers, rows, width) if wrapped else table(headers, rows, width)
     print(f"\x1b[1m{header}\x1b[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else header)
     for line in lines:

@@ -56,6 +56,9 @@ def create(
       atmo key create --name laptop
       atmo key create --name ci --models 'llama3*,all-minilm' --rate 60/min --budget 5.00/month --expires 30d
     """
+    for flag, value in (("--name", name), ("--models", models), ("--rate", rate), ("--budget", budget)):
+        if value is not None and not value.strip(" ,"):
+            raise typer.BadParameter(f"{flag} is empty. Give it a value, or leave it out.")
     fields: dict[str, Any] = {"name": name, "models": split_names(models), "rate": rate, "budget": budget}
     fields["expires_s"] = None if expires is None else expires_s(expires, time.time())
     with open_access(home_of(context, home)) as access:
@@ -85,7 +88,7 @@ def list_keys(context: typer.Context, home: HomeOption = None, as_json: JsonOpti
         say("There is no key. Make one with `atmo key create --name NAME`.")
         return
     now = time.time()
-    headers = ("NAME", "ID", "STATE", "LAST USE", ">REQUESTS", ">TOKENS", ">COST", "EXPIRES", "ALLOWS")
+    headers = ("NAME", "ID", "STATE", "LAST USE", ">REQUESTS", ">TOKENS", ">COST", "ALLOWS")
     print_table(
         headers,
         [
@@ -97,11 +100,11 @@ def list_keys(context: typer.Context, home: HomeOption = None, as_json: JsonOpti
                 str(row["requests"]),
                 str(row["prompt_tokens"] + row["completion_tokens"]),
                 f"${row['cost']:.4f}",
-                _day(row["expires_at"]),
-                terms_text(row, expires=False),
+                terms_text(row),
             ]
             for row in rows
         ],
+        wrapped=True,
     )
 
 
@@ -173,15 +176,14 @@ def expires_s(text: str, now: float) -> float:
     return end.timestamp() - now
 
 
-def terms_text(row: dict[str, Any], *, expires: bool = True) -> str:
+def terms_text(row: dict[str, Any]) -> str:
     """Returns what a key allows in a few words."""
     words = [printable(", ".join(row["models"])) if row["models"] else "all models"]
     if row["rate"]:
         words.append(row["rate"])
     if row["budget"] is not None:
         words.append(f"${row['budget']:.2f}" + (f"/{row['budget_period']}" if row["budget_period"] else ""))
-    if expires:
-        words.append("never expires" if row["expires_at"] is None else f"expires {_day(row['expires_at'])}")
+    words.append("never expires" if row["expires_at"] is None else f"expires {_day(row['expires_at'])}")
     return "; ".join(words)
 
 
@@ -193,4 +195,4 @@ def _ago(at: float | None, now: float) -> str:
 
 
 def _day(at: float | None) -> str:
-    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from atmo.cli.client import open_access, start_command
-from atmo.cli.common import HomeOption, JsonOption, home_of, print_json, print_table, say
+from atmo.cli.common import HomeOption, JsonOption, home_of, print_json, print_table, say, terminal_columns
 from atmo.shell.views import PEER_HEADERS, path_notes, peer_rows, status_lines
 
 
@@ -26,7 +26,7 @@ def status(context: typer.Context, home: HomeOption = None, as_json: JsonOption 
     if as_json:
         print_json(found)
         return
-    for line in status_lines(found):
+    for line in status_lines(found, terminal_columns()):
         print(line)
     if peers := found.get("peers"):
         print()

@@ -141,6 +141,7 @@ def url(value: Any, where: str) -> str:
     try:
         parts = urlsplit(text)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = good and text.isascii() and not {" ", "?", "#"}.intersection(text)
     except ValueError:
         good = False
     if not good:

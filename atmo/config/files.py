@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import stat
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,12 @@ from atmo.errors import UserError
 FILE_NAMES = ("config.json", "config.yaml", "config.yml", "config.toml")
 MAX_FILE_BYTES = 1 << 20
 """A configuration is written by hand; a megabyte is a mistake (guess)."""
+
+INT_BITS = 12_000
+"""Of a number. Source: Python writes no more than 4,300 digits in an error, which are 14,284 bits."""
+
+MAX_VALUES = 100_000
+"""Values in it, those that YAML's aliases repeat counted each time: a few lines of them can stand for billions."""
 
 
 def find_config(home: Path) -> Path | None:
@@ -28,15 +37,18 @@ def find_config(home: Path) -> Path | None:
 
 
 def exists(path: Path) -> bool:
-    """Says whether there is such a file.
+    """Says whether there is something of that name, even a link that leads nowhere: somebody meant it to count.
 
     Raises:
         UserError: Nobody may look.
     """
     try:
-        return path.is_file()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    return True
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -47,20 +59,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if path.suffix not in _PARSERS:
         raise UserError(f"{path}: its name must end in .json, .yaml, .yml or .toml.")
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_FILE_BYTES else b""
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
-    if size > MAX_FILE_BYTES:
-        raise UserError(f"{path}: has {size} bytes; a configuration has at most {MAX_FILE_BYTES}.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
-    value = _PARSERS[path.suffix](path, text)
+    value = _PARSERS[path.suffix](path, _text(path))
     if value is None:
         return {}
+    _check_numbers(path, value)
     if not isinstance(value, dict):
         raise UserError(
             f"{path}: is not a mapping of keys to values.", 'Start with something like {"name": "kitchen"}.'
@@ -71,6 +73,35 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
+def _text(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path}: is no file.")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise UserError(f"{path}: is too large; a configuration has at most {MAX_FILE_BYTES} bytes.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
+
+
+def _check_numbers(path: Path, value: Any) -> None:
+    """Refuses whole numbers that are too long to be told in an error."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, int) and item.bit_length() > INT_BITS:
+            raise UserError(f"{path}: has a number of more than {INT_BITS} bits.")
+        if isinstance(item, dict):
+            waiting += [*item, *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+
+
 class _DuplicateKeyError(ValueError):
     """A JSON object names a key twice, of which Python would silently keep the last."""
 
@@ -78,8 +109,8 @@ class _DuplicateKeyError(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateKeyError(next(name for name in names if names.count(name) > 1))
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise _DuplicateKeyError(name)
     return result
 
 
@@ -102,7 +133,13 @@ def _yaml(path: Path, text: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, Loader=_unique_loader())
+        loader = _unique_loader()(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _weight(node, {}) > MAX_VALUES:
+            raise UserError(f"{path}: has more than {MAX_VALUES} values.", "Repeat less with aliases (*name).")
+        return loader.construct_document(node)
     except _DuplicateKeyError as error:
         raise UserError(f"{path}{error}: is there twice.", "Keep one of them.") from error
     except yaml.MarkedYAMLError as error:
@@ -111,6 +148,22 @@ def _yaml(path: Path, text: str) -> Any:
         raise UserError(f"{path}{place}: is not valid YAML: {error.problem}.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: is not valid YAML: {_reason(error)}.") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        # PyYAML's answers to numbers that are too large, and to tags such as !!int on what is none.
+        raise UserError(f"{path}: is not valid YAML: a value is not what its tag says, or too large.") from error
+
+
+def _weight(node: Any, known: dict[int, float]) -> float:
+    """Returns how many values a node of YAML stands for; infinitely many where it holds itself."""
+    import yaml
+
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(item,) for item in node.value]
+        known[id(node)] = 1 + sum(_weight(child, known) for pair in pairs for child in pair)
+    return known[id(node)]
 
 
 def _unique_loader() -> Any:

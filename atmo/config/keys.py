@@ -160,7 +160,10 @@ def settle(keys: Mapping[str, Key], given: Iterable[Given], problems: Problems) 
     for one in given:
         key = keys[one.key]
         with problems.kept():
-            value = (one.check or key.check)(one.value, one.where, one.base)
+            try:
+                value = (one.check or key.check)(one.value, one.where, one.base)
+            except OSError as error:
+                raise UserError(f"{one.where}: {error.filename} cannot be looked at: {error.strerror}.") from error
             if one.origin.kind == FLAG and key.merge is not None:
                 value = key.merge(values[one.key].value, value)
             values[one.key] = Settled(value, one.origin, one.where)

@@ -63,7 +63,7 @@ def parse_object_untrusted(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_int)
     except json.JSONDecodeError as error:
-        raise _bad(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise _bad(f"{error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise _bad(f"nested deeper than {MAX_DEPTH}") from None
     if not isinstance(value, dict):

@@ -176,7 +176,7 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
         with trio.move_on_after(outgoing.reach_s) as scope:
             async with mesh.request(outgoing.offer.node, PROTOCOL, header, outgoing.deadline_s) as stream:
                 scope.deadline = math.inf
-                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint_if_cancelled()
                 for start in range(0, len(outgoing.body), PIECE_BYTES):
                     await stream.send(outgoing.body[start : start + PIECE_BYTES])
                 parts = RemoteParts(stream, outgoing.begun)

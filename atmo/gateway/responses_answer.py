@@ -14,6 +14,7 @@ from typing import Any
 from atmo.errors import RequestError
 from atmo.gateway.responses_items import Item, NewId
 from atmo.gateway.responses_request import ResponseRequest
+from atmo.gateway.responses_tools import Called, custom_input
 
 Event = dict[str, Any]
 
@@ -42,7 +43,7 @@ _REASONING = _Kind("reasoning", "reasoning_text", "text", "response.reasoning_te
 _DELTAS = (("reasoning_content", _REASONING), ("reasoning", _REASONING), ("content", _TEXT), ("refusal", _REFUSAL))
 """Fields of a delta, in the order in which they are told; servers call what a model thinks either name."""
 
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Reasons for the end of a chat that leave the response incomplete, and what they are called here."""
 
@@ -75,6 +76,7 @@ class ResponseWriter:
 
     def __init__(self, request: ResponseRequest, model: str, response_id: str, created_at: int, new_id: NewId) -> None:
         self._wants_logprobs = request.logprobs
+        self._called = request.called
         self._new_id = new_id
         self._sequence = 0
         self._open: _Open | None = None
@@ -194,11 +196,13 @@ class ResponseWriter:
                 raise _odd("a part of a tool call that did not begin")
             yield from self._close("completed")
             call_id = call.get("id")
+            tool = self._called.get(name) or Called(name)
             item: Item = {
-                "type": "function_call",
+                "type": "custom_tool_call" if tool.custom else "function_call",
                 "call_id": call_id if isinstance(call_id, str) and call_id else self._new_id("call"),
-                "name": name,
-                "arguments": "",
+                **({"namespace": tool.namespace} if tool.namespace else {}),
+                "name": tool.name,
+                "input" if tool.custom else "arguments": "",
             }
             yield from self._add(item, _Open(item, len(self.response["output"]), call=index))
         open_ = self._open
@@ -206,8 +210,9 @@ class ResponseWriter:
         text = function.get("arguments")
         if isinstance(text, str) and text:
             open_.pieces.append(text)
-            kind = "response.function_call_arguments.delta"
-            yield self._event(kind, item_id=open_.item["id"], output_index=open_.index, delta=text)
+            if open_.item["type"] == "function_call":  # the input of a custom tool is known when its JSON is complete
+                kind = "response.function_call_arguments.delta"
+                yield self._event(kind, item_id=open_.item["id"], output_index=open_.index, delta=text)
 
     def _begin(self, kind: _Kind) -> Iterator[Event]:
         """Opens a part, in the item that is open where that is one of its type."""
@@ -238,14 +243,19 @@ class ResponseWriter:
             return []
         item = open_.item
         item["status"] = status
-        if open_.kind is not None:
-            events = self._close_part(open_)
-        else:
-            item["arguments"] = "".join(open_.pieces)
-            about = {"item_id": item["id"], "output_index": open_.index, "name": item["name"]}
-            kind = "response.function_call_arguments.done"
-            events = [self._event(kind, **about, arguments=item["arguments"])]
+        events = self._close_call(open_) if open_.kind is None else self._close_part(open_)
         return [*events, self._event("response.output_item.done", output_index=open_.index, item=dict(item))]
+
+    def _close_call(self, open_: _Open) -> list[Event]:
+        item, said = open_.item, "".join(open_.pieces)
+        about = {"item_id": item["id"], "output_index": open_.index}
+        if item["type"] == "function_call":
+            item["arguments"] = said
+            return [self._event("response.function_call_arguments.done", **about, name=item["name"], arguments=said)]
+        item["input"] = text = custom_input(said)
+        kind = "response.custom_tool_call_input"
+        delta = [self._event(f"{kind}.delta", **about, delta=text)] if text else []
+        return [*delta, self._event(f"{kind}.done", **about, input=text)]
 
     def _close_part(self, open_: _Open) -> list[Event]:
         kind = open_.kind

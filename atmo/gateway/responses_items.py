@@ -6,6 +6,7 @@ every item has a type and an id, and the content of messages is a list of parts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,19 @@ MAX_ID_CHARS = 256
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXTS = ("input_text", "output_text", "text", "summary_text")
-_ITEMS = "message, function_call, function_call_output, reasoning and item_reference"
+_ITEMS = (
+    "message, function_call, function_call_output, custom_tool_call, custom_tool_call_output, reasoning and"
+    " item_reference"
+)
+
+_CALLS = {"function_call": ("fc", "arguments"), "custom_tool_call": ("ctc", "input")}
+"""Calls of tools: how their ids begin, and which field has what was said."""
+
+_OUTPUTS = {"function_call_output": "fco", "custom_tool_call_output": "ctco"}
+"""What tools answered: how the ids begin."""
+
+INPUT = "input"
+"""The one argument of the function that stands for a custom tool."""
 
 
 def read_items_untrusted(given: object, new_id: NewId) -> list[Item]:
@@ -57,19 +70,26 @@ def messages_of(instructions: str | None, items: Iterable[Item]) -> list[dict[st
         kind = item["type"]
         if kind == "message":
             messages.append(_chat_message(item))
-        elif kind == "function_call":
+        elif kind in ("function_call", "custom_tool_call"):
             _add_call(messages, item)
-        elif kind == "function_call_output":
+        elif kind in ("function_call_output", "custom_tool_call_output"):
             output = item["output"]
             content = output if isinstance(output, str) else _chat_content(output)
             messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
     return messages
 
 
+def chat_name(namespace: str, name: str) -> str:
+    """Returns the name of the function of a chat that stands for a tool."""
+    return f"{namespace}__{name}" if namespace else name
+
+
 def _add_call(messages: list[dict[str, Any]], item: Item) -> None:
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": None})
-    function = {"name": item["name"], "arguments": item["arguments"]}
+    custom = item["type"] == "custom_tool_call"
+    arguments = json.dumps({INPUT: item["input"]}, ensure_ascii=False) if custom else item["arguments"]
+    function = {"name": chat_name(item.get("namespace", ""), item["name"]), "arguments": arguments}
     call = {"id": item["call_id"], "type": "function", "function": function}
     messages[-1].setdefault("tool_calls", []).append(call)
 
@@ -106,14 +126,13 @@ def _read_item(param: str, item: object, new_id: NewId) -> Item:
         kind = "message" if "role" in item else "item_reference" if "id" in item else None
     if kind == "message":
         return _read_message(param, item, new_id)
-    if kind == "function_call":
-        words = {name: _text(param, item, name) for name in ("call_id", "name", "arguments")}
-        return {"type": kind, "id": _id(param, item, "fc", new_id), **words, "status": "completed"}
-    if kind == "function_call_output":
+    if kind in _CALLS:
+        return _read_call(param, kind, item, new_id)
+    if kind in _OUTPUTS:
         call_id, output = _text(param, item, "call_id"), item.get("output")
         if not isinstance(output, str):
             output = _parts(f"{param}.output", output, "user")
-        own_id = _id(param, item, "fco", new_id)
+        own_id = _id(param, item, _OUTPUTS[kind], new_id)
         return {"type": kind, "id": own_id, "call_id": call_id, "output": output, "status": "completed"}
     if kind == "reasoning":
         return _read_reasoning(param, item, new_id)
@@ -121,6 +140,14 @@ def _read_item(param: str, item: object, new_id: NewId) -> Item:
         return {"type": kind, "id": _text(param, item, "id")}
     shown = str(kind)[:64]
     raise bad(f"{param}.type", f"is '{shown}', which is not run here: items are {_ITEMS}")
+
+
+def _read_call(param: str, kind: str, item: Mapping[str, Any], new_id: NewId) -> Item:
+    word, said = _CALLS[kind]
+    words = {name: _text(param, item, name) for name in ("call_id", "name", said)}
+    if item.get("namespace") is not None:
+        words["namespace"] = _text(param, item, "namespace")
+    return {"type": kind, "id": _id(param, item, word, new_id), **words, "status": "completed"}
 
 
 def _read_reasoning(param: str, item: Mapping[str, Any], new_id: NewId) -> Item:
@@ -196,7 +223,7 @@ def _text(param: str, item: Mapping[str, Any], field: str) -> str:
     value = item.get(field)
     if not isinstance(value, str):
         raise bad(f"{param}.{field}", "must be a string")
-    if field in ("id", "call_id", "name") and not 0 < len(value) <= MAX_ID_CHARS:
+    if field in ("id", "call_id", "name", "namespace") and not 0 < len(value) <= MAX_ID_CHARS:
         raise bad(f"{param}.{field}", f"must have 1 to {MAX_ID_CHARS} characters")
     return value
 

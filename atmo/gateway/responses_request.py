@@ -9,13 +9,13 @@ from typing import Any
 from atmo.errors import RequestError
 from atmo.gateway.checks import bad, wants_stream
 from atmo.gateway.responses_items import MAX_ID_CHARS, Item, NewId, messages_of, read_items_untrusted
+from atmo.gateway.responses_tools import Called, read_tools_untrusted
 
 MAX_METADATA = 16
 """Pairs; keys have up to 64 characters, values 512. Source: OpenAI's API reference."""
 
 _LOGPROBS = "message.output_text.logprobs"
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_CHOICES = ("none", "auto", "required")
 
 _ELSEWHERE = {
     "messages": "input",
@@ -78,6 +78,8 @@ class ResponseRequest:
         store: Whether the response is to be kept.
         stream: Whether events are wanted.
         logprobs: Whether the probabilities of tokens are.
+        called: For each function of the chat what it is to the client.
+        ignored: Tools that nobody runs here, for people.
     """
 
     items: list[Item]
@@ -88,6 +90,8 @@ class ResponseRequest:
     store: bool
     stream: bool
     logprobs: bool
+    called: Mapping[str, Called]
+    ignored: tuple[str, ...]
 
     def chat_body(self, items: Iterable[Item]) -> dict[str, Any]:
         """Returns the body of the chat that goes on after these items."""
@@ -108,13 +112,13 @@ def read_request_untrusted(body: Mapping[str, Any], new_id: NewId) -> ResponseRe
     stream = wants_stream(body)
     items = read_items_untrusted(body.get("input"), new_id)
     instructions = _instructions(body)
-    tools, tool_choice, chat_tools = _tools(body)
+    tools = read_tools_untrusted(body)
     format_, chat_format = _text(body)
     effort, reasoning = _reasoning(body)
     logprobs, top = _logprobs(body)
     limit = _count(body, "max_output_tokens", 1)
     chat = {name: value for name, value in body.items() if name not in _OWN and value is not None}
-    chat |= chat_tools | chat_format | effort
+    chat |= tools.chat | chat_format | effort
     if limit is not None:
         chat["max_completion_tokens"] = limit
     if logprobs:
@@ -133,13 +137,15 @@ def read_request_untrusted(body: Mapping[str, Any], new_id: NewId) -> ResponseRe
         "store": store,
         "temperature": body.get("temperature"),
         "text": format_,
-        "tool_choice": tool_choice,
-        "tools": tools,
+        "tool_choice": tools.choice,
+        "tools": tools.echo,
         "top_logprobs": top or 0,
         "top_p": body.get("top_p"),
         "truncation": "disabled",  # whatever was asked for: nobody here knows what could be left out
     } | {name: body[name] for name in ("user", "safety_identifier", "prompt_cache_key") if body.get(name) is not None}
-    return ResponseRequest(items, instructions, _previous(body), chat, echo, store, stream, logprobs)
+    return ResponseRequest(
+        items, instructions, _previous(body), chat, echo, store, stream, logprobs, tools.called, tools.ignored
+    )
 
 
 def _refuse(body: Mapping[str, Any]) -> None:
@@ -176,77 +182,6 @@ def _previous(body: Mapping[str, Any]) -> str:
     if not isinstance(given, str) or not 0 < len(given) <= MAX_ID_CHARS:
         raise bad("previous_response_id", "must be the id of a response, such as 'resp_...'")
     return given
-
-
-def _tools(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], object, dict[str, Any]]:
-    """Returns (the tools as the response repeats them, its tool choice, both in the words of a chat)."""
-    given = body.get("tools")
-    if given is None:
-        given = []
-    if not isinstance(given, list):
-        raise bad("tools", "must be a list of objects")
-    tools = [_tool(f"tools[{index}]", tool) for index, tool in enumerate(given)]
-    choice = body.get("tool_choice")
-    echo = "auto" if choice is None else choice
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        names, choice = _allowed(choice)
-        allowed = [tool for tool in tools if tool["name"] in names]
-    else:
-        allowed, choice = tools, _choice(choice)
-    chat: dict[str, Any] = {}
-    if allowed:
-        chat["tools"] = [_chat_tool(tool) for tool in allowed]
-    if choice not in (None, "auto", "none") and not allowed:
-        raise bad("tool_choice", "asks for a tool, but 'tools' has none")
-    if choice is not None and allowed:
-        chat["tool_choice"] = choice
-    return tools, echo, chat
-
-
-def _tool(param: str, tool: object) -> dict[str, Any]:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    if not isinstance(tool, dict) or not isinstance(kind, str):
-        raise bad(param, "must be an object such as {'type': 'function', 'name': 'weather', 'parameters': {}}")
-    if kind != "function":
-        message = f"'{param}' is the tool '{kind[:64]}', which OpenAI runs: here are tools of type 'function'."
-        raise RequestError(400, message, param=f"{param}.type", code="unsupported_tool")
-    name, about = tool.get("name"), tool.get("description")
-    parameters, strict = tool.get("parameters"), tool.get("strict")
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_ID_CHARS:
-        raise bad(f"{param}.name", "must be the name of a function")
-    if not isinstance(about, str | None):
-        raise bad(f"{param}.description", "must be a string")
-    if not isinstance(parameters, dict | None):
-        raise bad(f"{param}.parameters", "must be a JSON schema")
-    if not isinstance(strict, bool | None):
-        raise bad(f"{param}.strict", "must be true or false")
-    return {"type": kind, "name": name, "description": about, "parameters": parameters, "strict": strict}
-
-
-def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    fields = ("name", "description", "parameters", "strict")
-    function = {field: tool[field] for field in fields if tool[field] is not None}
-    return {"type": "function", "function": function}
-
-
-def _allowed(choice: Mapping[str, Any]) -> tuple[frozenset[str], str]:
-    mode, tools = choice.get("mode"), choice.get("tools")
-    if mode not in ("auto", "required"):
-        raise bad("tool_choice.mode", "must be auto or required")
-    rows = tools if isinstance(tools, list) else []
-    given = [row["name"] for row in rows if isinstance(row, dict) and row.get("type") == "function" and "name" in row]
-    names = [name for name in given if isinstance(name, str)]
-    if not names or len(names) < len(rows):
-        raise bad("tool_choice.tools", "must be a list such as [{'type': 'function', 'name': 'weather'}]")
-    return frozenset(names), mode
-
-
-def _choice(choice: object) -> object:
-    if choice is None or choice in _CHOICES:
-        return choice
-    if isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("name"), str):
-        return {"type": "function", "function": {"name": choice["name"]}}
-    raise bad("tool_choice", f"must be one of {', '.join(_CHOICES)}, or {{'type': 'function', 'name': '...'}}")
 
 
 def _text(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

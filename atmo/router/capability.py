@@ -43,7 +43,7 @@ FEATURES = (COMPLETIONS, VISION, AUDIO, TOOLS, JSON_SCHEMA, ANY_FEATURE)
 
 FEATURES_MOST = 16
 COST_MOST, SIZE_B_MOST = 1_000_000, 100_000
-"""Of a thousand tokens in US dollars, and of billions of parameters. Source: guess; what is more is a mistake or a lie."""
+"""Of a thousand tokens in US dollars, and of billions of parameters. Source: guess; more is a mistake or a lie."""
 
 LATENCY_CLASSES = ("local", "regional", "global")
 PRIORITIES = ("low", "normal", "high")

@@ -9,7 +9,7 @@ from typing import IO, Any
 from atmo.errors import UserError
 from atmo.shell.client import Change, NodeClient
 from atmo.shell.progress import shown_progress
-from atmo.shell.text import Wrapper, printable, prose, size_text, table
+from atmo.shell.text import Wrapper, printable, prose, size_text, table, wrapped_table
 from atmo.shell.transfer_views import TRANSFER_HEADERS, transfer_rows
 from atmo.shell.views import (
     MODEL_HEADERS,
@@ -104,13 +104,13 @@ class Shell:
     def _say(self, text: str) -> None:
         print(text, file=self._out, flush=True)
 
-    def _table(self, headers: tuple[str, ...], rows: list[list[str]]) -> None:
-        for line in table(headers, rows, self._width()):
+    def _table(self, headers: tuple[str, ...], rows: list[list[str]], *, wrapped: bool = False) -> None:
+        for line in (wrapped_table if wrapped else table)(headers, rows, self._width()):
             self._say(line)
 
     def _status(self, _rest: str) -> None:
         status = self._connect().status()
-        for line in status_lines({"running": True, **status}):
+        for line in status_lines({"running": True, **status}, self._width()):
             self._say(line)
         if peers := status.get("peers"):
             self._table(PEER_HEADERS, peer_rows(peers))
@@ -161,7 +161,7 @@ class Shell:
             self._say(f"Nobody: {_reason(decision)}")
         rows = route_rows(decision.get("candidates") or [])
         if rows:
-            self._table(ROUTE_HEADERS, rows)
+            self._table(ROUTE_HEADERS, rows, wrapped=True)
         if decision.get("omitted"):
             self._say(f"and {decision['omitted']} more")
 

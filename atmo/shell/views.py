@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -177,8 +178,13 @@ def rtt_text(milliseconds: float | None) -> str:
     return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
 
 
-def status_lines(status: Mapping[str, Any]) -> list[str]:
-    """Returns the lines of `atmo status`: who, where, in which mesh, and further single values."""
+def status_lines(status: Mapping[str, Any], columns: int | None = None) -> list[str]:
+    """Returns the lines of `atmo status`: who, where, in which mesh, and further single values.
+
+    Args:
+        status: As the control API tells it.
+        columns: Of the terminal, at which values are wrapped; None to wrap nowhere.
+    """
     rest = {key: value for key, value in status.items() if key not in ("running", "pid", "name", "version", "peers")}
     if status.get("running"):
         name = printable(status.get("name", "The node"))
@@ -193,7 +199,17 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
         if not isinstance(value, Mapping):
             fields.append((_title(key), _status_value(key, value)))
     width = max((len(title) for title, _ in fields), default=0)
-    return lines + [f"  {title.ljust(width)}  {value}" for title, value in fields if value]
+    shown = [f"  {title.ljust(width)}  {value}" for title, value in fields if value]
+    return lines + [part for line in shown for part in _hanging(line, width + 4, columns)]
+
+
+def _hanging(line: str, indent: int, columns: int | None) -> list[str]:
+    """Breaks a line between words, further lines indented; a word is never broken, so that it can be copied."""
+    if columns is None:
+        return [line]
+    wrapper = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
+    wrapper.subsequent_indent = " " * min(indent, columns // 2)
+    return wrapper.wrap(line)
 
 
 _STATUS_TITLES = {

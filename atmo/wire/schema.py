@@ -2,8 +2,8 @@
 
 A field's annotation is its schema: `int`, `str`, `bytes`, `bool`, `float`, `NodeId`, `tuple[X, ...]`, `dict[str, X]`,
 `X | None`, `Any` and nested dataclasses; `Annotated[X, Most(n)]` bounds a length (or a number).
-An `int` is never negative, nor is a `float` that is bounded. Unknown keys are ignored, so that a newer peer may say more; a field with a default may be
-absent.
+An `int` is never negative, nor is a `float` that is bounded. Unknown keys are ignored, so that a newer peer may say
+more; a field with a default may be absent.
 """
 
 from __future__ import annotations

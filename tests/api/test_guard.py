@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import trio
 
+from atmo.api.account import Account
 from atmo.api.guard import Guard
 from tests.api.face import in_process, make_app
 from tests.gateway.world import Echo, chat, loop_net
@@ -66,6 +67,19 @@ async def test_no_preflight_is_answered() -> None:
     async with loop_net() as net, in_process(make_app(await net.add("alpha"))) as client:
         answer = await client.options("/v1/chat/completions", headers={"origin": "http://localhost"})
     assert answer.status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"), [("/health", "localhost", 200), ("/nope", "localhost", 404), ("/health", "evil", 403)]
+)
+async def test_every_answer_has_the_id_of_its_account(path: str, host: str, status: int) -> None:
+    accounts: list[Account] = []
+    async with loop_net() as net:
+        app = make_app(await net.add("alpha"), observers=(accounts.append,))
+        async with in_process(app) as client:
+            answer = await client.get(path, headers={"host": host})
+    assert answer.status_code == status
+    assert answer.headers.get_list("x-request-id") == [accounts[0].request_id]
 
 
 async def call(guard: Guard, scope: dict[str, Any]) -> list[Any]:

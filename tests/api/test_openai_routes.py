@@ -179,6 +179,22 @@ class TestBadInput:
 
 
 class TestRoutes:
+    @pytest.mark.parametrize(
+        ("path", "meant"),
+        [
+            ("/chat/completions", "POST /v1/chat/completions"),
+            ("/v1/v1/completions", "POST /v1/completions"),
+            ("/v1/chat/completions/", "POST /v1/chat/completions"),
+            ("/v1//embeddings", "POST /v1/embeddings"),
+            ("/models", "GET /v1/models"),
+        ],
+    )
+    async def test_who_has_another_base_url_is_told_the_route(self, path: str, meant: str) -> None:
+        async with loop_net() as net, await client_of(net) as client:
+            answer = await client.post(path, json=chat())
+        assert answer.status_code == 404
+        assert f"The route is {meant}: the base URL" in answer.json()["error"]["message"]
+
     @pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/chat/completions/"])
     async def test_unknown(self, path: str) -> None:
         async with loop_net() as net, await client_of(net) as client:

@@ -171,10 +171,22 @@ async def test_an_answer_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_field_at_fault_is_named() -> None:
     async with loop_net() as net, in_process(make_app(await net.add("alpha", Echo()))) as client:
-        answer = await client.post(URL, json={"input": "hi", "tools": [{"type": "web_search"}]})
+        answer = await client.post(URL, json={"input": "hi", "tool_choice": {"type": "web_search"}})
         hot = await client.post(URL, json={"input": "hi", "temperature": 9})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_tool")
     assert (hot.status_code, hot.json()["error"]["param"]) == (400, "temperature")
+
+
+async def test_a_tool_that_openai_runs_is_named_in_a_warning() -> None:
+    """Codex sends `web_search` with every request."""
+    backend = Says(TEXT)
+    async with loop_net() as net, in_process(make_app(await net.add("alpha", backend))) as client:
+        for stream in (False, True):
+            body = {"input": "hi", "tools": [{"type": "web_search"}], "tool_choice": "auto", "stream": stream}
+            answer = await client.post(URL, json=body)
+            assert answer.status_code == 200
+            assert answer.headers["x-atmosphere-warning"] == "not honoured by this model: tools[0] web_search"
+    assert "tools" not in backend.calls[0].body
 
 
 class TestConversation:

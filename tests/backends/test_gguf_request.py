@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -61,6 +62,50 @@ def test_a_named_tool_is_the_only_one() -> None:
             request_body(CHAT, body | {"tool_choice": wrong}, 4)
 
 
+def test_allowed_tools_are_the_only_ones() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b", "c")]
+    for mode in ("auto", "required"):
+        allowed = {"mode": mode, "tools": [tools[0], tools[2]]}
+        choice = {"type": "allowed_tools", "allowed_tools": allowed}
+        out = request_body(CHAT, {"messages": MESSAGES, "tools": tools, "tool_choice": choice}, 4)
+        assert (out["tools"], out["tool_choice"]) == ([tools[0], tools[2]], mode)
+
+
+def test_what_llama_cpp_would_fail_at_is_the_clients_fault() -> None:
+    """It answers all of this with status 500, which clients send again and again."""
+    video = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "video_url"}]}]
+    tools = [{"type": "custom", "custom": {"name": "f"}}]
+    for body, param in (({"messages": video}, "messages[0].content[1].type"), ({"tools": tools}, "tools[0].type")):
+        with pytest.raises(RequestError) as caught:
+            request_body(CHAT, {"messages": MESSAGES, **body}, 4)
+        assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("", "{}"),
+        ('{"a":1}', '{"a":1}'),
+        ('{"a":', json.dumps('{"a":')),
+        ("NaN", '"NaN"'),
+        ("[" * 10_000, f'"{"[" * 10_000}"'),
+    ],
+)
+def test_what_a_model_once_called_a_tool_with_is_json(given: str, sent: str) -> None:
+    """Agents send back what a model wrote, broken or empty; llama.cpp fails where it is no JSON."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": given}}
+    body = {"messages": [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call, {"id": "d"}]}]}
+    first, second = request_body(CHAT, body, 4)["messages"][1]["tool_calls"]
+    assert (first["function"]["arguments"], second) == (sent, {"id": "d"})
+    assert call["function"]["arguments"] == given
+
+
+def test_parts_with_a_text_are_texts() -> None:
+    parts = [{"type": "refusal", "refusal": "no"}, {"type": "output_text", "text": "b"}, {"type": "text", "text": "c"}]
+    out = request_body(CHAT, {"messages": [{"role": "assistant", "content": parts}]}, 4)
+    assert out["messages"][0]["content"] == [{"type": "text", "text": text} for text in ("no", "b", "c")]
+
+
 def test_more_answers_than_slots() -> None:
     with pytest.raises(RequestError, match="2 answers to one request at most") as caught:
         request_body(CHAT, {"messages": MESSAGES, "n": 3}, 2)
@@ -118,11 +163,23 @@ def test_a_streamed_chat_put_together() -> None:
     answer = whole.answer()
     assert (answer["object"], answer["id"], answer["usage"]["total_tokens"]) == ("chat.completion", "c", 3)
     call = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    message = {"role": "assistant", "content": "ab", "reasoning_content": "r", "tool_calls": [call]}
+    message = {
+        "role": "assistant", "content": "ab", "refusal": None, "reasoning_content": "r", "tool_calls": [call],
+    }  # fmt: skip
+    other = {"role": "assistant", "content": "x", "refusal": None}
     assert answer["choices"] == [
         {"index": 0, "logprobs": {"content": [1, 2]}, "finish_reason": "tool_calls", "message": message},
-        {"index": 1, "logprobs": None, "finish_reason": "length", "message": {"role": "assistant", "content": "x"}},
+        {"index": 1, "logprobs": None, "finish_reason": "length", "message": other},
     ]
+
+
+def test_what_says_nothing_has_an_empty_text_and_a_call_has_none() -> None:
+    call = {"index": 0, "id": "t1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for delta, content in (({}, ""), ({"tool_calls": [call]}, None)):
+        whole = Whole(text=False)
+        whole.add(chunk(piece({"role": "assistant", "content": None})))
+        whole.add(chunk(piece(delta, "stop")))
+        assert whole.answer()["choices"][0]["message"]["content"] == content
 
 
 def test_a_streamed_completion_put_together() -> None:

@@ -23,6 +23,10 @@ LOUD: list[tuple[str, Any]] = [
     ("response_format", {"type": "json_object"}),
     ("presence_penalty", 0.5),
     ("something_new", "x"),
+    ("temperature", 0),
+    ("top_p", 0.0),
+    ("parallel_tool_calls", False),
+    ("enable_thinking", False),
 ]
 QUIET: list[tuple[str, Any]] = [
     ("model", "auto"),
@@ -35,6 +39,8 @@ QUIET: list[tuple[str, Any]] = [
     ("presence_penalty", 0),
     ("tool_choice", "auto"),
     ("metadata", {"a": "b"}),
+    ("parallel_tool_calls", True),
+    ("prompt_cache_retention", "24h"),
     ("stream_options", {"include_usage": True}),
 ]
 

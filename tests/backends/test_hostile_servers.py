@@ -103,3 +103,11 @@ def test_numbers_that_nobody_can_mean_are_not_believed() -> None:
 
 def test_names_that_are_too_long_are_not_looked_at() -> None:
     assert rows_of({"data": [{"id": "x" * 4_000_000}, {"id": "m"}]}) == [{"id": "m"}]
+
+
+def test_tool_calls_are_counted_over_all_choices() -> None:
+    stream = ChunkStream("m", "r", wants_usage=False)
+    for choice in range(512):
+        stream.chunk({"choices": [{"index": choice, "delta": {"tool_calls": [{"index": 0}, {"index": 1}]}}]})
+    with pytest.raises(BadAnswer, match="more than 1024 tools"):
+        stream.chunk({"choices": [{"index": 600, "delta": {"tool_calls": [{"index": 0}]}}]})

@@ -210,3 +210,22 @@ def certificate(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 def test_bad_urls(url: str) -> None:
     with pytest.raises(ValueError):
         HttpClient(url)
+
+
+async def test_a_server_that_never_comes_to_its_answer() -> None:
+    async with serve() as server:
+
+        async def still_at_it(reply: Reply) -> None:
+            await reply.stream.send_all(b"HTTP/1.1 102 Processing\r\n\r\n" * 10_000)
+
+        async def twice(reply: Reply) -> None:
+            await reply.stream.send_all(b"HTTP/1.1 102 Processing\r\n\r\n" * 2)
+            await reply.whole(200, "text/plain", b"x")
+
+        server.on("/", still_at_it)
+        server.on("/twice", twice)
+        client = HttpClient(server.url)
+        with pytest.raises(Broken, match="does not come to its answer"):
+            await get(client)
+        assert await get(client, "/twice") == (200, b"x")
+        await client.aclose()

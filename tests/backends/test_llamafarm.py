@@ -140,6 +140,8 @@ async def test_classifiers(farm: LlamaFarm, backend: LlamaFarmBackend) -> None:
     [
         (ANOMALY, "/v1/ml/anomaly/score", {"data": []}),
         (ANOMALY, "/v1/ml/anomaly/score", {"data": [{"score": "high"}]}),
+        (ANOMALY, "/v1/ml/anomaly/score", {"data": [{"score": 10**400}]}),
+        (ANOMALY, "/v1/ml/anomaly/score", {"data": [{"score": float("nan")}]}),
         (ANOMALY, "/v1/ml/anomaly/score", [1]),
         (CLASSIFY, "/v1/ml/classifier/predict", {"results": [{"score": 1}]}),
         (CLASSIFY, "/v1/ml/classifier/predict", {"results": ["booking"]}),
@@ -155,6 +157,13 @@ async def test_answers_of_another_shape(
     with pytest.raises(RequestError, match="LlamaFarm at") as caught:
         await run(backend, capability, body)
     assert caught.value.status == 502
+
+
+async def test_a_threshold_that_is_no_number_is_left_out(farm: LlamaFarm, backend: LlamaFarmBackend) -> None:
+    farm.server.json("/v1/ml/anomaly/score", {"data": [{"score": 1}], "summary": {"threshold": 10**400}})
+    capability = Capability(id="llamafarm:anomaly:y", operation=ANOMALY, model="y")
+    (answer,) = await run(backend, capability, {"data": [[1.0]]})
+    assert answer["threshold"] is None
 
 
 async def test_half_of_it_may_be_away(farm: LlamaFarm) -> None:

@@ -46,6 +46,12 @@ def test_a_stream_of_several_choices() -> None:
     assert stream.finished
 
 
+def test_a_stream_that_begins_with_null_as_llama_server_does_for_several_prompts() -> None:
+    stream = TextStream("ours", "r", wants_usage=False)
+    assert stream.chunk(None) is None
+    assert stream.chunk(chunk({"index": 1, "text": "a"})) is not None
+
+
 def test_usage_beside_the_last_text_comes_in_a_chunk_of_its_own() -> None:
     # As llama-server sends it.
     stream = TextStream("ours", "r", wants_usage=True)

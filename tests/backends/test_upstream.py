@@ -1,12 +1,15 @@
-"""What is told of a server that failed: never its key, wherever and in what pieces the server echoes it."""
+"""Keys of servers: read from files that may be anything, and never told, wherever a server echoes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
+import trio
 
 from atmo.backends.base import Call
 from atmo.backends.openai import OpenAIBackend, OpenAIServer
@@ -59,3 +62,12 @@ async def test_a_key_in_the_middle_of_a_stream(server: Server, shown: int) -> No
     failed = await failure(server, stream=True)
     assert KEY[:8] not in failed.message
     assert failed.message.endswith("x***.")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+async def test_a_key_file_that_is_none_holds_nobody_up(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "key")
+    backend = OpenAIBackend(OpenAIServer("lab", "http://127.0.0.1:9", key_file=str(tmp_path / "key")))
+    with trio.fail_after(10), pytest.raises(RequestError, match="cannot be read: it is no file"):
+        await backend.models()
+    await backend.aclose()

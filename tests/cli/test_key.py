@@ -36,7 +36,7 @@ def test_a_key_from_making_to_revoking(atmo: Atmo, home: Path) -> None:
     assert "not shown again" in made.err
     listed = atmo("key", "list")
     assert listed.out.splitlines()[1].startswith("ci ")
-    assert "llama*, phi; 60/min; $5.00/month" in listed.out
+    assert "llama*, phi; 60/min; $5.00/month; expires 20" in listed.out
     assert made.out.strip()[8:] not in listed.out
     (row,) = json.loads(atmo("key", "list", "--json").out)
     assert row["state"] == "active"
@@ -57,6 +57,9 @@ def test_json_has_the_key(atmo: Atmo, home: Path) -> None:
     ("argv", "code", "said"),
     [
         (("create", "--name", "a b"), 1, "cannot be used"),
+        (("create", "--name", ""), 2, "--name is empty"),
+        (("create", "--name", "a", "--models", " , "), 2, "--models is empty"),
+        (("create", "--name", "a", "--rate", ""), 2, "--rate is empty"),
         (("create", "--name", "a", "--rate", "fast"), 1, "not a rate"),
         (("create", "--name", "a", "--budget", "much"), 1, "not a budget"),
         (("create", "--name", "a", "--expires", "soon"), 2, "not a duration"),

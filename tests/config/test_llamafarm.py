@@ -200,10 +200,10 @@ def test_a_folder_of_nobody_is_told_of_once(tmp_path: Path) -> None:
 def test_a_file_that_nobody_may_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = write(tmp_path, block(mode="provider"))
 
-    def denied(_path: Path) -> bool:
+    def denied(_path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "is_file", denied)
+    monkeypatch.setattr(Path, "lstat", denied)
     errors = examine(tmp_path, environ).errors
     assert len(errors) == 2
     assert all("cannot be read: Permission denied" in str(error) for error in errors)

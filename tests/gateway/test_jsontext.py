@@ -27,6 +27,7 @@ from atmo.gateway.jsontext import (
     [
         (b"", "Expecting value at line 1, column 1"),
         (b"{", "Expecting property name"),
+        (b'{"a', "Unterminated string starting at line 1, column 2"),
         (b'{"a": 1} x', "Extra data"),
         (b"\xff\xfe{}", "byte 0 is not UTF-8"),
         (b'{"a": "\xed\xa0\x80"}', "is not UTF-8"),

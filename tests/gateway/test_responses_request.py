@@ -95,10 +95,16 @@ class TestTools:
         assert request.chat["tool_choice"] == "required"
         assert request.echo["tool_choice"] == allowed
 
-    def test_a_tool_that_openai_runs_is_named(self) -> None:
+    def test_a_tool_that_openai_runs_is_left_out_and_named(self) -> None:
+        request = read(tools=[FUNCTION, {"type": "web_search"}])
+        assert request.ignored == ("tools[1] web_search",)
+        assert [tool["function"]["name"] for tool in request.chat["tools"]] == ["weather"]
+        assert [tool["type"] for tool in request.echo["tools"]] == ["function"]
+
+    def test_a_tool_that_openai_runs_cannot_be_demanded(self) -> None:
         with pytest.raises(RequestError, match="'web_search', which OpenAI runs") as caught:
-            read(tools=[FUNCTION, {"type": "web_search"}])
-        assert (caught.value.status, caught.value.param) == (400, "tools[1].type")
+            read(tools=[FUNCTION, {"type": "web_search"}], tool_choice={"type": "web_search"})
+        assert (caught.value.status, caught.value.param) == (400, "tool_choice")
         assert caught.value.code == "unsupported_tool"
 
 

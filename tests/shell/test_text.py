@@ -193,6 +193,17 @@ def test_what_the_router_does(mapping: dict[str, Any], text: str) -> None:
     assert shown == ([f"  router  {text}"] if text else [])
 
 
+def test_status_is_wrapped_between_words() -> None:
+    node = "n" * 52
+    status = {"running": True, "node_id": node, "capabilities": ["builtin:embed", "rag:atmosphere-docs"]}
+    assert status_lines(status, 40)[1:] == [
+        "  node id",
+        f"                {node}",
+        "  capabilities  builtin:embed,",
+        "                rag:atmosphere-docs",
+    ]
+
+
 def test_status_of_any_kind() -> None:
     assert status_lines({"running": False, "home": "/h"}) == ["No node is running on /h.", "  home  /h"]
     lines = status_lines(

@@ -74,6 +74,14 @@ def test_full_size(bench: dict[str, Any], tmp_path: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["figures"]["a"] == 1
 
 
+def test_quick_form(bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench["main"](["example", "--quick"]) == 2
+    assert "no quick form" in capsys.readouterr().err
+    (tmp_path / "brief.py").write_text('def run(quick=False):\n    return {"figures": {"a": int(quick)}, "peers": {}}\n')
+    assert bench["main"](["brief", "--json", "--quick"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"]["a"] == 1
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["example", "--fast"], ["nothing"], ["--list", "example"]])
 def test_wrong_usage(bench: dict[str, Any], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["main"](arguments) == 2
@@ -82,4 +90,4 @@ def test_wrong_usage(bench: dict[str, Any], arguments: list[str], capsys: pytest
 
 def test_the_benchmarks_of_the_issue_are_there() -> None:
     result = subprocess.run([sys.executable, str(BENCH), "--list"], capture_output=True, text=True, check=True)
-    assert {"quic", "embed"} <= {line.split()[0] for line in result.stdout.splitlines()}
+    assert {"quic", "embed", "gateway"} <= {line.split()[0] for line in result.stdout.splitlines()}

@@ -171,7 +171,7 @@ def test_a_bounded_float(dollars: float) -> None:
 
 @pytest.mark.parametrize("dollars", [-0.01, 100.01, 1e300, math.nan, math.inf, True, "1"])
 def test_a_bounded_float_is_neither_negative_nor_beyond(dollars: Any) -> None:
-    with pytest.raises(WireError, match="Price.dollars is not a number from 0 to 100"):
+    with pytest.raises(WireError, match=r"Price.dollars is not a number from 0 to 100"):
         from_wire_untrusted(Price, {"dollars": dollars})
 
 
