@@ -82,10 +82,13 @@ class TestChat:
         assert error["code"] == "bad_answer"
 
     async def test_names_from_elsewhere_make_no_headers(self) -> None:
-        evil = Capability("e", CHAT, "evil\r\nset-cookie: ü", general=True)
-        async with loop_net() as net, await client_of(net, Echo(evil)) as client:
-            answer = await client.post("/v1/chat/completions", json=chat())
-        assert answer.headers["x-atmosphere-model"] == "evil??set-cookie: ?"
+        evil = Capability("e", CHAT, "evil: ü", general=True)
+        async with loop_net() as net:
+            node = await net.add("evil\r\nset-cookie: ü", Echo(evil))
+            async with in_process(make_app(node)) as client:
+                answer = await client.post("/v1/chat/completions", json=chat())
+        assert answer.headers["x-atmosphere-model"] == "evil: ?"
+        assert answer.headers["x-atmosphere-node"] == "evil??set-cookie: ?"
         assert "set-cookie" not in answer.headers
 
     async def test_503_says_what_to_do(self) -> None:
