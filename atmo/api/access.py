@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _ascii
 from pathlib import Path
@@ -71,6 +72,7 @@ class Lines(logging.Handler):
     def __init__(self, out: TextIO) -> None:
         super().__init__()
         self._out = out
+        self._failing = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one line; what goes wrong is told as `logging` does, and no request hears of it."""
@@ -78,7 +80,15 @@ class Lines(logging.Handler):
             self._out.write(f"{record.msg}\n")
             self._out.flush()
         except (OSError, ValueError):
+            self.fail(record)
+        else:
+            self._failing = False
+
+    def fail(self, record: logging.LogRecord) -> None:
+        """Tells of a trouble once while it lasts: where a disk is full, nothing should fill it further."""
+        if not self._failing:
             self.handleError(record)
+        self._failing = True
 
 
 class FileLines(Lines):
@@ -105,7 +115,7 @@ class FileLines(Lines):
             try:
                 self._put_aside()
             except OSError:
-                self.handleError(record)
+                self.fail(record)
             self._left = self._most
         self._left -= size
         super().emit(record)
@@ -116,12 +126,14 @@ class FileLines(Lines):
             older = self._path.with_name(f"{self._path.name}.{number}") if number else self._path
             if older.exists():
                 older.replace(self._path.with_name(f"{self._path.name}.{number + 1}"))
-        self._out.close()
-        self._out = self._path.open("a", encoding="utf-8")
+        aside, self._out = self._out, self._path.open("a", encoding="utf-8")
+        with suppress(OSError):  # of a full disk
+            aside.close()
 
     def close(self) -> None:
         """Closes the file."""
-        self._out.close()
+        with suppress(OSError):
+            self._out.close()
         super().close()
 
 

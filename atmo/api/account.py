@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 import trio
 from starlette.types import Scope
 
+from atmo.backends.via import HEADER, came_by_untrusted
 from atmo.gateway.asking import Asking
 from atmo.gateway.execution import Execution
 from atmo.gateway.tracing import traceparent_untrusted
 
 _SCOPE_KEY = "atmo.account"
 _ID_BYTES = 12
+_VIA = HEADER.encode()
 MAX_TOKENS = 10**9
 """Of one request; who tells of more is not believed. Source: guess, a thousand times the longest context."""
 
@@ -126,9 +128,13 @@ def open_account(scope: Scope) -> Account:
     client = scope.get("client")
     method = "WEBSOCKET" if scope["type"] == "websocket" else scope.get("method", "")
     account = Account(method, scope.get("path", ""), str(client[0]) if client else "")
+    via = ""
     for name, value in scope.get("headers", ()):
         if name == b"traceparent":
             account.trace = traceparent_untrusted(value.decode("latin-1"))
+        elif name == _VIA:
+            via = value.decode("latin-1")
+    came_by_untrusted(via.split())
     return account
 
 

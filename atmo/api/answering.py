@@ -6,11 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import trio
-
 from atmo.api.account import ABANDONED, ANSWERED, FAILED, REFUSED, Account, Observer
 from atmo.api.errors import INTERNAL
-from atmo.api.openai_embeddings import embeddings_answer
+from atmo.api.openai_embeddings import as_asked
 from atmo.backends.base import Part, as_object
 from atmo.errors import RequestError
 from atmo.gateway.execution import Execution
@@ -57,7 +55,4 @@ async def one_answer(
 async def shaped(operation: str, body: dict[str, Any], part: Part) -> dict[str, Any]:
     """Returns a whole answer of a backend in the shape of its route."""
     answer = as_object(part)
-    if operation != EMBEDDINGS:
-        return answer
-    form, dimensions = body.get("encoding_format") or "float", body.get("dimensions")
-    return await trio.to_thread.run_sync(embeddings_answer, answer, form, dimensions)
+    return await as_asked(body, answer) if operation == EMBEDDINGS else answer

@@ -20,7 +20,7 @@ MAX_AGE_S = 600
 
 _SHOWN = (
     b"x-request-id, x-atmosphere-node, x-atmosphere-node-id, x-atmosphere-path, x-atmosphere-model, x-atmosphere-rule,"
-    b" x-atmosphere-reason, x-atmosphere-ignored, retry-after, warning"
+    b" x-atmosphere-reason, x-atmosphere-warning, retry-after"
 )
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9, -]{0,1024}")
 

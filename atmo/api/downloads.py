@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from atmo.api.account import account_of
 from atmo.api.exchange import until_gone
 from atmo.api.ranges import Span, Unsatisfiable, is_matched, is_range_current, wanted_span
 from atmo.errors import RequestError
@@ -99,7 +100,7 @@ class _Download(Response):
             await _end(send)
             return
         span = None
-        if scope["method"] == "GET" and is_range_current(headers.get("if-range"), etag):
+        if account_of(scope).method == "GET" and is_range_current(headers.get("if-range"), etag):
             try:
                 span = wanted_span(headers.getlist("range"), size)
             except Unsatisfiable as error:
@@ -129,7 +130,7 @@ class _Download(Response):
                 if span is not None:
                     headers.append((b"content-range", b"bytes %d-%d/%d" % (span.start, span.end - 1, size)))
                 start = partial(_start, send, 200 if span is None else 206, headers)
-                if scope["method"] == "HEAD":
+                if account_of(scope).method == "HEAD":
                     await start()
                     await _end(send)
                     return

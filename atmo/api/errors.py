@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -103,6 +104,9 @@ def _instead(path: str, routes: Sequence[str]) -> str:
     meant = next((route for route in routes if given.endswith(route.partition("/v1")[2] or "\0")), "")
     if meant:
         return f"The route is {meant}: the base URL of a client ends in /v1."
+    named = {route.split()[1]: " ".join(route.split()[:2]) for route in routes}
+    if near := difflib.get_close_matches(given, named, n=1, cutoff=0.8):
+        return f"Did you mean {named[near[0]]}?"
     return f"Routes are: {', '.join(routes)}."
 
 

@@ -123,7 +123,7 @@ async def run_stream(gateway: Gateway, operation: str, body: Body, send: Send, a
         events: list[bytes] = []
         try:
             async for part in execution:
-                if hides_usage and _is_usage(part):
+                if hides_usage and is_usage(part):
                     continue
                 events.append(_event(part.data if isinstance(part, Encoded) else await write_object(part)))
                 if not isinstance(part, Encoded) or not part.more:
@@ -146,7 +146,7 @@ def _wants_usage(body: Mapping[str, Any]) -> bool:
     return isinstance(options, Mapping) and options.get("include_usage") is True
 
 
-def _is_usage(part: Part) -> bool:
+def is_usage(part: Part) -> bool:
     """Says whether a chunk is the last one, which only tells what the stream took."""
     return not isinstance(part, Encoded) and not part.get("choices") and part.get("usage") is not None
 

@@ -32,6 +32,10 @@ MAX_HEADERS = 8
 """Of one part. Source: RFC 7578 knows three."""
 
 MAX_HEADER_BYTES = 1_024
+ENCODED_BYTES = 48 * 1024
+"""That are put in base64 at once: who sends byte by byte would have texts of four characters kept that take sixty bytes
+each. Source: guess."""
+
 _MAX_BOUNDARY = 70
 """Source: RFC 2046 section 5.1.1."""
 
@@ -163,9 +167,10 @@ class Form:
         if self._file_bytes > MAX_FILE_BYTES:
             raise _too_large(f"has a file of more than {MAX_FILE_BYTES // 2**20} MiB")
         part.data += data[start:end]
-        whole = len(part.data) // 3 * 3
-        self._encode(part.data[:whole])
-        del part.data[:whole]
+        if len(part.data) >= ENCODED_BYTES:
+            whole = len(part.data) // 3 * 3
+            self._encode(part.data[:whole])
+            del part.data[:whole]
 
     def _encode(self, data: bytearray) -> None:
         self._holding.take(len(data) // 3)

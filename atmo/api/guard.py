@@ -59,6 +59,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         account = account_of(scope)
+        if account.method == "HEAD":  # who answers GET need not know; the server sends no body
+            scope = {**scope, "method": "GET"}
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -94,7 +96,7 @@ class Guard:
         try:
             await self._app(scope, receive, send)
         except Exception:
-            log.exception("%s failed", scope["path"][:128])
+            log.exception("%r failed", scope["path"][:128])
             if account.first_byte_s is not None:
                 raise
             await error_response(INTERNAL)(scope, receive, send)

@@ -7,13 +7,11 @@ import hmac
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atmo.api.errors import error_response
+from atmo.api.keys import CONTROL
 from atmo.errors import RequestError
 
 OPEN = frozenset({"/health", "/v1/health", "/metrics"})
 """What watchers poll."""
-
-CONTROL = "/atmo/v1/"
-"""The control API, which wants its own token."""
 
 OWNER = frozenset({"/v1/mesh/topology"})
 """What commands of this machine ask with that token outside of the control API."""

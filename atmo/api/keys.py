@@ -26,7 +26,7 @@ OPEN_PATHS = frozenset({"/health"})
 """Needs no key, as a load balancer asks; who shows none learns nothing but that the node answers."""
 
 CONTROL = "/atmo/v1/"
-"""These routes want the node's own token and check it themselves."""
+"""The control API: its routes want the node's own token and check it themselves."""
 
 QUOTA = "insufficient_quota"
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,20 +33,21 @@ def add_embeddings(router: APIRouter, gateway: Gateway) -> None:
 
     async def work(body: Body, send: Send, account: Account) -> None:
         check_body(EMBEDDINGS, body)
-
-        async def finish(answer: Body) -> Body:
-            form, dimensions = body.get("encoding_format") or "float", body.get("dimensions")
-            rows = answer.get("data")
-            if isinstance(rows, list) and len(rows) > _THREAD_ROWS:
-                return await trio.to_thread.run_sync(embeddings_answer, answer, form, dimensions)
-            return embeddings_answer(answer, form, dimensions)
-
-        await run_json(gateway, EMBEDDINGS, body, send, account, finish)
+        await run_json(gateway, EMBEDDINGS, body, send, account, partial(as_asked, body))
 
     @router.post("/embeddings", openapi_extra=takes(EMBEDDINGS))
     async def embeddings() -> Response:
         """Turns texts, or token ids, into vectors."""
         return Exchange(gateway.budget, work)
+
+
+async def as_asked(body: Mapping[str, Any], answer: Body) -> Body:
+    """Returns a backend's embeddings in the form that a request asks for; see `embeddings_answer`."""
+    form, dimensions = body.get("encoding_format") or "float", body.get("dimensions")
+    rows = answer.get("data")
+    if isinstance(rows, list) and len(rows) > _THREAD_ROWS:
+        return await trio.to_thread.run_sync(embeddings_answer, answer, form, dimensions)
+    return embeddings_answer(answer, form, dimensions)
 
 
 def embeddings_answer(answer: Body, encoding: str, dimensions: int | None) -> Body:

@@ -110,6 +110,6 @@ OPTIONS: Schema = or_null(
             "min_size_b": {**_LIMIT, "description": "Billions of parameters."},
             "residency": {"type": "string", "maxLength": 64, "description": "Where data must stay, such as `US`."},
         },
-        "additionalProperties": True,
+        "additionalProperties": False,
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from atmo.api.schema import ref
 from atmo.gateway.fields import Schema, or_null
 
 _TEXT: Schema = {"type": "string"}
@@ -23,10 +24,6 @@ def _list(item: Schema) -> Schema:
 
 def _const(word: str) -> Schema:
     return {"type": "string", "const": word}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 _HEAD: dict[str, Schema] = {"id": _TEXT, "created": _COUNT, "model": _TEXT}
@@ -59,7 +56,7 @@ _OPENAI: dict[str, Schema] = {
                 _object({"index": _COUNT, "message": _MESSAGE, "finish_reason": _TEXT}, {"logprobs": _LOGPROBS})
             ),
         },
-        {"usage": _ref("Usage"), "system_fingerprint": or_null(_TEXT)},
+        {"usage": ref("Usage"), "system_fingerprint": or_null(_TEXT)},
     ),
     "ChatChunk": _object(
         {
@@ -69,7 +66,7 @@ _OPENAI: dict[str, Schema] = {
                 _object({"index": _COUNT, "delta": _DELTA, "finish_reason": or_null(_TEXT)}, {"logprobs": _LOGPROBS})
             ),
         },
-        {"usage": {"anyOf": [_ref("Usage"), {"type": "null"}]}},
+        {"usage": {"anyOf": [ref("Usage"), {"type": "null"}]}},
         "An event of a stream. All have one id; the first delta has the role; the last one of a choice is empty and"
         " has the `finish_reason`; then comes a chunk with `usage` and no choices where `stream_options.include_usage`"
         " asked for it, then `data: [DONE]`.",
@@ -82,7 +79,7 @@ _OPENAI: dict[str, Schema] = {
                 _object({"index": _COUNT, "text": _TEXT, "finish_reason": or_null(_TEXT)}, {"logprobs": _LOGPROBS})
             ),
         },
-        {"usage": _ref("Usage")},
+        {"usage": ref("Usage")},
         "An answer, or an event of a stream.",
     ),
     "EmbeddingsAnswer": _object(
@@ -101,14 +98,14 @@ _OPENAI: dict[str, Schema] = {
                 )
             ),
             "model": _TEXT,
-            "usage": _ref("Usage"),
+            "usage": ref("Usage"),
         }
     ),
     "Model": _object(
         {"id": _TEXT, "object": _const("model"), "created": _COUNT, "owned_by": _TEXT},
         {"description": _TEXT, "versions": _list(_TEXT)},
     ),
-    "ModelList": _object({"object": _const("list"), "data": _list(_ref("Model"))}),
+    "ModelList": _object({"object": _const("list"), "data": _list(ref("Model"))}),
     "ImagesAnswer": _object({"created": _COUNT, "data": _list(_object({}, {"b64_json": _TEXT, "url": _TEXT}))}),
     "Transcription": _object({"text": _TEXT}, {"language": _TEXT, "duration": _NUMBER, "segments": _list({})}),
     "TranscriptionEvent": _object(

@@ -167,7 +167,7 @@ class ServerConnection:
         try:
             await exchange.run(serving.app, scope)
         except Exception:
-            log.exception("%s failed", scope["path"][:128])
+            log.exception("%r failed", scope["path"][:128])
         self._exchange = None
         if wire.gone:
             return False

@@ -49,7 +49,7 @@ async def serve_websocket(
     try:
         await app(scope, socket.receive, socket.send)
     except Exception:
-        log.exception("%s failed", scope["path"][:128])
+        log.exception("%r failed", scope["path"][:128])
     await socket.finish()
 
 

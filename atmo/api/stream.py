@@ -29,10 +29,11 @@ from atmo.api.account import ANSWERED, Account, Observer, account_of
 from atmo.api.answering import accounted, shaped
 from atmo.api.errors import INTERNAL
 from atmo.api.events import TOPICS, EventHub
+from atmo.api.exchange import is_usage
 from atmo.api.keys import Admission
 from atmo.api.services import ApiServices
 from atmo.api.tracing import note_account
-from atmo.backends.base import STREAMED, Encoded, Part
+from atmo.backends.base import STREAMED
 from atmo.errors import RequestError
 from atmo.gateway.checks import bad, check_body
 from atmo.gateway.gateway import Gateway
@@ -327,17 +328,12 @@ class _Client:
             self._put(dump({"id": name, "type": "started", **about, "request_id": account.request_id}).decode())
             head = f'{{"id":{json.dumps(name)},"type":"chunk","data":'
             async for part in execution:
-                if stream and _is_usage(part):
+                if stream and is_usage(part):  # it is told at the end
                     continue
                 data = await write_object(part if stream else await shaped(operation, body, part))
                 await self._put_in_turn(f"{head}{data.decode()}}}")
             account.note(execution)
         return {"id": name, "type": "done", "usage": execution.usage}
-
-
-def _is_usage(part: Part) -> bool:
-    """Says whether a chunk only tells what the stream took; that is said at the end."""
-    return not isinstance(part, Encoded) and not part.get("choices") and part.get("usage") is not None
 
 
 def _error(name: str | None, error: RequestError) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from typing import Any
 import trio
 
 from atmo.backends.base import Backend, Call, Part
+from atmo.backends.closing import close_parts
 from atmo.backends.http_client import HttpClient
 from atmo.backends.openai import OpenAIBackend, OpenAIServer
 from atmo.backends.openai_shapes import BadAnswer
 from atmo.backends.places import PLACES, Place
+from atmo.backends.server_backend import CLOSE_S
 from atmo.backends.upstream import Upstream, UpstreamConfig
 from atmo.errors import RequestError
 from atmo.router.capability import Capability
@@ -29,7 +31,6 @@ RECHECK_S = 20.0
 
 CONCURRENCY = 4
 _LOOK = UpstreamConfig(discover_s=1.0)
-_CLOSE_S = 1.0
 
 
 class FoundBackend(Backend):
@@ -77,8 +78,7 @@ class FoundBackend(Backend):
             async for part in parts:
                 yield part
         finally:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await parts.aclose()
+            await close_parts(parts, CLOSE_S)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -58,8 +58,7 @@ class GgufFacts:
         parameters: Their number.
         context: Tokens that the model was made for.
         embeds: It turns texts into vectors; else it chats.
-        has_template: It says how a conversation is written down.
-        takes_tools: That template knows tools.
+        takes_tools: How it writes down a conversation knows tools.
         token_bytes: What one token takes in the cache of keys and values.
         batch_bytes: What one batch takes while it is computed.
         size: Of the file, in bytes.
@@ -70,7 +69,6 @@ class GgufFacts:
     parameters: int
     context: int
     embeds: bool
-    has_template: bool
     takes_tools: bool
     token_bytes: int
     batch_bytes: int
@@ -148,7 +146,6 @@ def _facts(architecture: str, keys: dict[str, Any], tensors: list[gguf.Tensor], 
         parameters=parameters,
         context=context,
         embeds=gguf.embeds(keys),
-        has_template=bool(template),
         takes_tools="tools" in template,
         token_bytes=layers * kept_heads * (key + value) * 2,
         batch_bytes=BATCH * 4 * (tokens + 12 * width),

@@ -82,6 +82,10 @@ def request_body(operation: str, body: Mapping[str, Any], slots: int) -> Object:
     most = out.pop("max_completion_tokens", None)
     if most is not None:
         out["max_tokens"] = most
+    if "stop" in out:
+        # An empty one would end every answer before it begins.
+        given = out["stop"] if isinstance(out["stop"], list) else [out["stop"]]
+        out["stop"] = [text for text in given if text]
     if "seed" in out:
         # llama.cpp has 32 bits for it, of which the last value means "random".
         out["seed"] = int(out["seed"]) % _RANDOM_SEED

@@ -14,16 +14,15 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import trio
-
 from atmo.backends.base import Call, Part
+from atmo.backends.closing import close_parts
 from atmo.backends.honoured import unhonoured
 from atmo.backends.http_client import HttpClient
 from atmo.backends.llamafarm_ml import classifiers, classify, detect, detector_capability, detectors
 from atmo.backends.llamafarm_names import Project, disk_models, loaded_models, projects_of
 from atmo.backends.llm_capabilities import Terms, capabilities_of
 from atmo.backends.llm_names import ModelFacts
-from atmo.backends.server_backend import ServerBackend
+from atmo.backends.server_backend import CLOSE_S, ServerBackend
 from atmo.backends.upstream import Upstream, UpstreamConfig
 from atmo.errors import RequestError, UserError
 from atmo.router.capability import ANOMALY, CHAT, CLASSIFY, EMBEDDINGS, TOOLS, Capability
@@ -42,7 +41,6 @@ NAMESPACES = ("default",)
 MAX_PROJECTS = 64
 MAX_MODELS = 128
 
-_CLOSE_S = 1.0
 _NO_SESSION = {"X-No-Session": "true"}
 """Without it the server keeps each conversation for half an hour."""
 
@@ -132,8 +130,7 @@ class LlamaFarmBackend(ServerBackend):
                 async for part in parts:
                     yield part
             finally:
-                with trio.move_on_after(_CLOSE_S, shield=True):
-                    await parts.aclose()
+                await close_parts(parts, CLOSE_S)
 
     async def aclose(self) -> None:
         """Closes the connections."""

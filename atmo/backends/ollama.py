@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from atmo.backends.base import Call, Part
+from atmo.backends.closing import close_parts
 from atmo.backends.http_client import HttpClient, HttpError, Response
 from atmo.backends.llm_capabilities import Terms, capabilities_of
 from atmo.backends.llm_names import ModelFacts, operations_of
@@ -23,7 +24,7 @@ from atmo.backends.ollama_native import (
     wants_native,
 )
 from atmo.backends.openai_shapes import BadAnswer, parse_json
-from atmo.backends.server_backend import ServerBackend
+from atmo.backends.server_backend import CLOSE_S, ServerBackend
 from atmo.backends.upstream import Upstream, UpstreamConfig
 from atmo.backends.upstream_media import draw
 from atmo.errors import RequestError, UserError
@@ -46,7 +47,6 @@ KEPT_FACTS = 1_024
 MAX_LINE_BYTES = 4 * 1024 * 1024
 """One object of a stream. Source: choice; a tool call's arguments are the longest."""
 
-_CLOSE_S = 1.0
 _JSON = "application/json"
 _OPERATIONS = {"completion": CHAT, "embedding": EMBEDDINGS, "image": IMAGES}
 _FEATURES = {"vision": VISION, "audio": AUDIO, "tools": TOOLS}
@@ -116,8 +116,7 @@ class OllamaBackend(ServerBackend):
             async for part in parts:
                 yield part
         finally:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await parts.aclose()
+            await close_parts(parts, CLOSE_S)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -131,20 +130,18 @@ class OllamaBackend(ServerBackend):
         answer = NativeAnswer(call.capability.model, call.request_id, chat=chat)
         response = await self._upstream.post("/api/chat" if chat else "/api/generate", data, _JSON, "*/*", call.trace)
         try:
-            if not call.stream:
-                whole = parse_json(await response.read(limits.REQUEST_BYTES), response.content_type)
-                yield answer.whole(whole)
-                return
-            lines = _Lines(response)
-            while not answer.finished:
-                for part in answer.chunks(await lines.next()):
-                    yield part
-            yield answer.usage_chunk()
+            async with response:
+                if not call.stream:
+                    whole = parse_json(await response.read(limits.REQUEST_BYTES), response.content_type)
+                    yield answer.whole(whole)
+                    return
+                lines = _Lines(response)
+                while not answer.finished:
+                    for part in answer.chunks(await lines.next()):
+                        yield part
+                yield answer.usage_chunk()
         except (HttpError, BadAnswer) as error:
             raise self._upstream.failed(error) from error
-        finally:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await response.aclose()
 
     async def _greet(self, count: int) -> None:
         """Says once which version it is: what it can differs."""

@@ -16,11 +16,12 @@ from urllib.parse import urlsplit, urlunsplit
 import trio
 
 from atmo.backends.base import Call, Part
+from atmo.backends.closing import close_parts
 from atmo.backends.http_client import HttpClient
 from atmo.backends.llm_capabilities import Terms, capabilities_of
 from atmo.backends.model_rows import facts_of, is_elsewhere, owner_of, props_facts, rows_of
 from atmo.backends.openai_shapes import BadAnswer
-from atmo.backends.server_backend import ServerBackend
+from atmo.backends.server_backend import CLOSE_S, ServerBackend
 from atmo.backends.upstream import Upstream, UpstreamConfig
 from atmo.backends.upstream_media import draw, speak, transcribe
 from atmo.errors import RequestError, UserError
@@ -150,8 +151,7 @@ class OpenAIBackend(ServerBackend):
                 async for part in parts:
                     yield part
             finally:
-                with trio.move_on_after(1, shield=True):
-                    await parts.aclose()
+                await close_parts(parts, CLOSE_S)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -89,11 +89,8 @@ def completion(body: Any, model: str, request_id: str) -> Object:
     Raises:
         BadAnswer: It has no choices with messages.
     """
-    choices = body.get("choices") if isinstance(body, Mapping) else None
-    if not isinstance(choices, list) or not choices:
-        raise BadAnswer("gave an answer without choices")
     kept = []
-    for index, choice in enumerate(choices):
+    for index, choice in enumerate(choices_in(body)):
         message = choice.get("message") if isinstance(choice, Mapping) else None
         if not isinstance(message, Mapping):
             raise BadAnswer("gave a choice without a message")
@@ -173,13 +170,7 @@ class ChunkStream:
         Raises:
             BadAnswer: It is not a chunk.
         """
-        if not isinstance(value, Mapping):
-            raise BadAnswer("sent something in its stream that is not an object")
-        if value.get("choices") is None and isinstance(value.get("error"), Mapping | str):
-            raise BadAnswer(f"ended its stream with an error: {error_fields(value)[0]}")
-        choices = value.get("choices")
-        if not isinstance(choices, list):
-            raise BadAnswer("sent a chunk without choices")
+        choices = chunk_choices(value)
         self._head = self._head or answer_head(value, "chat.completion.chunk", self._model, self._request_id)
         if isinstance(value.get("usage"), Mapping):
             # Some send it with every chunk; the last one counts.
@@ -321,6 +312,34 @@ def _vector(value: Any) -> bytes:
     if array.size == 0 or not np.isfinite(array).all():
         raise BadAnswer("gave an embedding that is empty or not finite")
     return array.tobytes()
+
+
+def choices_in(body: Any) -> list[Any]:
+    """Returns the choices of a whole answer.
+
+    Raises:
+        BadAnswer: It has none.
+    """
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    if not isinstance(choices, list) or not choices:
+        raise BadAnswer("gave an answer without choices")
+    return choices
+
+
+def chunk_choices(value: Any) -> list[Any]:
+    """Returns the choices of one chunk of a stream; the last one may have none.
+
+    Raises:
+        BadAnswer: It is not a chunk, or says that the server failed.
+    """
+    if not isinstance(value, Mapping):
+        raise BadAnswer("sent something in its stream that is not an object")
+    choices = value.get("choices")
+    if choices is None and isinstance(value.get("error"), Mapping | str):
+        raise BadAnswer(f"ended its stream with an error: {error_fields(value)[0]}")
+    if not isinstance(choices, list):
+        raise BadAnswer("sent a chunk without choices")
+    return choices
 
 
 def input_count(body: Mapping[str, Any]) -> int:

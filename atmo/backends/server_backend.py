@@ -26,6 +26,7 @@ PROVE_S = 5.0
 PROVED_AT_ONCE = 2
 MAX_DOUBTS = 64
 CLOSE_S = 1.0
+"""For a call that is given up, to clean up."""
 
 _OWN_FAULTS = frozenset({"no_key", "upstream_refused"})
 """Failures that every model of the server shares; the list of models meets them too."""
@@ -137,5 +138,4 @@ class ServerBackend(Backend):
                     return
                 log.info("%s is not offered: %s", capability.id, error)
             finally:
-                with trio.move_on_after(CLOSE_S, shield=True):
-                    await parts.aclose()
+                await close_parts(parts, CLOSE_S)

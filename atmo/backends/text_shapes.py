@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atmo.backends.base import Object
-from atmo.backends.openai_shapes import BadAnswer, answer_head, error_fields, index_of, usage_in
+from atmo.backends.openai_shapes import BadAnswer, answer_head, choices_in, chunk_choices, index_of, usage_in
 
 KIND = "text_completion"
 
@@ -21,10 +21,7 @@ def text_completion(body: Any, model: str, request_id: str) -> Object:
     Raises:
         BadAnswer: It has no choices with a text.
     """
-    choices = body.get("choices") if isinstance(body, Mapping) else None
-    if not isinstance(choices, list) or not choices:
-        raise BadAnswer("gave an answer without choices")
-    kept = [_choice(choice, place, whole=True) for place, choice in enumerate(choices)]
+    kept = [_choice(choice, place, whole=True) for place, choice in enumerate(choices_in(body))]
     for choice in kept:
         choice["logprobs"] = text_logprobs(choice["logprobs"], 0)
     head = answer_head(body, KIND, model, request_id)
@@ -62,13 +59,7 @@ class TextStream:
         """
         if value is None:  # so llama-server begins where it has several prompts
             return None
-        if not isinstance(value, Mapping):
-            raise BadAnswer("sent something in its stream that is not an object")
-        choices = value.get("choices")
-        if choices is None and isinstance(value.get("error"), Mapping | str):
-            raise BadAnswer(f"ended its stream with an error: {error_fields(value)[0]}")
-        if not isinstance(choices, list):
-            raise BadAnswer("sent a chunk without choices")
+        choices = chunk_choices(value)
         self._head = self._head or answer_head(value, KIND, self._model, self._request_id)
         usage = value.get("usage")
         if isinstance(usage, Mapping):

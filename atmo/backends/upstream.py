@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,18 +26,23 @@ from atmo.backends.openai_shapes import (
 from atmo.backends.passing import Passing
 from atmo.backends.sse import SseError, SseParser
 from atmo.backends.text_shapes import TextStream, text_chunks_of, text_completion
+from atmo.backends.via import HEADER, MOST, came_by, new_mark
 from atmo.errors import RequestError
 from atmo.router.capability import COMPLETIONS
 from atmo.wire import limits
 
 MAX_LIST_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
+MAX_RETRY_S = 3_600.0
+"""A server that wants to be left alone for longer is asked again after this. Source: guess."""
+
 _DONE = "[DONE]"
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MASK = "***"
 _TELLING_CHARS = 8
 """Of a key's beginning, which tell something of it; makers put up to seven before it, such as `sk-proj`."""
 
-_CLOSE_S, _DRAIN_S = 1.0, 0.2
+_DRAIN_S = 0.2
 
 Headers = Callable[[], Awaitable[Mapping[str, str]]]
 
@@ -78,6 +84,7 @@ class Upstream:
         self._client = client
         self._headers = headers
         self._secret = secret
+        self._mark = new_mark()
 
     async def aclose(self) -> None:
         """Closes connections that are not in use."""
@@ -123,7 +130,7 @@ class Upstream:
         Raises:
             RequestError: 502 or what the server's status means.
         """
-        headers = {"Accept": accept, "Content-Type": content_type, **_traced(trace)}
+        headers = {"Accept": accept, "Content-Type": content_type, **_traced(trace), **self._marked()}
         if self._headers is not None:
             headers |= await self._headers()
         try:
@@ -133,8 +140,7 @@ class Upstream:
         try:
             await self._check(response)
         except BaseException:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await response.aclose()
+            await response.aclose()
             raise
         return response
 
@@ -207,11 +213,23 @@ class Upstream:
         headers = {"Accept": "application/json, text/event-stream", **_traced(trace)}
         data = None
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers |= {"Content-Type": "application/json", **self._marked()}
             data = json.dumps(body, ensure_ascii=False).encode()
         if self._headers is not None:
             headers |= await self._headers()
         return await self._client.request(method, path, headers, data, self.config.first_byte_s)
+
+    def _marked(self) -> dict[str, str]:
+        """Returns the header that says which servers a request was sent to, this one included.
+
+        Raises:
+            RequestError: 508, it was sent to this one before: nodes ask each other in a circle.
+        """
+        marks = came_by()
+        if self._mark in marks or len(marks) >= MOST:
+            message = f"{self.label} has sent this request back to this node. Remove one of both from servers."
+            raise RequestError(508, message, kind="server_error", code="request_loop")
+        return {HEADER: " ".join((*marks, self._mark))}
 
     async def _check(self, response: Response) -> None:
         if response.status == 200:
@@ -222,9 +240,9 @@ class Upstream:
         except HttpError:
             # The status alone says enough.
             data = b""
-        raise self._status_error(response.status, data)
+        raise self._status_error(response.status, data, _retry_s(response.headers))
 
-    def _status_error(self, status: int, data: bytes) -> RequestError:
+    def _status_error(self, status: int, data: bytes, retry_s: float) -> RequestError:
         secret = self._secret().encode()
         # Before the message is cut, which would leave a part of the key.
         told = error_of(data.replace(secret, _MASK.encode()) if secret else data)
@@ -240,8 +258,8 @@ class Upstream:
                 404, f"{self.label} does not have this{said}", code=code or "model_not_found", param=param
             )
         if status == 429:
-            text = f"{self.label} has too many requests{said} Try again later."
-            return RequestError(429, text, kind="rate_limit_error", code=code or "rate_limit_exceeded")
+            text = f"{self.label} has too many requests{said.removesuffix('.')}. Try again later."
+            return RequestError(429, text, kind="rate_limit_error", code=code or "rate_limit_exceeded", retry_s=retry_s)
         if status in (400, 409, 413, 415, 422):
             return RequestError(400, f"{self.label} refused the request{said}", code=code, param=param)
         if status in (408, 504):
@@ -249,7 +267,8 @@ class Upstream:
         what = (
             "redirects elsewhere; give its final URL" if 300 <= status < 400 else f"failed with status {status}{said}"
         )
-        return RequestError(503 if status == 503 else 502, f"{self.label} {what}", kind="server_error", code="upstream")
+        known = 503 if status == 503 else 502
+        return RequestError(known, f"{self.label} {what}", kind="server_error", code="upstream", retry_s=retry_s)
 
     def failed(self, error: Exception) -> RequestError:
         """Returns what a client reads when the server was not reached, broke off or answered nonsense."""
@@ -262,8 +281,7 @@ class Upstream:
         if not secret or not text:
             return text
         text = text.replace(secret, _MASK)
-        least = min(_TELLING_CHARS, len(secret))
-        cut = next((size for size in range(len(secret) - 1, least - 1, -1) if text.endswith(secret[:size])), 0)
+        cut = next((size for size in range(len(secret) - 1, _TELLING_CHARS - 1, -1) if text.endswith(secret[:size])), 0)
         return text[: len(text) - cut] + _MASK if cut else text
 
 
@@ -341,6 +359,15 @@ class _StreamReader:
         """Reads what follows [DONE] so that the connection can be used again; the answer is complete without."""
         with trio.move_on_after(_DRAIN_S), suppress(HttpError):
             await self._response.read(MAX_ERROR_BYTES)
+
+
+def _retry_s(headers: Mapping[str, str]) -> float:
+    """Returns the seconds after which a server wants to be asked again; 0 where it does not say, or says a date."""
+    for name, unit in (("retry-after-ms", 1_000.0), ("retry-after", 1.0)):
+        text = headers.get(name, "")
+        if _NUMBER.fullmatch(text):
+            return min(MAX_RETRY_S, float(text) / unit)
+    return 0.0
 
 
 def _traced(trace: str) -> dict[str, str]:

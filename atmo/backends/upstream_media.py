@@ -13,8 +13,6 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import trio
-
 from atmo.backends.base import Call, Object, Part
 from atmo.backends.http_client import HttpError
 from atmo.backends.openai_shapes import BadAnswer, parse_json
@@ -33,7 +31,6 @@ SPEECH_PIECE_BYTES = 48 * 1024
 MAX_SPEECH_BYTES = 256 * 1024 * 1024
 """Source: choice; two hours of uncompressed speech at 16 kHz, mono."""
 
-_CLOSE_S = 1.0
 _TEXTS = ("text/", "application/x-subrip")
 
 
@@ -96,27 +93,25 @@ async def speak(upstream: Upstream, call: Call) -> AsyncGenerator[Part, None]:
     data = json.dumps(body, ensure_ascii=False).encode()
     response = await upstream.post("/audio/speech", data, "application/json", "*/*", call.trace)
     try:
-        kind = response.content_type or "application/octet-stream"
-        if kind == "application/json" or kind.startswith("text/"):
-            raise BadAnswer("gave no sound")
-        buffer, total = bytearray(), 0
-        while piece := await response.receive():
-            total += len(piece)
-            buffer += piece
-            if total > MAX_SPEECH_BYTES:
-                raise BadAnswer(f"gave more than {MAX_SPEECH_BYTES} bytes of sound")
-            while call.stream and len(buffer) >= SPEECH_PIECE_BYTES:
-                yield _sound(buffer[:SPEECH_PIECE_BYTES], kind)
-                del buffer[:SPEECH_PIECE_BYTES]
-        if not total:
-            raise BadAnswer("gave no sound")
-        if buffer:
-            yield _sound(buffer, kind)
+        async with response:
+            kind = response.content_type or "application/octet-stream"
+            if kind == "application/json" or kind.startswith("text/"):
+                raise BadAnswer("gave no sound")
+            buffer, total = bytearray(), 0
+            while piece := await response.receive():
+                total += len(piece)
+                buffer += piece
+                if total > MAX_SPEECH_BYTES:
+                    raise BadAnswer(f"gave more than {MAX_SPEECH_BYTES} bytes of sound")
+                while call.stream and len(buffer) >= SPEECH_PIECE_BYTES:
+                    yield _sound(buffer[:SPEECH_PIECE_BYTES], kind)
+                    del buffer[:SPEECH_PIECE_BYTES]
+            if not total:
+                raise BadAnswer("gave no sound")
+            if buffer:
+                yield _sound(buffer, kind)
     except (HttpError, BadAnswer) as error:
         raise upstream.failed(error) from error
-    finally:
-        with trio.move_on_after(_CLOSE_S, shield=True):
-            await response.aclose()
 
 
 def form_of(body: Mapping[str, Any], model: str) -> tuple[bytes, str]:
@@ -182,9 +177,7 @@ def _is_text(row: Mapping[str, Any], key: str) -> bool:
 async def _whole(upstream: Upstream, call: Call, path: str, data: bytes, content_type: str) -> tuple[bytes, str]:
     response = await upstream.post(path, data, content_type, "application/json, text/plain, */*", call.trace)
     try:
-        return await response.read(limits.REQUEST_BYTES), response.content_type
+        async with response:
+            return await response.read(limits.REQUEST_BYTES), response.content_type
     except HttpError as error:
         raise upstream.failed(error) from error
-    finally:
-        with trio.move_on_after(_CLOSE_S, shield=True):
-            await response.aclose()

@@ -33,6 +33,9 @@ STOP_S = 1.9
 Its store survives that as it survives a power cut.
 """
 
+FILES = 16_384
+"""That a node wants to have open: some 8,000 for clients, as many for servers and other nodes behind them."""
+
 _QUIET_LOGGERS = ("atmo.api.http", "httpx", "httpcore", "quic", "asyncio", "zeroconf")
 
 
@@ -139,8 +142,10 @@ def _serve(home: Path, settings: Settings) -> None:
     import trio
 
     from atmo.backends.embedder import Embedder
+    from atmo.node.files import raise_file_limit
     from atmo.node.memory import share_one_heap
 
+    raise_file_limit(FILES)
     share_one_heap()
     embedder = Embedder()
     threading.Thread(target=embedder.load, daemon=True).start()  # while the rest is imported

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import secrets
 import signal
 import sys
@@ -15,6 +14,7 @@ import typer
 from atmo.cli.common import JsonOption, bad_input, parse_duration, print_json, say
 from atmo.cli.node import set_up_logging
 from atmo.errors import UserError
+from atmo.node.files import raise_file_limit
 
 if TYPE_CHECKING:
     import ssl
@@ -162,11 +162,7 @@ def _no_passphrase() -> str:
 
 def _raise_file_limit(needed: int) -> None:
     """Lets this process hold as many connections as it is to have, as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= needed or soft == resource.RLIM_INFINITY:
-        return
-    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    most = raise_file_limit(needed)
     if most < needed:
         say(f"warning: this process may hold {most} connections, it wants {needed}; see `ulimit -n`.")
 

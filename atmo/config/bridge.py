@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atmo.config.checks import folder_path, switch
+from atmo.config.checks import folder_path, switch, whole
 from atmo.config.keys import Check, Key, Values, Variable
 from atmo.config.values import MAX_PORT, HostPort, parse_host_port
 from atmo.errors import UserError
@@ -78,13 +78,6 @@ def _folders(value: Any, where: str, base: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(folder_path(text, where, base) for text in value))
 
 
-def _port(value: Any, where: str, _base: Path) -> int:
-    text = str(value).strip()
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PORT):
-        raise UserError(f"{where}: {value!r} is not a port between 0 and {MAX_PORT}.")
-    return int(text)
-
-
 def _host(value: Any, where: str, _base: Path) -> str:
     try:
         return parse_host_port(f"[{value}]:0" if ":" in str(value) else f"{value}:0", "127.0.0.1").host
@@ -106,7 +99,7 @@ def _interval(value: Any, where: str, _base: Path) -> float:
 KEYS = (
     Key("bridge.enabled", switch, True, (Variable("ATMO_BRIDGE"),)),
     Key("bridge.folders", _folders, ()),
-    Key("bridge.http_port", _port, None, (Variable("MODEL_BRIDGE_HTTP_PORT"),)),
+    Key("bridge.http_port", whole(0, MAX_PORT, "a port"), None, (Variable("MODEL_BRIDGE_HTTP_PORT"),)),
     Key("bridge.http_host", _host, ""),
     Key("bridge.interval_s", _interval, DEFAULT_INTERVAL_S, (Variable("MODEL_BRIDGE_GOSSIP_INTERVAL"),)),
     Key(

@@ -27,7 +27,6 @@ NAME_CHARS = 64
 MAX_ENTRIES = 64
 """Servers and projects of one node, each (guess: beyond it somebody generates the file, and wrongly)."""
 
-
 NAMES_MOST = 256
 """Names and patterns in one list. Source: a choice, the capabilities that a backend may have."""
 
@@ -38,6 +37,8 @@ _SERVER_KEYS = (
     "latency_class", "residency",
 )  # fmt: skip
 CONCURRENCY_MOST = 1_024
+_ON, _OFF = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -80,14 +81,9 @@ def _text(value: Any, where: str, *, limit: int = 1_024, empty: bool = False) ->
 
 
 def kind_of(value: Any) -> str:
-    kinds = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "a mapping",
-    }
+    """Returns what a value is, in words."""
+    number = "a number"
+    kinds = {bool: "true or false", int: number, float: number, str: "a text", list: "a list", dict: "a mapping"}
     return "nothing" if value is None else kinds.get(type(value), type(value).__name__)
 
 
@@ -110,14 +106,19 @@ def choice(options: tuple[str, ...]) -> Callable[[Any, str, Path], str]:
     return parse
 
 
+def is_switch(value: Any) -> bool:
+    """Says whether a value is what `switch` takes, where something else may stand, too."""
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in (*_ON, *_OFF))
+
+
 def switch(value: Any, where: str, _base: Path) -> bool:
     """Checks a switch: true or false, in the environment also as 1, 0, on, off, yes or no."""
     if isinstance(value, bool):
         return value
     text = _text(value, where).strip().lower()
-    if text in ("1", "true", "on", "yes"):
+    if text in _ON:
         return True
-    if text in ("0", "false", "off", "no"):
+    if text in _OFF:
         return False
     raise UserError(f"{where}: {value!r} is neither true nor false.")
 
@@ -135,7 +136,7 @@ def host_port(default_host: str) -> Callable[[Any, str, Path], HostPort]:
     return parse
 
 
-def url(value: Any, where: str) -> str:
+def url(value: Any, where: str, _base: Path | None = None) -> str:
     """Checks a URL of http or https without a password in it."""
     text = _text(value, where).strip().rstrip("/")
     try:
@@ -145,7 +146,7 @@ def url(value: Any, where: str) -> str:
     except ValueError:
         good = False
     if not good:
-        shown = "it" if "@" in text else repr(text)  # before an @ may be a password
+        shown = "it" if {"@", "?"}.intersection(text) else repr(text)  # there may be a password, or a key
         raise UserError(f"{where}: {shown} is not an http or https URL.", "Write it as http://127.0.0.1:11434.")
     if "@" in parts.netloc:
         raise UserError(f"{where}: a URL may not hold a password.", 'Use "key_env" or "key_file".')
@@ -155,18 +156,12 @@ def url(value: Any, where: str) -> str:
 def server_url(usual: str) -> Callable[[Any, str, Path], str | None]:
     """Returns the check for a URL, where `false` (None) leaves that server alone, and `true` means `usual`."""
 
-    def parse(value: Any, where: str, _base: Path) -> str | None:
-        word = value.strip().lower() if isinstance(value, str) else value
-        if word is False or word in ("false", "off", "no"):
-            return None
-        return usual if word is True or word in ("true", "on", "yes") else url(value, where)
+    def parse(value: Any, where: str, base: Path) -> str | None:
+        if is_switch(value):
+            return usual if switch(value, where, base) else None
+        return url(value, where)
 
     return parse
-
-
-def url_check(value: Any, where: str, _base: Path) -> str:
-    """Checks a URL of http or https."""
-    return url(value, where)
 
 
 def whole(least: int, most: int, what: str) -> Callable[[Any, str, Path], int]:
@@ -302,7 +297,7 @@ def _server(entry: dict[str, Any], place: str, base: Path) -> ServerSettings:
     server = ServerSettings(
         name=node_name(_required(entry, "name", place), f"{place}: name", base),
         url=url(_required(entry, "url", place), f"{place}: url"),
-        key_env=_text(entry.get("key_env", ""), f"{place}: key_env", empty=True).strip(),
+        key_env=_variable_name(entry.get("key_env", ""), f"{place}: key_env"),
         key_file=_text(entry.get("key_file", ""), f"{place}: key_file", empty=True).strip(),
         price=_price(entry.get("price", 0), f"{place}: price"),
         allow=patterns(entry.get("allow", []), f"{place}: allow"),
@@ -323,6 +318,15 @@ def _server(entry: dict[str, Any], place: str, base: Path) -> ServerSettings:
     if server.key_file:
         server = replace(server, key_file=str(folder_path(server.key_file, f"{place}: key_file", base)))
     return server
+
+
+def _variable_name(value: Any, where: str) -> str:
+    """Checks the name of an environment variable; who puts the key itself there does not see it again in errors."""
+    name = _text(value, where, empty=True).strip()
+    if name and not _VARIABLE.fullmatch(name):
+        hint = "Put the key into a variable and name that here, or use key_file."
+        raise UserError(f"{where}: is not the name of an environment variable.", hint)
+    return name
 
 
 def _operations(value: Any, where: str) -> tuple[str, ...]:

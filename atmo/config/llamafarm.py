@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from atmo.config.checks import decimal, entry_of, folder_path, kind_of, refuse_unknown, switch, whole
+from atmo.config.checks import decimal, entry_of, folder_path, is_switch, kind_of, refuse_unknown, switch, whole
 from atmo.config.keys import LLAMAFARM, Given, Key, Origin, Problems, Values, Variable
 from atmo.config.layout import Layout, Note, Reading, Spread, To
 from atmo.config.sharing import COST_MOST
-from atmo.config.values import HostPort, parse_host_port
+from atmo.config.values import MAX_PORT, HostPort, parse_host_port
 from atmo.errors import UserError
 
 BLOCK = "atmosphere"
-PORT_MOST = 65_535
 
 
 def place_of(values: Values, environ: Mapping[str, str]) -> Path | None:
@@ -54,7 +53,7 @@ def read_block(raw: Mapping[str, Any], path: Path, base: Path, problems: Problem
 
 def _config_file(value: Any, where: str, base: Path) -> Path | bool:
     """Checks a file, or false for none; true is where LlamaFarm has it."""
-    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("0", "false", "off", "no")):
+    if is_switch(value):
         return switch(value, where, base)
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: is {kind_of(value)} where a file or false belongs.")
@@ -73,11 +72,11 @@ def _discovery(value: Any, where: str, problems: Problems) -> Iterator[tuple[str
     entry = {key: item for key, item in entry_of(value, where).items() if item is not None}
     refuse_unknown(entry, ("http_port", "grpc_port", "advertise_address"), where)
     if "grpc_port" in entry:
-        whole(1, PORT_MOST, "a port")(entry["grpc_port"], f"{where}: grpc_port", Path())
+        whole(1, MAX_PORT, "a port")(entry["grpc_port"], f"{where}: grpc_port", Path())
         problems.notes.append(f"{where}: grpc_port: has no effect: LlamaFarm is asked over HTTP.")
     if "http_port" not in entry and "advertise_address" not in entry:
         return
-    port = whole(1, PORT_MOST, "a port")(entry.get("http_port", 14345), f"{where}: http_port", Path())
+    port = whole(1, MAX_PORT, "a port")(entry.get("http_port", 14345), f"{where}: http_port", Path())
     host, at = str(entry.get("advertise_address", "127.0.0.1")), f"{where}: advertise_address"
     try:
         place = parse_host_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")

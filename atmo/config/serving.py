@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atmo.backends.places import FOUND_NAMES
-from atmo.config.checks import folder_path, kind_of, name_list, server_url, switch, url, url_check
+from atmo.config.checks import folder_path, is_switch, kind_of, name_list, server_url, switch, url
 from atmo.config.keys import Key, Variable
 from atmo.config.sharing import or_nothing
 from atmo.config.values import HostPort, parse_host_port
@@ -23,16 +23,13 @@ ORIGINS_MOST = 64
 
 def _discover(value: Any, where: str, base: Path) -> tuple[str, ...]:
     """Checks true for all, false for none, or a list."""
-    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in _SWITCH_WORDS):
+    if is_switch(value):
         return FOUND_NAMES if switch(value, where, base) else ()
     kinds = name_list(value, where, base)
     for kind in kinds:
         if kind not in FOUND_NAMES:
             raise UserError(f"{where}: {kind!r} is not known.", f"Choose of {', '.join(FOUND_NAMES)}.")
     return kinds
-
-
-_SWITCH_WORDS = ("1", "true", "on", "yes", "0", "false", "off", "no")
 
 
 def _ollama_host(value: Any, where: str, _base: Path) -> str:
@@ -68,7 +65,7 @@ def _origins(value: Any, where: str, base: Path) -> tuple[str, ...]:
 
 def _access_log(value: Any, where: str, base: Path) -> bool | Path:
     """Checks true for the node's log, false for none, or a file."""
-    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in _SWITCH_WORDS):
+    if is_switch(value):
         return switch(value, where, base)
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: is {kind_of(value)} where true, false or a file belongs.")
@@ -100,7 +97,7 @@ KEYS = (
     Key("access_log", _access_log, True, (Variable("ATMO_ACCESS_LOG"),)),
     Key(
         "otel_endpoint",
-        or_nothing(url_check),
+        or_nothing(url),
         "",
         (Variable("ATMO_OTEL_ENDPOINT"), Variable("OTEL_EXPORTER_OTLP_ENDPOINT")),
     ),

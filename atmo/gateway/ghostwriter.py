@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -14,6 +15,10 @@ from atmo.gateway.asking import ANYBODY, Asking
 from atmo.gateway.execution import Execution
 from atmo.gateway.prompt import OPTIONS
 from atmo.router.capability import CHAT
+
+_FAILED = "Something went wrong inside this node; its log has the details."
+
+log = logging.getLogger(__name__)
 
 
 class Execute(Protocol):
@@ -87,3 +92,6 @@ class Ghostwriter:
                         await send.send(error)
             except RequestError as error:
                 await send.send(error)
+            except Exception:  # it must not end the node, whose task this is
+                log.exception("what was asked on behalf of a specialist failed")
+                await send.send(RequestError(500, _FAILED, kind="api_error", code="internal_error"))

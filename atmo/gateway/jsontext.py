@@ -26,6 +26,9 @@ HUGE_BYTES = 4 * 1024 * 1024
 
 _READERS = trio.CapacityLimiter(2)
 
+_BOM = b"\xef\xbb\xbf"
+"""Some editors and shells put it before a text; RFC 8259 lets a reader pass it over."""
+
 _INT_DIGITS = 20
 _ITEM_BYTES = 16
 
@@ -57,7 +60,7 @@ def parse_object_untrusted(raw: bytes) -> dict[str, Any]:
         RequestError: 400, saying what is wrong.
     """
     try:
-        text = raw.decode()
+        text = raw.removeprefix(_BOM).decode()
     except UnicodeDecodeError as error:
         raise _bad(f"byte {error.start} is not UTF-8") from None
     try:

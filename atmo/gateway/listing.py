@@ -48,8 +48,8 @@ def list_models(offers: Iterable[Offer], stored: Iterable[CatalogRow]) -> list[d
     """Returns one object of `/v1/models` for each model, sorted by name.
 
     OpenAI's four keys, and beside them: `nodes` that run it, `ready` when there are any, `operations`, `backends`,
-    `features`, `context` in tokens where it is known, `versions` newest first, `local`, `description`, and for a model of a store `stored_on`, `type`, `format` and
-    `size_bytes`.
+    `features`, `context` in tokens where it is known, `versions` newest first, `local`, `description`, and for a model
+    of a store `stored_on`, `type`, `format` and `size_bytes`.
     """
     entries: dict[str, _Entry] = {}
     for offer in offers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,17 @@ OPTIONS = "atmosphere"
 MAX_CHARS = 2_000
 """More of a prompt is not looked at; the embedder reads 256 tokens."""
 
+_CONSTRAINTS = (
+    "local_only",
+    "general_only",
+    "max_rtt_ms",
+    "max_cost_per_1k",
+    "budget",
+    "max_latency_ms",
+    "min_size_b",
+    "residency",
+    "cpu_allowed",
+)
 _FEW_WORDS = 4
 _TEXT_CHARS = 64
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -46,13 +58,17 @@ def constraints_of(body: Mapping[str, Any]) -> Constraints:
     """Reads the constraints of a request.
 
     Raises:
-        RequestError: 400, one of them has the wrong type.
+        RequestError: 400, one of them has the wrong type, or is not known: what was to stay on this machine must not
+            leave it because of a typing error.
     """
     options = body.get(OPTIONS)
     if options is None:
         return Constraints()
     if not isinstance(options, dict):
         raise _bad(OPTIONS, "an object")
+    for name in options:
+        if name not in _CONSTRAINTS:
+            raise _unknown(name[:_TEXT_CHARS])
     return Constraints(
         local_only=_flag(options, "local_only"),
         general_only=_flag(options, "general_only"),
@@ -122,6 +138,13 @@ def _number(options: Mapping[str, Any], name: str) -> float | None:
 
 def _bad(param: str, want: str) -> RequestError:
     return RequestError(400, f"'{param}' must be {want}.", param=param, code="invalid_type")
+
+
+def _unknown(name: str) -> RequestError:
+    near = difflib.get_close_matches(name, _CONSTRAINTS, n=1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(_CONSTRAINTS)}."
+    param = f"{OPTIONS}.{name}"
+    return RequestError(400, f"'{param}' is no constraint. {hint}", param=param, code="unknown_parameter")
 
 
 def _user_text(message: object) -> str:

@@ -26,6 +26,7 @@ import trio
 from atmo.backends.base import Encoded, Head, Part
 from atmo.backends.passing import Passing
 from atmo.backends.pool import MAX_IGNORED
+from atmo.backends.via import came_by
 from atmo.errors import RemoteError, RequestError, WireError
 from atmo.gateway.jsontext import read_object_untrusted
 from atmo.net.ports import MeshPort, RequestStream
@@ -171,6 +172,8 @@ async def open_remote(mesh: MeshPort, outgoing: Outgoing) -> AsyncGenerator[Remo
         "request_id": outgoing.request_id,
         "size": len(outgoing.body),
     } | ({"trace": outgoing.trace} if outgoing.trace else {})
+    if marks := came_by():
+        header["via"] = list(marks)
     parts: RemoteParts | None = None
     try:
         with trio.move_on_after(outgoing.reach_s) as scope:

@@ -126,6 +126,8 @@ def _read_item(param: str, item: object, new_id: NewId) -> Item:
         kind = "message" if "role" in item else "item_reference" if "id" in item else None
     if kind == "message":
         return _read_message(param, item, new_id)
+    if not isinstance(kind, str):
+        raise bad(f"{param}.type", f"must be one of {_ITEMS}")
     if kind in _CALLS:
         return _read_call(param, kind, item, new_id)
     if kind in _OUTPUTS:
@@ -138,8 +140,7 @@ def _read_item(param: str, item: object, new_id: NewId) -> Item:
         return _read_reasoning(param, item, new_id)
     if kind == "item_reference":
         return {"type": kind, "id": _text(param, item, "id")}
-    shown = str(kind)[:64]
-    raise bad(f"{param}.type", f"is '{shown}', which is not run here: items are {_ITEMS}")
+    raise bad(f"{param}.type", f"is '{kind[:64]}', which is not run here: items are {_ITEMS}")
 
 
 def _read_call(param: str, kind: str, item: Mapping[str, Any], new_id: NewId) -> Item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,11 @@ from atmo.wire import limits
 
 @dataclass(frozen=True, slots=True)
 class KeepConfig:
-    """Bounds of what is kept; what was not used for longest goes first.
+    """Bounds of what is kept; of whoever has most of it, what was not used for longest goes first.
 
     Attributes:
         responses: How many. Source: guess; a conversation has tens.
-        size_bytes: Of JSON, input and output; twice the largest body, so that every response fits.
+        size_bytes: Of memory, input and output; twice the largest body, so that every response fits.
         seconds: After which a response that nobody used is forgotten. Source: guess; a conversation of people pauses.
     """
 
@@ -35,7 +36,7 @@ class Kept:
         response: As the client got it.
         items: What the request added to the conversation.
         previous: The response that it continues; empty for none.
-        size: Bytes of JSON.
+        size: Bytes that it takes.
         used_at: When somebody last asked for it, in monotonic seconds.
     """
 
@@ -63,6 +64,8 @@ class KeptResponses:
         self._config = config or KeepConfig()
         self._kept: dict[str, Kept] = {}
         self._items: dict[tuple[str, str], tuple[str, Item]] = {}
+        self._counts: Counter[str] = Counter()
+        self._sizes: Counter[str] = Counter()
         self.size = 0
 
     def __len__(self) -> int:
@@ -74,10 +77,12 @@ class KeptResponses:
         kept.used_at = now
         self._kept[response_id] = kept
         self._items |= {(kept.owner, item["id"]): (response_id, item) for item in kept.all_items}
-        self.size += kept.size
-        while len(self._kept) > self._config.responses or self.size > self._config.size_bytes:
-            self._forget(next(iter(self._kept)))
+        self._count(kept, 1)
         self._expire(now)
+        while len(self._kept) > self._config.responses:
+            self._forget(self._oldest(self._counts))
+        while self.size > self._config.size_bytes:
+            self._forget(self._oldest(self._sizes))
 
     def get(self, owner: str, response_id: str, now: float) -> Kept:
         """Returns a response; it is kept for longer from now on.
@@ -140,9 +145,21 @@ class KeptResponses:
                 return
             self._forget(oldest)
 
+    def _oldest(self, shares: Counter[str]) -> str:
+        """Returns what goes first: nobody's responses make way for those of somebody who keeps more."""
+        ((owner, _),) = shares.most_common(1)
+        return next(response_id for response_id, kept in self._kept.items() if kept.owner == owner)
+
+    def _count(self, kept: Kept, times: int) -> None:
+        self.size += times * kept.size
+        self._counts[kept.owner] += times
+        self._sizes[kept.owner] += times * kept.size
+        if not self._counts[kept.owner]:
+            del self._counts[kept.owner], self._sizes[kept.owner]
+
     def _forget(self, response_id: str) -> None:
         kept = self._kept.pop(response_id)
-        self.size -= kept.size
+        self._count(kept, -1)
         for item in kept.all_items:
             key = kept.owner, item["id"]
             if self._items.get(key, ("", item))[0] == response_id:

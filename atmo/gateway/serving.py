@@ -13,6 +13,7 @@ import trio
 
 from atmo.backends.base import STREAMED, Call, Head, Part
 from atmo.backends.pool import BackendPool
+from atmo.backends.via import came_by_untrusted
 from atmo.errors import RemoteError, RequestError
 from atmo.gateway.askers import BY_ROLE, Askers, NodeLimits
 from atmo.gateway.budget import BUDGET_BYTES, ByteBudget, Holding
@@ -124,6 +125,7 @@ class ExecuteServer:
             return
         del raw
         call = _call(capability, body, stream.header)
+        came_by_untrusted(stream.header.get("via"))
         with self._tracer.span("serve", call.trace, "server") as span:
             note_asked(span, stream.node_id, call.operation, capability.model)
             await self._run(stream, replace(call, trace=span.traceparent), deadline_s)
@@ -221,13 +223,13 @@ class ExecuteServer:
                         if call.stream:
                             if heads:
                                 await self._send_frame(stream, _head_frame(heads.pop()))
-                            await self._send_part(stream, await write_object(part))
+                            await self._send_part(stream, await _written(call, part))
                         else:
                             answer.append(part)
             for head in heads:  # here it is the next one's turn
                 await self._send_frame(stream, _head_frame(head))
             for part in answer:
-                await self._send_part(stream, await write_object(part))
+                await self._send_part(stream, await _written(call, part))
         except RequestError as error:
             self.stats.failed += 1
             await stream.send(_error_frame(error))
@@ -255,6 +257,14 @@ class ExecuteServer:
             await stream.send(frame)
             return
         raise RemoteError("it does not read its answer")
+
+
+async def _written(call: Call, part: Part) -> bytes:
+    try:
+        return await write_object(part)
+    except (TypeError, ValueError) as error:
+        message = f"{call.capability.model} answered with something that JSON cannot say, such as NaN."
+        raise RequestError(502, message, kind="api_error", code="bad_answer") from error
 
 
 def internal_error(capability: Capability) -> RequestError:
@@ -289,14 +299,19 @@ def _error_frame(error: RequestError) -> bytes:
         {
             "error": {
                 "status": error.status,
-                "message": error.message[:TEXT_CHARS].encode("utf-8", "replace").decode(),
+                "message": _text(error.message[:TEXT_CHARS]),
                 "kind": error.kind,
-                "code": error.code,
-                "param": error.param,
+                "code": error.code and _text(error.code),
+                "param": error.param and _text(error.param),
                 **retry,
             }
         }
     )
+
+
+def _text(said: str) -> str:
+    """Returns what is said without halves of characters, which servers put anywhere and CBOR does not know."""
+    return said.encode("utf-8", "replace").decode()
 
 
 def _not_admitted() -> RequestError:

@@ -125,7 +125,7 @@ def choose_model(
             kind="api_error",
         )
     if not allowed:
-        return _constrained(request, able)
+        return _constrained(request, able, offers.fresh)
     if len(allowed.models) == 1:
         (model,) = allowed.models
         only = f"{model} is the only model that does {request.operation}"
@@ -186,7 +186,7 @@ def _by_name(request: RouteRequest, offers: Offers, able: Able, allowed: Able, k
     try:
         found = offers_named(model, allowed)
         if not found and offers_named(model, able):
-            return _constrained(request, Able(list(offers_named(model, able))))
+            return _constrained(request, Able(list(offers_named(model, able))), offers.fresh)
         elsewhere = found or offers_named(model, offers.all)
     except ValueError as error:
         return Failure(400, f"The model '{model[:128]}' cannot be read: {error}.", "invalid_model_version", "model")
@@ -250,7 +250,7 @@ def _unknown(request: RouteRequest, able: Able, elsewhere: Tier, known: Known) -
     )
 
 
-def _constrained(request: RouteRequest, able: Able) -> Failure:
+def _constrained(request: RouteRequest, able: Able, fresh: Callable[[Offer], Offer]) -> Failure:
     lacking = [set(offer.capability.lacks(request.needs)) for offer in able.offers]
     common = sorted(set.intersection(*lacking))
     if common:
@@ -272,9 +272,12 @@ def _constrained(request: RouteRequest, able: Able) -> Failure:
             "model",
             kind="permission_error",
         )
+    one = fresh(next(offer for offer in able.offers if may_use(allowed, offer.capability.model)))
+    why = f"{one.capability.model[:128]} on {one.node_name}: {ruled_out(one, request)}"
     return Failure(
         503,
-        f"No node that does {request.operation} meets what the request asks for: relax its constraints or add a node.",
+        f"No node that does {request.operation} meets what the request asks for ({why}):"
+        " relax its constraints or add a node.",
         "constraints_not_met",
         kind="api_error",
     )

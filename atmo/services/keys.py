@@ -36,7 +36,6 @@ NAME_CHARS = 64
 MOST_PATTERNS = 64
 PATTERN_CHARS = 128
 MOST_RATE = 1_000_000
-MOST_BUDGET = 1e9
 MOST_EXPIRES_S = 10 * 366 * 86_400
 
 State = Literal["active", "revoked", "expired", "used up"]

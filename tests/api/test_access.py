@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -117,3 +117,31 @@ class TestFile:
         handler.close()
         handler.emit(access.log.makeRecord("x", 20, "", 0, "a line", (), None))
         assert "closed file" in capsys.readouterr().err
+
+    def test_a_full_disk_is_told_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        handler = FileLines(Path("/dev/full"))
+        for number in range(3):
+            handler.emit(access.log.makeRecord("x", 20, "", 0, f"line {number}", (), None))
+        handler.close()
+        assert capsys.readouterr().err.count("No space left on device") == 1
+
+    def test_a_new_file_that_cannot_be_opened_loses_no_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        handler = FileLines(tmp_path / "log", most=10)
+
+        def emit(number: int) -> None:
+            handler.emit(access.log.makeRecord("x", 20, "", 0, f"line {number}", (), None))
+
+        def no_more_files(*_: object, **_more: object) -> TextIO:
+            raise OSError(24, "Too many open files")
+
+        emit(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", no_more_files)
+            emit(1)
+        emit(2)
+        handler.close()
+        assert "Too many open files" in capsys.readouterr().err
+        lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+        assert sorted(lines) == ["line 0", "line 1", "line 2"]

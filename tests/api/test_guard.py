@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
 from atmo.api.account import Account
 from atmo.api.guard import Guard
-from tests.api.face import in_process, make_app
+from tests.api.face import in_process, make_app, served
 from tests.gateway.world import Echo, chat, loop_net
 
 
@@ -80,6 +81,16 @@ async def test_every_answer_has_the_id_of_its_account(path: str, host: str, stat
             answer = await client.get(path, headers={"host": host})
     assert answer.status_code == status
     assert answer.headers.get_list("x-request-id") == [accounts[0].request_id]
+
+
+async def test_whatever_answers_get_answers_head() -> None:
+    """Load balancers and users ask `curl -I`; no route has to know."""
+    async with loop_net() as net, served(make_app(await net.add("alpha"))) as url, httpx.AsyncClient() as client:
+        for path in ("/health", "/v1/models", "/docs", "/openapi.json", "/v1/models/nope"):
+            head, got = await client.head(url + path), await client.get(url + path)
+            assert (head.status_code, head.content) == (got.status_code, b"")
+            assert head.headers["content-type"] == got.headers["content-type"]
+        assert (await client.head(f"{url}/v1/chat/completions")).status_code == 405
 
 
 async def call(guard: Guard, scope: dict[str, Any]) -> list[Any]:

@@ -198,6 +198,14 @@ class TestRoutes:
         assert answer.status_code == 404
         assert f"The route is {meant}: the base URL" in answer.json()["error"]["message"]
 
+    @pytest.mark.parametrize(
+        ("path", "meant"), [("/v1/chat/completion", "POST /v1/chat/completions"), ("/doc", "GET /docs")]
+    )
+    async def test_who_mistyped_a_route_is_told_it(self, path: str, meant: str) -> None:
+        async with loop_net() as net, await client_of(net) as client:
+            answer = await client.post(path, json=chat())
+        assert f"Did you mean {meant}?" in answer.json()["error"]["message"]
+
     @pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/chat/completions/"])
     async def test_unknown(self, path: str) -> None:
         async with loop_net() as net, await client_of(net) as client:

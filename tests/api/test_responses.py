@@ -18,7 +18,7 @@ from atmo.api.errors import add_handlers
 from atmo.api.responses import responses_routes
 from atmo.backends.base import Call, Encoded, Part
 from atmo.gateway.jsontext import dump
-from atmo.gateway.responses_kept import KeepConfig
+from atmo.gateway.responses_kept import KeepConfig, KeptResponses
 from atmo.router.capability import CHAT, Capability
 from tests.api.face import in_process, make_app
 from tests.api.test_openai_schema import SPECIFICATION, check, specification
@@ -187,6 +187,16 @@ async def test_a_tool_that_openai_runs_is_named_in_a_warning() -> None:
             assert answer.status_code == 200
             assert answer.headers["x-atmosphere-warning"] == "not honoured by this model: tools[0] web_search"
     assert "tools" not in backend.calls[0].body
+
+
+async def test_many_small_items_take_more_room_than_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(KeptResponses, "keep", lambda self, kept, now: sizes.append(kept.size))
+    async with loop_net() as net, in_process(make_app(await net.add("alpha", Says(TEXT)))) as client:
+        for count in (1, 1_001):
+            given = [{"role": "user", "content": ""}] * count
+            assert (await client.post(URL, json={"input": given})).status_code == 200
+    assert sizes[1] - sizes[0] > 1_000 * responses.OBJECT_BYTES
 
 
 class TestConversation:

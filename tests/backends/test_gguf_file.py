@@ -21,7 +21,6 @@ EIGHT_B = GgufFacts(
     parameters=8_030_000_000,
     context=131_072,
     embeds=False,
-    has_template=True,
     takes_tools=True,
     token_bytes=32 * 8 * 128 * 2 * 2,
     batch_bytes=BATCH * 4 * (128_256 + 12 * 4_096),
@@ -34,10 +33,9 @@ def test_facts_of_a_chat_model_and_of_an_embedder() -> None:
     facts = read_facts_untrusted(chat_file())
     assert (facts.architecture, facts.quantization, facts.context) == ("llama", "F32", 2_048)
     assert (facts.parameters, facts.token_bytes) == (115_648, 2 * 2 * 64 * 2)
-    assert facts.has_template
     assert facts.takes_tools
     assert not facts.embeds
-    assert not read_facts_untrusted(chat_file("")).has_template
+    assert not read_facts_untrusted(chat_file("")).takes_tools
     vectors = read_facts_untrusted(embedder_file())
     assert vectors.embeds
     assert vectors.context == 512

@@ -40,6 +40,9 @@ def test_fields_that_change_nothing_are_not_named() -> None:
         ({"seed": -1}, {"seed": 2**32 - 2}),
         ({"seed": 2**32 - 1}, {"seed": 0}),
         ({"seed": 5}, {"seed": 5}),
+        ({"stop": ["", "a"]}, {"stop": ["a"]}),
+        ({"stop": "a"}, {"stop": ["a"]}),
+        ({"stop": ""}, {"stop": []}),
     ],
 )
 def test_fields_that_have_other_words(given: dict[str, Any], sent: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def test_whole_answers() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "hi"},
+                "message": {"role": "assistant", "content": "hi", "refusal": None},
                 "finish_reason": "stop",
                 "logprobs": None,
             }
@@ -144,6 +144,27 @@ def test_a_missing_finish_reason_is_added() -> None:
     (ending,) = stream.ending()
     assert [(c["index"], c["finish_reason"]) for c in ending["choices"]] == [(0, "stop"), (1, "stop")]
     assert stream.ending() == []
+
+
+def test_only_what_has_something_instead_is_without_a_text() -> None:
+    for message, content in (
+        ({}, ""), ({"content": None, "reasoning_content": "r"}, ""), ({"refusal": "no"}, None),
+        ({"audio": {"id": "a"}}, None), ({"function_call": {"name": "f"}}, None),
+        ({"content": "a", "refusal": "b"}, "a"),
+    ):  # fmt: skip
+        answer = shapes.completion({"choices": [{"message": message}]}, "m", "r")
+        assert answer["choices"][0]["message"]["content"] == content
+
+
+def test_a_character_in_two_pieces_is_put_together() -> None:
+    """A half cannot be written as UTF-8, nor sent to another node."""
+    stream = ChunkStream("ours", "r", wants_usage=False)
+    told = []
+    for text in ("a\ud83d", "\ude00b", "\ude00", "é", "x\ud83d"):
+        chunk = stream.chunk(delta({"delta": {"content": text}}))
+        assert chunk is not None
+        told.append(chunk["choices"][0]["delta"]["content"])
+    assert told == ["a", "😀b", "\ufffd", "é", "x"]
 
 
 def test_tool_calls_get_an_index() -> None:

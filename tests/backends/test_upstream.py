@@ -1,4 +1,4 @@
-"""Keys of servers: read from files that may be anything, and never told, wherever a server echoes them."""
+"""Errors of servers: when to ask again; and their keys, never told, wherever a server echoes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atmo.backends.openai import OpenAIBackend, OpenAIServer
 from atmo.backends.openai_shapes import MAX_MESSAGE_CHARS
 from atmo.errors import RequestError
 from atmo.router.capability import CHAT, Capability
-from tests.backends.fake_server import Server, serve
+from tests.backends.fake_server import Reply, Server, serve
 
 KEY = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"
 CHAT_PATH = "/v1/chat/completions"
@@ -37,6 +37,29 @@ async def failure(server: Server, *, stream: bool = False) -> RequestError:
             assert [part async for part in parts] == []
     await backend.aclose()
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([("Retry-After", "7")], 7),
+        ([("Retry-After", "7"), ("Retry-After-Ms", "1500")], 1.5),
+        ([("Retry-After", "999999999")], 3_600),
+        ([("Retry-After", "Fri, 27 Nov 2026 05:20:00 GMT")], 0),
+        ([("Retry-After", "-1")], 0),
+        ([("Retry-After", "1e3")], 0),
+        ([], 0),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_when_to_ask_again(server: Server, status: int, headers: list[tuple[str, str]], seconds: float) -> None:
+    async def answer(reply: Reply) -> None:
+        await reply.whole(status, "application/json", b'{"error": {"message": "slow down."}}', *headers)
+
+    server.on(CHAT_PATH, answer)
+    failed = await failure(server)
+    assert (failed.status, failed.retry_s) == (status, seconds)
+    assert "slow down.." not in failed.message
 
 
 async def test_a_key_in_every_field_of_an_error(server: Server) -> None:

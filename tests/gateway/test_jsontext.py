@@ -67,6 +67,10 @@ def test_reads_what_clients_send() -> None:
     assert parse_object_untrusted(b'{"a": 18446744073709551615}') == {"a": 2**64 - 1}
 
 
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse_object_untrusted(b'\xef\xbb\xbf{"a": "\xef\xbb\xbf"}') == {"a": "\ufeff"}
+
+
 def test_writes() -> None:
     assert dump({"a": "ü", "b": [1, None]}) == '{"a":"ü","b":[1,null]}'.encode()
     assert json.loads(dump({"a": "\ud800"})) == {"a": "\ud800"}

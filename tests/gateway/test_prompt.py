@@ -67,9 +67,20 @@ def test_constraints() -> None:
         ({"max_rtt_ms": "1"}, "atmosphere.max_rtt_ms"),
         ({"max_rtt_ms": -1}, "atmosphere.max_rtt_ms"),
         ({"max_cost_per_1k": True}, "atmosphere.max_cost_per_1k"),
+        ({"localonly": True}, "atmosphere.localonly"),
+        ({"color": "x" * 100}, "atmosphere.color"),
     ],
 )
-def test_constraints_of_a_wrong_type(options: Any, param: str) -> None:
+def test_constraints_of_a_wrong_type_or_name(options: Any, param: str) -> None:
     with pytest.raises(RequestError) as caught:
         constraints_of({"atmosphere": options})
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("localonly", "Did you mean 'local_only'?"), ("color", "Known are local_only, general_only,")]
+)
+def test_what_a_constraint_that_is_not_known_may_mean(name: str, hint: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        constraints_of({"atmosphere": {name: True}})
+    assert hint in caught.value.message

@@ -57,6 +57,18 @@ class TestKept:
         kept.remove("bert", "b", 0)
         assert ids(kept.resolved("anna", [{"type": "item_reference", "id": "a-out"}], 0)) == ["a-out"]
 
+    def test_who_keeps_most_makes_way(self) -> None:
+        kept = KeptResponses(KeepConfig(responses=4, size_bytes=100))
+        kept.keep(entry("a", owner="anna"), 0)
+        for number in range(9):
+            kept.keep(entry(f"b{number}", owner="bert"), 1)
+        assert len(kept) == 4
+        kept.keep(entry("huge", owner="carl", size=95), 2)
+        kept.keep(entry("small", owner="carl", size=5), 3)
+        assert not missing(kept, "a", "anna")
+        assert [missing(kept, name, "carl") for name in ("huge", "small")] == [True, False]
+        assert kept.size <= 100
+
     def test_references_become_items(self) -> None:
         kept = KeptResponses()
         kept.keep(entry("a"), 0)

@@ -109,6 +109,9 @@ def test_a_key_that_may_not_use_a_model() -> None:
     assert model_of(route([PLAIN, EYE], models=("e*",))) == "eye"
     both = route([PLAIN, EYE], models=("e*",), local_only=True)
     assert refusal(both) == (503, "constraints_not_met", None)
+    assert both.failure is not None
+    assert "(eye on " in both.failure.message
+    assert ": the request allows this machine only): relax" in both.failure.message
 
 
 def test_a_node_that_is_expected_too_late() -> None:

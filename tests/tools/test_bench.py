@@ -77,7 +77,9 @@ def test_full_size(bench: dict[str, Any], tmp_path: Path, capsys: pytest.Capture
 def test_quick_form(bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["main"](["example", "--quick"]) == 2
     assert "no quick form" in capsys.readouterr().err
-    (tmp_path / "brief.py").write_text('def run(quick=False):\n    return {"figures": {"a": int(quick)}, "peers": {}}\n')
+    (tmp_path / "brief.py").write_text(
+        'def run(quick=False):\n    return {"figures": {"a": int(quick)}, "peers": {}}\n'
+    )
     assert bench["main"](["brief", "--json", "--quick"]) == 0
     assert json.loads(capsys.readouterr().out)["figures"]["a"] == 1
 
