@@ -8,6 +8,7 @@ from typing import Any
 
 from atmo.api.account import ABANDONED, ANSWERED, FAILED, REFUSED, Account, Observer
 from atmo.api.errors import INTERNAL
+from atmo.api.exchange import whole_answer
 from atmo.api.openai_embeddings import as_asked
 from atmo.backends.base import Part, as_object
 from atmo.errors import RequestError
@@ -45,10 +46,7 @@ async def one_answer(
     Raises:
         RequestError: It cannot be answered.
     """
-    account.operation = operation
-    async with gateway.execute(operation, body, account.asking()) as execution:
-        (part,) = [part async for part in execution]
-    account.note(execution)
+    part, execution = await whole_answer(gateway, operation, body, account)
     return await shaped(operation, body, part), execution
 
 

@@ -1,22 +1,25 @@
 """Models to download: `/v1/models/download/...` of the node's endpoint, and a port of its own in seed 001's shape."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, FastAPI, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from atmo.api.account import account_of
 from atmo.api.downloads import Downloads
-from atmo.api.errors import add_handlers
+from atmo.api.errors import HANDLERS, missing
 from atmo.api.guard import Guard, is_loopback
+from atmo.api.routing import Application, Router
+from atmo.api.schema import query
 from atmo.errors import RequestError
 from atmo.gateway.jsontext import dump
 from atmo.router.choice import may_use
@@ -28,38 +31,30 @@ ROUTES = ("GET /v1/models", "GET /v1/models/{model}", "GET /v1/models/download/{
 DOWNLOAD = "/v1/models/download/"
 
 
-def download_routes(bridge: BridgeService, http_host: str) -> APIRouter:
+def download_routes(bridge: BridgeService, http_host: str) -> Router:
     """Returns the routes of downloads, for the node's endpoint and for the bridge's port.
 
     Args:
         bridge: Has the models.
         http_host: The address that the server is bound to; other machines get only what everyone may read.
     """
-    router, downloads, public = APIRouter(), Downloads(bridge), not is_loopback(http_host)
+    router, downloads, public = Router(), Downloads(bridge), not is_loopback(http_host)
 
-    async def answer(request: Request, model: str, file: str | None = None) -> Response:
+    @router.get(f"{DOWNLOAD}{{model:path}}", query(file={"type": "string", "description": "Of a model of several."}))
+    async def download(request: Request, model: str) -> Response:
+        """Sends the main file of a model on this machine, or the one that `file` names; ranges are served."""
         found = _find(bridge, model, public)
         if not may_use(account_of(request.scope).models, found.name):
             message = f"Your key may not use the model '{found.name}'."
             raise RequestError(403, message, kind="permission_error", code="model_not_allowed", param="model")
-        return downloads.response(found, file)
-
-    @router.head(f"{DOWNLOAD}{{model:path}}", include_in_schema=False)
-    async def describe(request: Request, model: str, file: str | None = None) -> Response:
-        """Tells size and hash of a file."""
-        return await answer(request, model, file)
-
-    @router.get(f"{DOWNLOAD}{{model:path}}")
-    async def download(request: Request, model: str, file: str | None = None) -> Response:
-        """Sends the main file of a model on this machine, or the one that `file` names; ranges are served."""
-        return await answer(request, model, file)
+        return downloads.response(found, request.query_params.get("file"))
 
     return router
 
 
 def create_bridge_app(
     bridge: BridgeService, node_id: str, node_name: str, http_host: str, wall: Callable[[], float] = time.time
-) -> FastAPI:
+) -> Application:
     """Returns the application of the bridge's own port.
 
     Args:
@@ -68,13 +63,12 @@ def create_bridge_app(
         http_host: The address that the server is bound to.
         wall: Returns Unix seconds.
     """
-    app = FastAPI(title="Atmosphere models", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(Guard, http_host=http_host)
-    add_handlers(app, ROUTES)
-    app.include_router(download_routes(bridge, http_host))
-    public = not is_loopback(http_host)
+    app = Application("Atmosphere models", __version__, partial(missing, ROUTES), HANDLERS)
+    app.surround(partial(Guard, http_host=http_host))
+    app.include(download_routes(bridge, http_host))
+    router, public = Router(), not is_loopback(http_host)
 
-    @app.get("/v1/models")
+    @router.get("/v1/models")
     async def models(request: Request) -> Response:
         """Lists the models of this machine."""
         catalog = {
@@ -87,12 +81,12 @@ def create_bridge_app(
         }
         return Response(dump(catalog), media_type="application/json")
 
-    @app.get("/v1/models/{model:path}")
+    @router.get("/v1/models/{model:path}")
     async def about(model: str) -> Response:
         """Describes one model of this machine."""
         return Response(dump(entry(_find(bridge, model, public))), media_type="application/json")
 
-    @app.get("/health")
+    @router.get("/health")
     async def health() -> Response:
         """Says that the bridge answers, and what it has."""
         there, view = list(bridge.entries(public)), bridge.view()
@@ -107,6 +101,7 @@ def create_bridge_app(
         }
         return Response(dump(body), media_type="application/json")
 
+    app.include(router)
     return app
 
 

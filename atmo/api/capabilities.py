@@ -1,6 +1,6 @@
 """What this node and its mesh can do: `/v1/capabilities`, `/v1/atmosphere/capabilities`, `/v1/mesh/capabilities`."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
+from atmo.api.routing import Router
 from atmo.api.services import ApiServices
 from atmo.gateway.jsontext import write_object
 from atmo.router.capability import CHAT, IMAGES, SPEECH, TRANSCRIPTION, Capability
@@ -26,14 +26,14 @@ _UNKNOWN = ("available_vram_gb", "gpu_utilization", "tokens_per_second")
 """Of the contract's resources, what this node does not measure: null."""
 
 
-def capabilities_routes(services: ApiServices, wall: Callable[[], float] = time.time) -> APIRouter:
+def capabilities_routes(services: ApiServices, wall: Callable[[], float] = time.time) -> Router:
     """Returns the routes that tell what can be done.
 
     Args:
         services: Behind the routes.
         wall: Returns Unix seconds.
     """
-    router = APIRouter(prefix="/v1")
+    router = Router(prefix="/v1")
     gateway = services.gateway
 
     def own() -> list[Capability]:

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-from atmo.api.control_body import Authorise, BadRequestError, Body, ControlRoute
+from atmo.api.control_body import Authorise, BadRequestError, Body, told_to_owner
 from atmo.api.control_bridge import add_bridge_routes
 from atmo.api.control_keys import add_key_routes
 from atmo.api.control_models import add_model_routes
+from atmo.api.routing import Router
 from atmo.services.bridge import BridgeService
 from atmo.services.jobs import ModelSide
 from atmo.services.keys import KeyService
@@ -41,7 +42,7 @@ def control_router(
     bridge: BridgeService | None = None,
     keys: KeyService | None = None,
     config: Sequence[Mapping[str, Any]] = (),
-) -> APIRouter:
+) -> Router:
     """Builds the routes below `/atmo/v1/`.
 
     Args:
@@ -62,7 +63,7 @@ def control_router(
             raise BadRequestError(401, "The control API wants this node's token.", "It is in run/node.json.")
         await trio.lowlevel.checkpoint()
 
-    router = APIRouter(prefix="/atmo/v1", route_class=ControlRoute, include_in_schema=False)
+    router = Router("/atmo/v1", wrap=told_to_owner, shown=False)
     _add_mesh_routes(router, authorise, services.mesh)
     add_model_routes(router, authorise, services)
     if bridge is not None:
@@ -88,7 +89,7 @@ def control_router(
     return router
 
 
-def _add_mesh_routes(router: APIRouter, authorise: Authorise, mesh: MeshService) -> None:
+def _add_mesh_routes(router: Router, authorise: Authorise, mesh: MeshService) -> None:
     @router.get("/mesh/nodes")
     async def nodes(request: Request) -> Response:
         await authorise(request)

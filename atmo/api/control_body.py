@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from fastapi import Request
-from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from atmo.api.ndjson import error_body, error_status, error_told
+from atmo.api.routing import Endpoint
 from atmo.errors import RemoteError, UserError, leaf_error
 from atmo.services.jobs import Kind
 
@@ -38,28 +38,24 @@ class BadRequestError(Exception):
         return JSONResponse(self.body, self.status, headers)
 
 
-class ControlRoute(APIRoute):
-    """Turns errors of the services into this API's answers."""
+def told_to_owner(endpoint: Endpoint) -> Endpoint:
+    """Turns errors of the services that `endpoint` asks into this API's answers."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """Returns what answers a request."""
-        answer = super().get_route_handler()
+    async def handle(**given: Any) -> Response:
+        try:
+            return await endpoint(**given)
+        except (BadRequestError, UserError, RemoteError, BaseExceptionGroup) as error:
+            leaf = leaf_error(error)
+            if isinstance(leaf, BadRequestError):
+                response = leaf.response()
+            elif isinstance(leaf, UserError | RemoteError):
+                response = JSONResponse(error_body(leaf), error_status(leaf))
+            else:
+                raise
+        await trio.lowlevel.checkpoint()
+        return response
 
-        async def handle(request: Request) -> Response:
-            try:
-                return await answer(request)
-            except (BadRequestError, UserError, RemoteError, BaseExceptionGroup) as error:
-                leaf = leaf_error(error)
-                if isinstance(leaf, BadRequestError):
-                    response = leaf.response()
-                elif isinstance(leaf, UserError | RemoteError):
-                    response = JSONResponse(error_body(leaf), error_status(leaf))
-                else:
-                    raise
-            await trio.lowlevel.checkpoint()
-            return response
-
-        return handle
+    return handle
 
 
 class Body:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from atmo.api.control_body import Authorise
+from atmo.api.routing import Router
 from atmo.services.bridge import BridgeService
 
 
-def add_bridge_routes(router: APIRouter, authorise: Authorise, bridge: BridgeService) -> None:
+def add_bridge_routes(router: Router, authorise: Authorise, bridge: BridgeService) -> None:
     """Adds `GET /bridge` and `POST /bridge/scan`, which answer the same."""
 
     @router.get("/bridge")

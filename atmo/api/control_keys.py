@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from atmo.api.control_body import Authorise, Body
+from atmo.api.routing import Router
 from atmo.services.keys import KeyService
 
 
-def add_key_routes(router: APIRouter, authorise: Authorise, keys: KeyService) -> None:
+def add_key_routes(router: Router, authorise: Authorise, keys: KeyService) -> None:
     """Adds making, showing and taking back keys."""
 
     @router.get("/keys")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from atmo.api.control_body import Authorise, BadRequestError, Body
 from atmo.api.ndjson import JobResponse
+from atmo.api.routing import Router
 from atmo.services.bulk_import import import_folder
 from atmo.services.deployment import deployment_status
 from atmo.services.jobs import JOBS, Job, ModelSide
@@ -21,7 +22,7 @@ SCOPES: tuple[Scope, ...] = ("local", "mesh", "available")
 _SAID = {"path", "name", "version", "type", "capabilities", "description"}
 
 
-def add_model_routes(router: APIRouter, authorise: Authorise, side: ModelSide) -> None:
+def add_model_routes(router: Router, authorise: Authorise, side: ModelSide) -> None:
     """Adds listing, pulling, importing and removing models, what is done with transfers, and all jobs."""
     models = side.models
     _add_reading(router, authorise, side)
@@ -32,7 +33,7 @@ def add_model_routes(router: APIRouter, authorise: Authorise, side: ModelSide) -
         _add_job(router, authorise, side, name, job)
 
 
-def _add_reading(router: APIRouter, authorise: Authorise, side: ModelSide) -> None:
+def _add_reading(router: Router, authorise: Authorise, side: ModelSide) -> None:
     models = side.models
 
     @router.get("/models")
@@ -70,7 +71,7 @@ def _add_reading(router: APIRouter, authorise: Authorise, side: ModelSide) -> No
         return JSONResponse(await deployment_status(models, request.query_params.get("name")))
 
 
-def _add_pull(router: APIRouter, authorise: Authorise, models: ModelService) -> None:
+def _add_pull(router: Router, authorise: Authorise, models: ModelService) -> None:
     @router.post("/models/pull-later")
     async def pull_later(request: Request) -> Response:
         await authorise(request)
@@ -84,7 +85,7 @@ def _add_pull(router: APIRouter, authorise: Authorise, models: ModelService) -> 
         return JSONResponse({"removed": [row.to_json() for row in await models.remove(body.text("spec"))]})
 
 
-def _add_job(router: APIRouter, authorise: Authorise, side: ModelSide, name: str, job: Job) -> None:
+def _add_job(router: Router, authorise: Authorise, side: ModelSide, name: str, job: Job) -> None:
     @router.post(f"/models/{name}")
     async def start(request: Request) -> Response:
         await authorise(request)
@@ -93,7 +94,7 @@ def _add_job(router: APIRouter, authorise: Authorise, side: ModelSide, name: str
         return JobResponse(lambda report: job.run(side, given, report))
 
 
-def _add_import(router: APIRouter, authorise: Authorise, models: ModelService) -> None:
+def _add_import(router: Router, authorise: Authorise, models: ModelService) -> None:
     @router.post("/models/preview")
     async def preview(request: Request) -> Response:
         await authorise(request)
@@ -142,7 +143,7 @@ def _add_import(router: APIRouter, authorise: Authorise, models: ModelService) -
         return JobResponse(job)
 
 
-def _add_transfers(router: APIRouter, authorise: Authorise, models: ModelService) -> None:
+def _add_transfers(router: Router, authorise: Authorise, models: ModelService) -> None:
     transfers = models.transfers
 
     @router.get("/transfers")

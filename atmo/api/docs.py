@@ -1,6 +1,6 @@
 """`/docs`: every route with what it takes and gives, and a curl line. Made on this side: the page runs no script."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -13,24 +13,34 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.responses import Response
 
 from atmo.api.openapi import describe, operations
+from atmo.api.routing import Application, Router
 from atmo.api.schema import ref
+from atmo.gateway.jsontext import dump
 
 _MOST_FIELDS = 64
 _DEPTH = 3
 """Of fields within fields that are shown."""
 
 
-def add_docs(app: FastAPI) -> None:
-    """Adds the page to the application that it describes."""
+def docs_routes(app: Application) -> Router:
+    """Returns the routes of the document and of the page, for the application that they describe."""
+    router = Router(shown=False)
+    document = cache(lambda: describe(app))
 
-    @app.get("/docs", include_in_schema=False)
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        """Describes the routes of this node."""
+        return Response(dump(document()), media_type="application/json")
+
+    @router.get("/docs")
     async def docs() -> Response:
         """Shows the routes of this node."""
-        return Response(page(describe(app)), media_type="text/html", headers=_headers())
+        return Response(page(document()), media_type="text/html", headers=_headers())
+
+    return router
 
 
 def page(document: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Every error of the API in OpenAI's shape, whoever raised it."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -8,14 +8,12 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from functools import partial
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from atmo.api.account import account_of
+from atmo.api.routing import Handler
 from atmo.errors import RequestError, UserError
 from atmo.gateway.jsontext import dump
 
@@ -63,19 +61,6 @@ def retry_headers(error: RequestError) -> dict[str, str]:
     return headers
 
 
-def add_handlers(app: FastAPI, routes: Sequence[str] = ROUTES) -> None:
-    """Has every error that a route raises answered in OpenAI's shape.
-
-    Args:
-        app: The application.
-        routes: Its routes, for who asks for another one.
-    """
-    app.add_exception_handler(RequestError, _request_error)
-    app.add_exception_handler(UserError, _user_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, partial(_http_error, routes))
-
-
 def _told(request: Request, error: RequestError) -> Response:
     account_of(request.scope).error = error.code or error.kind
     return error_response(error)
@@ -91,13 +76,6 @@ async def _user_error(request: Request, error: Exception) -> Response:
     return _told(request, RequestError(400, str(error)))
 
 
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(step) for step in first["loc"][1:]) or str(first["loc"][0])
-    return _told(request, RequestError(400, f"'{param}': {first['msg']}.", param=param, code="invalid_value"))
-
-
 def _instead(path: str, routes: Sequence[str]) -> str:
     """Returns what to ask for instead: most who are lost have a base URL without `/v1`, or a slash too many."""
     given = path.rstrip("/")
@@ -110,16 +88,23 @@ def _instead(path: str, routes: Sequence[str]) -> str:
     return f"Routes are: {', '.join(routes)}."
 
 
-async def _http_error(routes: Sequence[str], request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    path = request.url.path[:128]
-    if error.status_code == 404:
-        message, code = f"There is no {path}. {_instead(path, routes)}", "not_found"
-    elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        message, code = f"{path} does not take {request.method}: use {allowed}.", "method_not_allowed"
-    else:
-        message, code = str(error.detail), "http_error"
-    response = _told(request, RequestError(error.status_code, message, code=code))
-    response.headers.update(error.headers or {})
+def missing(routes: Sequence[str], request: Request, methods: Sequence[str]) -> Response:
+    """Answers a request that no route takes.
+
+    Args:
+        routes: What there is.
+        request: What was asked.
+        methods: Those that its path takes.
+    """
+    path = request.scope["path"][:128]
+    if not methods:
+        return _told(request, RequestError(404, f"There is no {path}. {_instead(path, routes)}", code="not_found"))
+    allowed = ", ".join(methods)
+    message = f"{path} does not take {request.method}: use {allowed}."
+    response = _told(request, RequestError(405, message, code="method_not_allowed"))
+    response.headers["allow"] = allowed
     return response
+
+
+HANDLERS: dict[type[Exception], Handler] = {RequestError: _request_error, UserError: _user_error}
+"""Has every error that an endpoint raises answered in OpenAI's shape."""

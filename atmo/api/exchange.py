@@ -89,6 +89,19 @@ async def send_json(
     await send({"type": "http.response.body", "body": data})
 
 
+async def whole_answer(gateway: Gateway, operation: str, body: Body, account: Account) -> tuple[Part, Execution]:
+    """Runs a request that is not streamed; returns its one part, and who gave it.
+
+    Raises:
+        RequestError: It cannot be answered.
+    """
+    account.operation = operation
+    async with gateway.execute(operation, body, account.asking()) as execution:
+        (part,) = [part async for part in execution]
+    account.note(execution)
+    return part, execution
+
+
 async def run_json(
     gateway: Gateway,
     operation: str,
@@ -99,10 +112,7 @@ async def run_json(
     left_out: Sequence[str] = (),
 ) -> None:
     """Runs a request and sends its one answer, after `finish` had its way with it; `left_out` is named beside it."""
-    account.operation = operation
-    async with gateway.execute(operation, body, account.asking()) as execution:
-        (answer,) = [part async for part in execution]
-    account.note(execution)
+    answer, execution = await whole_answer(gateway, operation, body, account)
     if finish is not None:
         answer = await finish(as_object(answer))
     try:
@@ -201,14 +211,17 @@ async def receive_body(
     A body that is refused is dropped at once, so that it takes no room while the rest of it comes in.
 
     Raises:
-        RequestError: 413 or 503, it is too large for this node or for now; or what `take` raises.
+        RequestError: 413 or 503, it is too large for this node or for now; 415, it is packed; or what `take` raises.
     """
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     size = int(length) if length.isdigit() else 0
+    coding = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"")
     more, count = True, 0
     try:
         if size > limits.REQUEST_BYTES:
             raise _too_large()
+        if coding.lower() not in (b"", b"identity"):
+            raise _packed(coding)
         while more:
             message = await receive()
             if message["type"] != "http.request":
@@ -234,6 +247,11 @@ async def _discard(receive: Receive, more: bool) -> None:
         while more:
             message = await receive()
             more = message["type"] == "http.request" and message.get("more_body", False)
+
+
+def _packed(coding: bytes) -> RequestError:
+    message = f"The request body is packed ({coding[:32].decode('latin-1')}): send it without Content-Encoding."
+    return RequestError(415, message, code="unsupported_media_type")
 
 
 def _too_large() -> RequestError:

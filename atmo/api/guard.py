@@ -59,8 +59,6 @@ class Guard:
             await self._app(scope, receive, send)
             return
         account = account_of(scope)
-        if account.method == "HEAD":  # who answers GET need not know; the server sends no body
-            scope = {**scope, "method": "GET"}
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":

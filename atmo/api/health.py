@@ -1,6 +1,6 @@
 """Whether the node is well: `/health`, `/v1/health` and `/metrics`."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
 from starlette.responses import Response
 
 from atmo.api.account import account_of
 from atmo.api.metrics import Metrics
+from atmo.api.routing import Router
 from atmo.api.services import ApiServices
 from atmo.gateway.jsontext import dump
 from atmo.gateway.remote import PROTOCOL
@@ -34,9 +35,9 @@ def node_metrics(services: ApiServices) -> Metrics:
     return Metrics(services.stats, gauges)
 
 
-def health_routes(services: ApiServices, metrics: Metrics) -> APIRouter:
+def health_routes(services: ApiServices, metrics: Metrics) -> Router:
     """Returns the routes that watchers poll."""
-    router = APIRouter()
+    router = Router()
     gateway = services.gateway
 
     @router.get("/health")

@@ -1,19 +1,20 @@
 """`POST /v1/mesh/join`: brings this machine into a mesh. Whoever may do that rules the machine: only its owner does."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
 
 import hmac
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account
 from atmo.api.exchange import Body, Exchange, send_json
 from atmo.api.guard import is_loopback
+from atmo.api.routing import Router
 from atmo.api.schema import request_body
 from atmo.errors import RemoteError, RequestError, UserError, leaf_error
 from atmo.gateway.budget import ByteBudget
@@ -21,7 +22,7 @@ from atmo.gateway.checks import bad
 from atmo.services.mesh import MeshService
 
 
-def join_routes(token: str, mesh: MeshService, budget: ByteBudget) -> APIRouter:
+def join_routes(token: str, mesh: MeshService, budget: ByteBudget) -> Router:
     """Returns the route.
 
     It wants the token of `run/node.json`, which only the owner of this node's home can read, and comes from this
@@ -33,7 +34,7 @@ def join_routes(token: str, mesh: MeshService, budget: ByteBudget) -> APIRouter:
         budget: Bounds what all bodies hold.
     """
     assert token
-    router = APIRouter(prefix="/v1/mesh")
+    router = Router(prefix="/v1/mesh")
     expected = b"Bearer " + token.encode()
 
     def authorise(request: Request) -> None:
@@ -59,7 +60,7 @@ def join_routes(token: str, mesh: MeshService, budget: ByteBudget) -> APIRouter:
             raise
         await send_json(send, {"object": "mesh", **joined})
 
-    @router.post("/join", openapi_extra=request_body("code"))
+    @router.post("/join", request_body("code"))
     async def join(request: Request) -> Response:
         """Brings this machine into the mesh of a join code."""
         authorise(request)

@@ -1,6 +1,6 @@
 """`/v1/ml`: classes, anomalies, groups, forecasts and vectors, by models of the mesh; fitting them on this machine."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from functools import partial
 
 import trio
-from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account
 from atmo.api.exchange import Body, Exchange, run_json, send_json
 from atmo.api.openai_embeddings import embeddings_answer
+from atmo.api.routing import Router
 from atmo.api.schema import request_body, takes
 from atmo.api.services import ApiServices
 from atmo.errors import RequestError
@@ -25,13 +25,13 @@ from atmo.router.choice import may_use
 FIT = "fit"
 
 
-def ml_routes(services: ApiServices) -> APIRouter:
+def ml_routes(services: ApiServices) -> Router:
     """Returns the routes under `/v1/ml`."""
-    router = APIRouter(prefix="/v1/ml")
+    router = Router(prefix="/v1/ml")
     for operation in ACTIONS:
         _add(router, services, operation)
 
-    @router.post("/embed", openapi_extra=request_body("texts"))
+    @router.post("/embed", request_body("texts"))
     async def embed() -> Response:
         """Turns texts into vectors of plain numbers, in a shape of our own; `/v1/embeddings` has OpenAI's."""
         return Exchange(services.gateway.budget, partial(_embed, services))
@@ -39,15 +39,15 @@ def ml_routes(services: ApiServices) -> APIRouter:
     return router
 
 
-def _add(router: APIRouter, services: ApiServices, operation: str) -> None:
+def _add(router: Router, services: ApiServices, operation: str) -> None:
     budget = services.gateway.budget
 
-    @router.post(f"/{operation}", name=operation, openapi_extra=takes(operation))
+    @router.post(f"/{operation}", takes(operation))
     async def by_body() -> Response:
         """Fits a model, or asks one; `action` in the body says which."""
         return Exchange(budget, partial(_work, services, operation, None))
 
-    @router.post(f"/{operation}/{{action}}", name=f"{operation}_action", openapi_extra=takes(operation))
+    @router.post(f"/{operation}/{{action}}", takes(operation))
     async def by_path(action: str) -> Response:
         """Fits a model, or asks one."""
         return Exchange(budget, partial(_work, services, operation, action))

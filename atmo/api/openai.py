@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from atmo.api.openai_chat import add_chat
 from atmo.api.openai_embeddings import add_embeddings
 from atmo.api.openai_media import add_media
 from atmo.api.openai_models import Extend, add_models
+from atmo.api.routing import Router
 from atmo.gateway.gateway import Gateway
 
 __all__ = ["Extend", "openai_routes"]
 
 
-def openai_routes(gateway: Gateway, extend: Extend = lambda rows: rows) -> APIRouter:
+def openai_routes(gateway: Gateway, extend: Extend = lambda rows: rows) -> Router:
     """Returns the routes under `/v1` that OpenAI's clients use.
 
     Args:
         gateway: Routes and runs requests.
         extend: Adds what else is known to the list of models.
     """
-    router = APIRouter(prefix="/v1")
+    router = Router(prefix="/v1")
     add_chat(router, gateway)
     add_embeddings(router, gateway)
     add_media(router, gateway)

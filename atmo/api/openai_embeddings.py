@@ -1,6 +1,6 @@
 """`/v1/embeddings`: texts to vectors, in the form that the client asked for."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import trio
-from fastapi import APIRouter
 from numpy.typing import NDArray
 from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account
 from atmo.api.exchange import Body, Exchange, run_json
+from atmo.api.routing import Router
 from atmo.api.schema import takes
 from atmo.errors import RequestError
 from atmo.gateway.checks import check_body
@@ -28,14 +28,14 @@ from atmo.router.capability import EMBEDDINGS
 _THREAD_ROWS = 64
 
 
-def add_embeddings(router: APIRouter, gateway: Gateway) -> None:
+def add_embeddings(router: Router, gateway: Gateway) -> None:
     """Adds the route."""
 
     async def work(body: Body, send: Send, account: Account) -> None:
         check_body(EMBEDDINGS, body)
         await run_json(gateway, EMBEDDINGS, body, send, account, partial(as_asked, body))
 
-    @router.post("/embeddings", openapi_extra=takes(EMBEDDINGS))
+    @router.post("/embeddings", takes(EMBEDDINGS))
     async def embeddings() -> Response:
         """Turns texts, or token ids, into vectors."""
         return Exchange(gateway.budget, work)

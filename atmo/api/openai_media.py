@@ -1,6 +1,6 @@
 """Images and audio: `/v1/images/generations`, `/v1/audio/transcriptions` and `/v1/audio/speech`."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account
-from atmo.api.exchange import SSE_HEADERS, Body, Exchange, run_json, send_json, told
+from atmo.api.exchange import SSE_HEADERS, Body, Exchange, run_json, send_json, told, whole_answer
 from atmo.api.forms import read_form
+from atmo.api.routing import Router
 from atmo.api.schema import takes
 from atmo.backends.base import Part, as_object
 from atmo.errors import RequestError
@@ -41,21 +41,21 @@ _AUDIO_TYPES = {
 _TEXT_TYPES = {"text": "text/plain; charset=utf-8", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
-def add_media(router: APIRouter, gateway: Gateway) -> None:
+def add_media(router: Router, gateway: Gateway) -> None:
     """Adds the three routes."""
     budget = gateway.budget
 
-    @router.post("/images/generations", openapi_extra=takes(IMAGES))
+    @router.post("/images/generations", takes(IMAGES))
     async def images() -> Response:
         """Makes images from a description, by a model of the mesh that does."""
         return Exchange(budget, partial(_draw, gateway))
 
-    @router.post("/audio/transcriptions", openapi_extra=takes(TRANSCRIPTION, form=True))
+    @router.post("/audio/transcriptions", takes(TRANSCRIPTION, form=True))
     async def transcriptions() -> Response:
         """Writes down what a recording says, by a model of the mesh that does."""
         return Exchange(budget, partial(_listen, gateway), partial(read_form, BODIES[TRANSCRIPTION]))
 
-    @router.post("/audio/speech", openapi_extra=takes(SPEECH))
+    @router.post("/audio/speech", takes(SPEECH))
     async def speech() -> Response:
         """Speaks a text, by a model of the mesh that does; the audio is sent as it comes."""
         return Exchange(budget, partial(_speak, gateway))
@@ -68,15 +68,12 @@ async def _draw(gateway: Gateway, body: Body, send: Send, account: Account) -> N
 
 async def _listen(gateway: Gateway, body: Body, send: Send, account: Account) -> None:
     check_body(TRANSCRIPTION, body)
-    account.operation = TRANSCRIPTION
     streamed, form = wants_stream(body), body.get("response_format") or "json"
     if streamed and form != "json":
         message = "'response_format' must be 'json' where 'stream' is true."
         raise RequestError(400, message, param="response_format", code="invalid_value")
     whole = {name: value for name, value in body.items() if name != "stream"}
-    async with gateway.execute(TRANSCRIPTION, whole, account.asking()) as execution:
-        (part,) = [part async for part in execution]
-    account.note(execution)
+    part, execution = await whole_answer(gateway, TRANSCRIPTION, whole, account)
     answer, headers = as_object(part), told(execution)
     text = answer.get("text")
     if not isinstance(text, str):

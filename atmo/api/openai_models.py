@@ -1,6 +1,6 @@
 """`/v1/models`: what the mesh has."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from atmo.api.account import account_of
+from atmo.api.routing import Router
 from atmo.errors import RequestError
 from atmo.gateway.gateway import Gateway
 from atmo.gateway.jsontext import dump
@@ -23,7 +24,7 @@ Extend = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 """Takes the rows of `/v1/models` and returns them with more."""
 
 
-def add_models(router: APIRouter, gateway: Gateway, extend: Extend) -> None:
+def add_models(router: Router, gateway: Gateway, extend: Extend) -> None:
     """Adds the list of models and each one's own route."""
 
     def usable(request: Request) -> list[dict[str, Any]]:

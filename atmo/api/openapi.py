@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-
 from atmo.api.answers import ANSWERS
 from atmo.api.examples import EXAMPLES, Example
+from atmo.api.routing import Application, Route
 from atmo.api.schema import FORM, JSON, bodies, ref
 from atmo.api.schema_answers import ANSWER_SCHEMAS
 
@@ -34,32 +34,45 @@ _ERROR = {
 _ANSWERED: dict[str, Any] = {"description": "The answer.", "content": {JSON: {"schema": {"type": "object"}}}}
 
 
-class DescribedApp(FastAPI):
-    """An application whose `/openapi.json` is made by `describe`."""
+def describe(app: Application) -> dict[str, Any]:
+    """Returns the OpenAPI document of an application."""
+    paths: dict[str, Any] = {}
+    for route in sorted((one for one in app.routes if one.shown), key=lambda one: one.path.startswith(_FIRST_TRIED)):
+        operation = _operation(route)
+        path = route.path.replace(":path}", "}")
+        _complete(path, route.method.lower(), operation)
+        paths.setdefault(path, {})[route.method.lower()] = operation
+    schemas = {**ANSWER_SCHEMAS, **bodies()}
+    key = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key of `atmo key create`, where the node wants one.",
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": app.title, "description": _ABOUT, "version": app.version},
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "responses": {"Error": _ERROR},
+            "securitySchemes": {"key": key},
+        },
+        "security": [{}, {"key": []}],
+    }
 
-    def openapi(self) -> dict[str, Any]:
-        """Returns the OpenAPI document, made once."""
-        return describe(self)
 
-
-def describe(app: FastAPI) -> dict[str, Any]:
-    """Returns the OpenAPI document of an application, made once."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
-        document["paths"] = dict(sorted(document["paths"].items(), key=lambda item: item[0].startswith(_FIRST_TRIED)))
-        for path, method, operation in operations(document):
-            _complete(path, method, operation)
-        schemas = {**ANSWER_SCHEMAS, **bodies()}
-        components: dict[str, Any] = {"schemas": dict(sorted(schemas.items())), "responses": {"Error": _ERROR}}
-        key = {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "A key of `atmo key create`, where the node wants one.",
-        }
-        document["components"] = {**components, "securitySchemes": {"key": key}}
-        document["security"] = [{}, {"key": []}]
-        app.openapi_schema = document
-    return app.openapi_schema
+def _operation(route: Route) -> dict[str, Any]:
+    """Returns what a route says of itself."""
+    name = route.endpoint.__name__
+    inside = [{"name": one, "in": "path", "required": True, "schema": {"type": "string"}} for one in route.parameters]
+    about = {"parameters": [], **route.about}
+    return {
+        "summary": name.replace("_", " ").capitalize(),
+        "description": inspect.cleandoc(route.endpoint.__doc__ or ""),
+        "operationId": re.sub(r"\W+", "_", f"{name}{route.path}_{route.method.lower()}"),
+        **about,
+        "parameters": [*inside, *about["parameters"]],
+    }
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -71,7 +84,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    """Puts a route's own answers, the errors and the example in the place of what FastAPI makes up."""
+    """Puts a route's own answers, the errors and the example to what it says of itself."""
     name = f"{method.upper()} {path}"
     operation["responses"] = {"200": ANSWERS.get(name, _ANSWERED), "default": {"$ref": "#/components/responses/Error"}}
     example = EXAMPLES.get(name, Example())

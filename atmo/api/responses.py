@@ -1,26 +1,28 @@
 """OpenAI's Responses API: a chat in other words, whose answers are kept for a while so that the next can go on."""
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import trio
-from fastapi import APIRouter, Query, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account, account_of
 from atmo.api.exchange import SSE_HEADERS, Body, Exchange, run_json, told
-from atmo.api.schema import request_body
+from atmo.api.routing import Router
+from atmo.api.schema import TEXT, query, request_body
 from atmo.backends.base import Encoded, as_object
 from atmo.errors import RequestError
 from atmo.gateway.checks import bad, check_body
+from atmo.gateway.fields import Schema
 from atmo.gateway.gateway import Gateway
 from atmo.gateway.jsontext import dump, write_object
 from atmo.gateway.responses_answer import Event, ResponseWriter
@@ -44,28 +46,44 @@ ANSWER_BYTES = limits.REQUEST_BYTES
 """Of the events of one stream: what was said is held until its end. Source: what is said must fit the next request."""
 
 
-def responses_routes(gateway: Gateway, config: KeepConfig | None = None) -> APIRouter:
+_PAGING: dict[str, Schema] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": _LONGEST_PAGE, "default": _PAGE},
+    "order": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
+    "after": TEXT,
+}
+
+
+def _paging(given: Mapping[str, str]) -> tuple[int, str, str]:
+    limit, order = given.get("limit", str(_PAGE)), given.get("order", "desc")
+    if not (limit.isdecimal() and len(limit) <= 4 and 1 <= int(limit) <= _LONGEST_PAGE):
+        raise bad("limit", f"must be a whole number from 1 to {_LONGEST_PAGE}")
+    if order not in ("asc", "desc"):
+        raise bad("order", "must be 'asc' or 'desc'")
+    return int(limit), order, given.get("after", "")
+
+
+def responses_routes(gateway: Gateway, config: KeepConfig | None = None) -> Router:
     """Returns the routes under `/v1/responses`.
 
     Args:
         gateway: Routes and runs the chats.
         config: Bounds of what is kept.
     """
-    router = APIRouter(prefix="/v1/responses")
+    router = Router(prefix="/v1/responses")
     kept = KeptResponses(config)
 
     async def work(body: Body, send: Send, account: Account) -> None:
         await _Turn(gateway, kept, account, read_request_untrusted(body, _new_id)).run(send)
 
-    @router.post("", openapi_extra=request_body("input"))
+    @router.post("", request_body("input"))
     async def create() -> Response:
         """Answers a conversation, as one object or as a stream of events."""
         return Exchange(gateway.budget, work)
 
-    @router.get("/{response_id}")
-    async def retrieve(request: Request, response_id: str, stream: bool = False) -> Response:
+    @router.get("/{response_id}", query(stream={"type": "boolean", "default": False}))
+    async def retrieve(request: Request, response_id: str) -> Response:
         """Returns a response that is kept."""
-        if stream:
+        if request.query_params.get("stream", "false").lower() not in ("false", "0"):
             raise bad("stream", "must be false: only responses in the background can be streamed again")
         found = kept.get(account_of(request.scope).key, response_id, trio.current_time())
         return _json(found.response)
@@ -85,15 +103,10 @@ def responses_routes(gateway: Gateway, config: KeepConfig | None = None) -> APIR
         )
         raise RequestError(400, message, code="not_cancellable")
 
-    @router.get("/{response_id}/input_items")
-    async def input_items(
-        request: Request,
-        response_id: str,
-        limit: Annotated[int, Query(ge=1, le=_LONGEST_PAGE)] = _PAGE,
-        order: Literal["asc", "desc"] = "desc",
-        after: str = "",
-    ) -> Response:
+    @router.get("/{response_id}/input_items", query(**_PAGING))
+    async def input_items(request: Request, response_id: str) -> Response:
         """Lists the items that a response answered, those of the responses that it continues among them."""
+        limit, order, after = _paging(request.query_params)
         owner, now = account_of(request.scope).key, trio.current_time()
         found = kept.get(owner, response_id, now)
         items = [*kept.history(owner, found.previous, now), *kept.resolved(owner, found.items, now)]
@@ -118,13 +131,14 @@ class _Turn:
         self._account = account
         self._request = request
         self._created_at = int(time.time())
+        self._items: list[Item] = []
 
     async def run(self, send: Send) -> None:
         """Sends the answer."""
         request, now = self._request, trio.current_time()
         history = self._kept.history(self._account.key, request.previous, now)
-        items = self._kept.resolved(self._account.key, request.items, now)
-        body = request.chat_body([*history, *items])
+        self._items = self._kept.resolved(self._account.key, request.items, now)
+        body = request.chat_body([*history, *self._items])
         check_body(CHAT, body)
         if request.stream:
             await self._stream(body, send)
@@ -169,9 +183,9 @@ class _Turn:
     async def _keep(self, response: dict[str, Any]) -> None:
         if self._request.store:
             request = self._request
-            data = await write_object({"response": response, "items": request.items})
+            data = await write_object({"response": response, "items": self._items})
             size = len(data) + OBJECT_BYTES * data.count(b"{")
-            kept = Kept(self._account.key, response, request.items, request.previous, size)
+            kept = Kept(self._account.key, response, self._items, request.previous, size)
             self._kept.keep(kept, trio.current_time())
 
 

@@ -12,7 +12,7 @@ from atmo.gateway.checks import BODIES, MAX_MODEL_CHARS
 from atmo.gateway.fields import Schema, or_null
 
 Extra = dict[str, Any]
-"""`openapi_extra` of a route; several are joined with `|`."""
+"""What a route says of itself; several are joined with `|`."""
 
 JSON, FORM, EVENTS = "application/json", "multipart/form-data", "text/event-stream"
 
@@ -35,6 +35,14 @@ def request_body(*required: str, **fields: Schema) -> Extra:
     properties["model"] = MODEL
     needed = {"required": list(required)} if required else {}
     return _body(JSON, {"type": "object", "properties": properties, **needed, "additionalProperties": True})
+
+
+TEXT: Schema = {"type": "string"}
+
+
+def query(**fields: Schema) -> Extra:
+    """Says that a route reads these parameters of the query, none of which has to be there."""
+    return {"parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()]}
 
 
 def bodies() -> dict[str, Schema]:

@@ -114,8 +114,12 @@ class _Server:
                 self._admit(nursery, sock, client[:2])
 
     def _admit(self, nursery: trio.Nursery, sock: socket.socket, client: tuple[str, int]) -> None:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # some systems say so where the client has left already
+            sock.close()
+            return
         number, victim = self._connections.admit(client[0])
         if victim is not None and victim in self._open:
             self._open[victim].close()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fastapi import APIRouter
-
 from atmo.api.account import Observer
 from atmo.api.events import EventHub
 from atmo.api.keys import Admission
+from atmo.api.routing import Router
 from atmo.backends.training import Trainer
 from atmo.gateway.gateway import Gateway
 from atmo.services.bridge import BridgeService
@@ -49,7 +48,7 @@ class ApiServices:
     gateway: Gateway
     mesh: MeshService
     trainer: Trainer | None = None
-    control: APIRouter | None = None
+    control: Router | None = None
     http_host: str = "127.0.0.1"
     stats: Callable[[], Mapping[str, object]] = dict
     topology: TopologyService | None = None

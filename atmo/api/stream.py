@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
-from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from atmo.api.account import ANSWERED, Account, Observer, account_of
@@ -31,6 +30,7 @@ from atmo.api.errors import INTERNAL
 from atmo.api.events import TOPICS, EventHub
 from atmo.api.exchange import is_usage
 from atmo.api.keys import Admission
+from atmo.api.routing import Router
 from atmo.api.services import ApiServices
 from atmo.api.tracing import note_account
 from atmo.backends.base import STREAMED
@@ -340,14 +340,14 @@ def _error(name: str | None, error: RequestError) -> dict[str, Any]:
     return {"id": name, "type": "error", "status": error.status, **error.body()}
 
 
-def stream_routes(services: ApiServices, observers: Sequence[Observer]) -> APIRouter:
+def stream_routes(services: ApiServices, observers: Sequence[Observer]) -> Router:
     """Returns the route of streams.
 
     Args:
         services: Behind the route.
         observers: Told of each request when it has ended.
     """
-    router = APIRouter(prefix="/v1")
+    router = Router(prefix="/v1")
     streams = Streams(services.gateway, services.events, observers, services.admission)
 
     @router.websocket("/stream")

@@ -4,7 +4,7 @@ A tool is an operation of the router with some of its fields fixed. Its paramete
 they are described and checked as there.
 """
 
-# FastAPI runs plain functions in threads, so routes without an await are async all the same.
+# An endpoint is async whether it has to wait for anything or not.
 # flake8: noqa: ASYNC124
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trio
-from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.types import Send
 
@@ -24,6 +23,7 @@ from atmo.api.account import Account
 from atmo.api.answering import one_answer
 from atmo.api.errors import retry_headers
 from atmo.api.exchange import Exchange
+from atmo.api.routing import Router
 from atmo.api.services import ApiServices
 from atmo.errors import RequestError
 from atmo.gateway.checks import BODIES, bad, check_body
@@ -94,14 +94,14 @@ _ALL = (
 TOOLS = {tool.name: tool for tool in _ALL}
 
 
-def tools_routes(services: ApiServices, wall: Callable[[], float] = time.time) -> APIRouter:
+def tools_routes(services: ApiServices, wall: Callable[[], float] = time.time) -> Router:
     """Returns the routes under `/v1/tools`.
 
     Args:
         services: Behind the routes.
         wall: Returns Unix seconds.
     """
-    router = APIRouter(prefix="/v1/tools")
+    router = Router(prefix="/v1/tools")
     gateway = services.gateway
 
     async def work(given: Body, send: Send, account: Account) -> None:
@@ -128,7 +128,7 @@ def tools_routes(services: ApiServices, wall: Callable[[], float] = time.time) -
         rows = {"object": "list", "data": [tool.row() for tool in TOOLS.values()]}
         return Response(await write_object(rows), media_type="application/json")
 
-    @router.post("/execute", openapi_extra=_schema())
+    @router.post("/execute", _schema())
     async def execute() -> Response:
         """Calls a tool. The status is that of the operation; the body says the same by `success` and `error`."""
         return Exchange(gateway.budget, work)

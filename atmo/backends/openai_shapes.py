@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from atmo.backends.tool_calls import MAX_TOOL_CALLS, ToolCalls, arguments_of
 MAX_MESSAGE_CHARS = 500
 MAX_INDEX = 65_536
 """Of choices and vectors; no larger one is believed, as what is kept of an answer is kept by index. Source: guess."""
+
+_COUNTS = ("prompt_tokens", "completion_tokens")
 
 _WITHOUT_TEXT = ("refusal", "function_call", "audio")
 """Fields of a message that may be there instead of a text, as tool calls may."""
@@ -38,7 +40,7 @@ def parse_json(data: bytes, content_type: str = "") -> Any:
         BadAnswer: It is none.
     """
     try:
-        return json.loads(data)
+        return read_json(data)
     except (ValueError, RecursionError):
         start = data[:256].lstrip().lower()
         if "html" in content_type or start.startswith((b"<!doctype", b"<html")):
@@ -46,6 +48,11 @@ def parse_json(data: bytes, content_type: str = "") -> Any:
                 "answered with an HTML page; it is not an OpenAI-compatible server, or the path is wrong"
             ) from None
         raise BadAnswer("answered with something that is not JSON") from None
+
+
+def read_json(data: bytes | str) -> Any:
+    """Does what `json.loads` does, save that NaN and the infinities, which are no JSON, are read as null."""
+    return json.loads(data, parse_constant=lambda _name: None)
 
 
 def error_of(data: bytes) -> tuple[str, str | None, str | None]:
@@ -157,7 +164,7 @@ class ChunkStream:
         self._reasons: dict[int, str] = {}
         self._called = 0
         self._halves: dict[tuple[int, str], str] = {}
-        self._usage: Mapping[str, Any] | None = None
+        self._usage: Object | None = None
 
     @property
     def finished(self) -> bool:
@@ -172,9 +179,9 @@ class ChunkStream:
         """
         choices = chunk_choices(value)
         self._head = self._head or answer_head(value, "chat.completion.chunk", self._model, self._request_id)
-        if isinstance(value.get("usage"), Mapping):
-            # Some send it with every chunk; the last one counts.
-            self._usage = value["usage"]
+        if isinstance(value.get("usage"), Mapping) and value["usage"]:
+            # Some send it with every chunk, empty at first; the last one counts.
+            self._usage = usage_in(value)
         if not choices:
             return None
         return self._head | {"choices": [self._choice(choice, index) for index, choice in enumerate(choices)]}
@@ -192,7 +199,7 @@ class ChunkStream:
         self._reasons.clear()
         out = [self._head | {"choices": choices}] if choices else []
         if self._wants_usage and self._usage is not None:
-            out.append(self._head | {"choices": [], "usage": dict(self._usage)})
+            out.append(self._head | {"choices": [], "usage": self._usage})
             self._usage = None
         return out
 
@@ -202,11 +209,10 @@ class ChunkStream:
         index = index_of(choice, position)
         delta = choice.get("delta")
         delta = dict(delta) if isinstance(delta, Mapping) else {}
-        if index in self._seen:
-            delta.pop("role", None)
-        else:
+        role = delta.pop("role", None)
+        if index not in self._seen:
             self._seen.add(index)
-            delta = {"role": "assistant"} | delta
+            delta = {"role": role or "assistant"} | delta
         tools = delta.get("tool_calls")
         if isinstance(tools, list) and tools:
             delta["tool_calls"] = [self._tool(index, tool, place) for place, tool in enumerate(tools)]
@@ -370,8 +376,14 @@ def answer_head(body: Mapping[str, Any], kind: str, model: str, request_id: str)
 
 
 def usage_in(body: Mapping[str, Any]) -> Object:
-    """Returns the `usage` of an answer, zeros where the server does not count."""
+    """Returns the `usage` of an answer with the three counts that clients count on, zeros where nobody counted."""
     usage = body.get("usage")
-    return (
-        dict(usage) if isinstance(usage, Mapping) else {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    )
+    given = dict(usage) if isinstance(usage, Mapping) else {}
+    counts = {name: value if _is_count(value := given.get(name)) else 0 for name in _COUNTS}
+    total = given.get("total_tokens")
+    return given | counts | {"total_tokens": total if _is_count(total) else sum(counts.values())}
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    # Up to what JSON's readers in other languages take for an integer.
+    return type(value) is int and 0 <= value < 2**53

@@ -43,7 +43,7 @@ class TextStream:
         self._wants_usage = wants_usage
         self._head: Object = {}
         self._open: set[int] = {0}
-        self._usage: Mapping[str, Any] | None = None
+        self._usage: Object | None = None
         self._lengths: dict[int, int] = {}
 
     @property
@@ -61,10 +61,9 @@ class TextStream:
             return None
         choices = chunk_choices(value)
         self._head = self._head or answer_head(value, KIND, self._model, self._request_id)
-        usage = value.get("usage")
-        if isinstance(usage, Mapping):
+        if isinstance(value.get("usage"), Mapping) and value["usage"]:
             # llama-server sends it with the last text, OpenAI in a chunk of its own; clients get the latter.
-            self._usage = usage
+            self._usage = usage_in(value)
         if not choices:
             return None
         kept = [_choice(choice, place, whole=False) for place, choice in enumerate(choices)]
@@ -89,7 +88,7 @@ class TextStream:
             out.append(self._head | {"choices": [{"index": index} | rest for index in sorted(self._open)]})
             self._open.clear()
         if self._wants_usage and self._usage is not None:
-            out.append(self._head | {"choices": [], "usage": dict(self._usage)})
+            out.append(self._head | {"choices": [], "usage": self._usage})
         return out
 
 

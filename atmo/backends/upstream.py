@@ -22,6 +22,7 @@ from atmo.backends.openai_shapes import (
     error_of,
     input_count,
     parse_json,
+    read_json,
 )
 from atmo.backends.passing import Passing
 from atmo.backends.sse import SseError, SseParser
@@ -36,9 +37,8 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_RETRY_S = 3_600.0
 """A server that wants to be left alone for longer is asked again after this. Source: guess."""
 
-_DONE = "[DONE]"
+_DONE, _MASK = "[DONE]", "***"
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_MASK = "***"
 _TELLING_CHARS = 8
 """Of a key's beginning, which tell something of it; makers put up to seven before it, such as `sk-proj`."""
 
@@ -384,7 +384,7 @@ def _values(data: str) -> tuple[list[Any], bool]:
     values: list[Any] = []
     try:
         if data.strip() not in ("", _DONE):
-            values.append(json.loads(data))
+            values.append(read_json(data))
             return values, False
     except (ValueError, RecursionError):
         values.clear()
@@ -393,7 +393,7 @@ def _values(data: str) -> tuple[list[Any], bool]:
             if line == _DONE:
                 return values, True
             if line:
-                values.append(json.loads(line))
+                values.append(read_json(line))
     except (ValueError, RecursionError):
         raise BadAnswer("sent an event in its stream that is not JSON") from None
     return values, False

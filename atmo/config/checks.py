@@ -149,7 +149,8 @@ def url(value: Any, where: str, _base: Path | None = None) -> str:
         shown = "it" if {"@", "?"}.intersection(text) else repr(text)  # there may be a password, or a key
         raise UserError(f"{where}: {shown} is not an http or https URL.", "Write it as http://127.0.0.1:11434.")
     if "@" in parts.netloc:
-        raise UserError(f"{where}: a URL may not hold a password.", 'Use "key_env" or "key_file".')
+        hint = 'Give it by "key_env" or "key_file" of "servers", to a collector by OTEL_EXPORTER_OTLP_HEADERS.'
+        raise UserError(f"{where}: a URL may not hold a password.", hint)
     return text
 
 

@@ -192,6 +192,8 @@ class ResponseWriter:
         index, function = call.get("index"), _mapping(call.get("function"))
         if self._open is None or self._open.call is None or self._open.call != index:
             name = function.get("name")
+            if isinstance(index, int) and not name and not function.get("arguments"):
+                return  # some end each call with a piece that says nothing, when the next one has begun
             if not isinstance(index, int) or not isinstance(name, str) or not name:
                 raise _odd("a part of a tool call that did not begin")
             yield from self._close("completed")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from fastapi import FastAPI
 
 from atmo.api.bridge import create_bridge_app
+from atmo.api.routing import Application
 from atmo.identity import Signer
 from atmo.services.bridge import BridgeService
 from atmo.services.models import ModelService
@@ -37,7 +37,7 @@ class World:
     blob: Path
     folder: Path
 
-    def app(self, host: str = "127.0.0.1") -> FastAPI:
+    def app(self, host: str = "127.0.0.1") -> Application:
         return create_bridge_app(self.service, "n" * 52, "kitchen", host, lambda: NOW)
 
     @asynccontextmanager

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 import httpx
 import openai
 import trio
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from atmo.api.app import create_app
+from atmo.api.errors import HANDLERS, missing
+from atmo.api.routing import Application, Router
 from atmo.api.server import serve
 from atmo.api.services import ApiServices
 from tests.gateway.world import Node
@@ -42,19 +44,27 @@ class Fits:
         return {"object": "model", "model": body.get("model", "new")}
 
 
-def make_app(node: Node, **more: Any) -> FastAPI:
+def make_app(node: Node, **more: Any) -> Application:
     """Returns the application of `node`."""
     services = ApiServices(str(node.id), node.name, node.gateway, **{"mesh": Members(), "trainer": Fits(), **more})
     return create_app(services)
 
 
-def in_process(app: FastAPI) -> httpx.AsyncClient:
+def application(*routers: Router) -> Application:
+    """Returns an application of these routes alone."""
+    app = Application("Test", "0", partial(missing, ()), HANDLERS)
+    for router in routers:
+        app.include(router)
+    return app
+
+
+def in_process(app: ASGIApp) -> httpx.AsyncClient:
     """Returns a client that calls `app` with no server between."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1")
 
 
 @asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
+async def served(app: ASGIApp) -> AsyncIterator[str]:
     """Serves `app` on a free port; yields the URL."""
     async with trio.open_nursery() as nursery:
         port = await nursery.start(partial(serve, app, "127.0.0.1", 0))

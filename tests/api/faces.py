@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import trio
-from fastapi import APIRouter
 
 from atmo.api.control import ControlServices, control_router
+from atmo.api.routing import Router
 from atmo.errors import RemoteError, StoppedError, UserError
 from atmo.services.consent import ConsentNeeded
 from atmo.services.progress import Progress
@@ -313,7 +313,7 @@ def memory_routes(
     status: Callable[[], Mapping[str, Any]],
     side: MemorySide | None = None,
     config: Sequence[Mapping[str, Any]] = (),
-) -> APIRouter:
+) -> Router:
     """Returns the control routes over these services."""
     services = MemoryServices(mesh, models, side or MemorySide())
     return control_router(token, cast(ControlServices, services), status, examine, config=config)

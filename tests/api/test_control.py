@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from fastapi import FastAPI
 
 from atmo.api.control_body import MAX_BODY_BYTES
 from atmo.api.ndjson import KEEP_ALIVE_S, Job, JobResponse
 from atmo.services.jobs import JOBS
+from tests.api.face import application
 from tests.api.faces import MemoryMesh, MemoryModels, Row, hundred, memory_routes
 
 TOKEN = "secret-token"
@@ -26,8 +26,7 @@ class Api:
     def __init__(self) -> None:
         self.mesh = MemoryMesh()
         self.models = MemoryModels()
-        self.app = FastAPI()
-        self.app.include_router(memory_routes(TOKEN, self.mesh, self.models, lambda: {"name": "kitchen"}))
+        self.app = application(memory_routes(TOKEN, self.mesh, self.models, lambda: {"name": "kitchen"}))
         self.client = self.connect({"authorization": f"Bearer {TOKEN}"})
 
     def connect(self, headers: dict[str, str]) -> httpx.AsyncClient:
@@ -98,7 +97,7 @@ async def test_every_route_wants_the_token(api: Api, method: str, path: str, giv
 def test_every_route_is_in_the_list() -> None:
     router = memory_routes(TOKEN, MemoryMesh(), MemoryModels(), dict)
     known = {(method, path.replace("far", "{name:path}")) for method, path in ROUTES}
-    found = {(method, route.path.removeprefix("/atmo/v1")) for route in router.routes for method in route.methods}  # type: ignore[attr-defined]
+    found = {(route.method, route.path.removeprefix("/atmo/v1")) for route in router.routes}
     assert found == known
 
 

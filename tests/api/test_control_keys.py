@@ -7,12 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-from fastapi import APIRouter, FastAPI, Request
+from starlette.requests import Request
 
-from atmo.api.control_body import BadRequestError, ControlRoute
+from atmo.api.control_body import BadRequestError, told_to_owner
 from atmo.api.control_keys import add_key_routes
+from atmo.api.routing import Router
 from atmo.services.keys import KeyService
 from atmo.storage.database import Database
+from tests.api.face import application
 
 
 @pytest.fixture
@@ -22,10 +24,9 @@ def client(tmp_path: Path) -> httpx.AsyncClient:
             raise BadRequestError(401, "no")
         await trio.lowlevel.checkpoint()
 
-    router = APIRouter(route_class=ControlRoute)
+    router = Router(wrap=told_to_owner)
     add_key_routes(router, authorise, KeyService(Database(tmp_path / "atmosphere.db")))
-    app = FastAPI()
-    app.include_router(router)
+    app = application(router)
     headers = {"authorization": "x"}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://node", headers=headers)
 

@@ -64,6 +64,13 @@ def test_a_form_in_pieces(piece: int) -> None:
     }
 
 
+@pytest.mark.parametrize("piece", [1_000, 2**20])
+def test_a_large_file_is_put_in_base64_in_pieces(piece: int) -> None:
+    sound = b"\r\n--a" * 40_000
+    body = read(part("file", sound, 'filename="a.wav"') + END, piece)
+    assert base64.b64decode(body["file"]["data"], validate=True) == sound
+
+
 def test_what_is_no_number_is_left_to_the_check() -> None:
     body = read(part("temperature", b"warm") + part("stream", b"yes") + FILE + END)
     assert (body["temperature"], body["stream"]) == ("warm", "yes")

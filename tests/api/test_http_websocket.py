@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -21,6 +21,8 @@ from wsproto.events import (
 )
 from wsproto.frame_protocol import Opcode
 
+from atmo.api.routing import Application, Router
+from tests.api.face import application
 from tests.api.test_http_server import Client, client_of, served
 
 
@@ -48,10 +50,10 @@ class Peer:
         return self.waiting.pop(0)
 
 
-def make_app(left: list[int]) -> FastAPI:
-    app = FastAPI()
+def make_app(left: list[int]) -> Application:
+    router = Router()
 
-    @app.websocket("/ws")
+    @router.websocket("/ws")
     async def ws(socket: WebSocket) -> None:
         await socket.accept("chat" if "chat" in socket.scope["subprotocols"] else None, [(b"x-own", b"yes")])
         try:
@@ -71,7 +73,7 @@ def make_app(left: list[int]) -> FastAPI:
         except WebSocketDisconnect as error:
             left.append(error.code)
 
-    return app
+    return application(router)
 
 
 async def test_messages_of_both_kinds_and_in_pieces() -> None:

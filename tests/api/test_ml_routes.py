@@ -72,7 +72,7 @@ async def test_a_key_fits_models_of_its_own_names_only() -> None:
                 account_of(scope).models = ("guest-*",)
             await app(scope, receive, send)
 
-        async with in_process(as_guest) as client:  # type: ignore[arg-type]
+        async with in_process(as_guest) as client:
             refused = await client.post("/v1/ml/anomaly/fit", json={"model": "pumps", "data": []})
             allowed = await client.post("/v1/ml/anomaly/fit", json={"model": "guest-pumps", "data": []})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")

@@ -181,6 +181,17 @@ class TestBadInput:
         assert "secret" in caplog.text
 
 
+async def test_a_packed_body_is_refused_by_name() -> None:
+    async with loop_net() as net, await client_of(net, Echo()) as client:
+        for coding, status in (("gzip", 415), ("zstd", 415), ("Identity", 200)):
+            headers = {"content-encoding": coding}
+            answer = await client.post("/v1/chat/completions", json=chat(), headers=headers)
+            assert answer.status_code == status, coding
+            if status == 415:
+                assert answer.json()["error"]["code"] == "unsupported_media_type"
+                assert coding in answer.json()["error"]["message"]
+
+
 class TestRoutes:
     @pytest.mark.parametrize(
         ("path", "meant"),

@@ -10,17 +10,15 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from fastapi import FastAPI
 
 from atmo.api import responses
 from atmo.api.account import account_of
-from atmo.api.errors import add_handlers
 from atmo.api.responses import responses_routes
 from atmo.backends.base import Call, Encoded, Part
 from atmo.gateway.jsontext import dump
 from atmo.gateway.responses_kept import KeepConfig, KeptResponses
 from atmo.router.capability import CHAT, Capability
-from tests.api.face import in_process, make_app
+from tests.api.face import application, in_process, make_app
 from tests.api.test_openai_schema import SPECIFICATION, check, specification
 from tests.gateway.world import Echo, Failing, chunk, completion, loop_net, refused
 
@@ -129,6 +127,30 @@ async def test_everything_is_as_specified(answer: str, more: dict[str, Any]) -> 
 
 
 @specified
+@pytest.mark.parametrize("kind", ["custom_tool_call", "function_call"])
+async def test_custom_tools_and_namespaces_have_the_shape_of_the_specification(kind: str) -> None:
+    """What Codex sends and expects."""
+    custom = {"type": "custom", "name": "weather", "description": "d", "format": {"type": "text"}}
+    within = {"type": "namespace", "name": "mcp__a", "description": "d", "tools": [FUNCTION]}
+    tool, name = (custom, "weather") if kind == "custom_tool_call" else (within, "mcp__a__weather")
+    function = {"name": name, "arguments": '{"input": "x"}'}
+    says = Says(
+        {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": function}]}, finish="tool_calls"
+    )
+    body = {"input": "hi", "tools": [tool], "parallel_tool_calls": True}
+    async with loop_net() as net, in_process(make_app(await net.add("alpha", says))) as client:
+        whole = (await client.post(URL, json=body)).json()
+        events = events_of(await client.post(URL, json={**body, "stream": True}))
+    check("Response", whole)
+    for event in events:
+        check(schema_of(event["type"]), event)
+    told = [{key: value for key, value in item.items() if key != "id"} for item in whole["output"]]
+    said = {"input": "x"} if kind == "custom_tool_call" else {"arguments": '{"input": "x"}', "namespace": "mcp__a"}
+    assert told == [{"type": kind, "call_id": "c1", "name": "weather", "status": "completed", **said}]
+    assert [item["type"] for item in events[-1]["response"]["output"]] == [kind]
+
+
+@specified
 async def test_a_failure_in_the_middle_is_as_specified() -> None:
     async with (
         loop_net() as net,
@@ -216,6 +238,21 @@ class TestConversation:
         assert third.status_code == 200
         assert [item["role"] for item in items["data"]] == ["user", "assistant", "user"]
 
+    async def test_an_item_may_be_referred_to_again_and_again(self) -> None:
+        """As the Vercel AI SDK does in every turn."""
+        backend = Says(TEXT)
+        async with loop_net() as net, in_process(make_app(await net.add("alpha", backend))) as client:
+            answer = (await client.post(URL, json={"input": "one"})).json()
+            reference = {"type": "item_reference", "id": answer["output"][0]["id"]}
+            for _ in range(3):
+                given = [reference, {"role": "user", "content": "on"}]
+                answer = (await client.post(URL, json={"input": given})).json()
+            await client.delete(f"{URL}/{answer['id']}")
+            answer = (await client.post(URL, json={"input": given})).json()
+            await client.post(URL, json={"input": "two", "previous_response_id": answer["id"]})
+        asked = [[message["content"] for message in call.body["messages"]] for call in backend.calls]
+        assert asked == [["one"], *[["a", "on"]] * 4, ["a", "on", "a", "two"]]
+
     async def test_a_call_and_its_output(self) -> None:
         backend = Says(CALLING, finish="tool_calls")
         async with loop_net() as net, in_process(make_app(await net.add("alpha", backend))) as client:
@@ -292,9 +329,7 @@ class TestKept:
     async def test_no_more_than_so_many(self) -> None:
         async with loop_net() as net:
             node = await net.add("alpha", Echo())
-            app = FastAPI()
-            app.include_router(responses_routes(node.gateway, KeepConfig(responses=1)))
-            add_handlers(app)
+            app = application(responses_routes(node.gateway, KeepConfig(responses=1)))
             async with in_process(app) as client:
                 ids = [(await client.post(URL, json={"input": "hi"})).json()["id"] for _ in range(2)]
                 found = [(await client.get(f"{URL}/{response_id}")).status_code for response_id in ids]

@@ -16,7 +16,7 @@ from atmo.backends.llm_capabilities import Terms, capabilities_of
 from atmo.backends.llm_names import ModelFacts
 from atmo.backends.model_rows import facts_of, props_facts, rows_of
 from atmo.backends.ollama_native import NativeAnswer
-from atmo.backends.openai_shapes import BadAnswer, ChunkStream
+from atmo.backends.openai_shapes import BadAnswer, ChunkStream, parse_json, usage_in
 from atmo.backends.text_shapes import TextStream, text_completion
 
 WORDS = (
@@ -111,3 +111,15 @@ def test_tool_calls_are_counted_over_all_choices() -> None:
         stream.chunk({"choices": [{"index": choice, "delta": {"tool_calls": [{"index": 0}, {"index": 1}]}}]})
     with pytest.raises(BadAnswer, match="more than 1024 tools"):
         stream.chunk({"choices": [{"index": 600, "delta": {"tool_calls": [{"index": 0}]}}]})
+
+
+@pytest.mark.parametrize("count", [10**400, 2**53, -1, 1.5, True, "7", None])
+def test_counts_that_no_client_can_read_are_not_passed_on(count: Any) -> None:
+    usage = usage_in({"usage": {"prompt_tokens": count, "completion_tokens": 3, "total_tokens": count}})
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (0, 3, 3)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_know_are_null(word: str) -> None:
+    assert parse_json(f'{{"logprob": {word}}}'.encode()) == {"logprob": None}
+    assert parse_json(f'{{"text": "{word}"}}'.encode()) == {"text": word}

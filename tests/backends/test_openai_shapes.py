@@ -85,6 +85,9 @@ def test_whole_answers() -> None:
             shapes.completion(bad, "m", "")
 
 
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
 def delta(*choices: Any, **more: Any) -> dict[str, Any]:
     return {"id": "c", "created": 1, "model": "theirs", "choices": list(choices), **more}
 
@@ -115,8 +118,31 @@ def test_usage_that_was_asked_for_comes_last_and_alone() -> None:
     assert stream.chunk(delta({"delta": {}, "finish_reason": "stop"}, usage=None)) is not None
     assert stream.chunk(delta(usage={"total_tokens": 3})) is None
     (last,) = stream.ending()
-    assert (last["choices"], last["usage"]) == ([], {"total_tokens": 3})
+    assert (last["choices"], last["usage"]) == ([], NO_USAGE | {"total_tokens": 3})
     assert stream.ending() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, None),
+        ("x", None),
+        ({"prompt_tokens": 2, "completion_tokens": 3}, {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}),
+        ({"completion_tokens": None, "cost": 1}, NO_USAGE | {"cost": 1}),
+    ],
+)
+def test_strict_clients_find_all_counts(given: Any, told: Any) -> None:
+    """Clients in Rust, Go and Java refuse a whole stream for one that is missing."""
+    stream = ChunkStream("ours", "r", wants_usage=True)
+    stream.chunk(delta({"delta": {"content": "a"}, "finish_reason": "stop"}, usage=given))
+    assert [part["usage"] for part in stream.ending() if not part["choices"]] == ([] if told is None else [told])
+
+
+def test_a_role_that_is_null_or_empty() -> None:
+    for role in (None, ""):
+        chunk = ChunkStream("ours", "r", wants_usage=False).chunk(delta({"delta": {"role": role, "content": "a"}}))
+        assert chunk is not None
+        assert chunk["choices"][0]["delta"]["role"] == "assistant"
 
 
 def test_the_role_comes_first_and_the_end_alone() -> None:
@@ -214,7 +240,7 @@ def test_a_whole_answer_as_a_stream() -> None:
     assert first["choices"][0]["delta"]["content"] == "hi"
     assert first["choices"][0]["delta"]["tool_calls"] == [tool | {"index": 0}]
     assert (first["object"], last["choices"][0]["finish_reason"]) == ("chat.completion.chunk", "tool_calls")
-    assert usage["usage"] == {"total_tokens": 1}
+    assert usage["usage"] == NO_USAGE | {"total_tokens": 1}
     assert len(shapes.chunks_of(whole, wants_usage=False)) == 2
 
 

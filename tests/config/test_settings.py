@@ -194,6 +194,12 @@ def test_projects_of_flags_replace_those_of_the_same_name(write: Write, tmp_path
         ),
         ({"servers": [{"name": "a", "url": "http://x", "hide": [1]}]}, "servers[0]: hide[0]: is a number", ""),
         (
+            {"servers": [{"name": "a", "url": "http://x", "key_env": "sk-proj-x"}]},
+            "servers[0]: key_env: is not the name of an environment variable.",
+            "key_file",
+        ),
+        ({"ollama": "http://box?key=abc"}, "ollama: it is not an http or https URL", ""),
+        (
             {"servers": [{"name": "a", "url": "http://x", "key_env": "A", "key_file": "b"}]},
             "servers[0]: has both key_env and key_file",
             "",

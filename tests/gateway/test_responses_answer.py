@@ -45,6 +45,11 @@ def names(events: list[Event]) -> list[str]:
 
 
 class TestStream:
+    def test_a_piece_of_a_call_that_is_over_may_say_nothing(self) -> None:
+        pieces = [call(0, "{}", "a", "c1"), call(1, "{}", "b", "c2"), call(0, "")]
+        output = told(writer(), *pieces, finish="tool_calls")[-1]["response"]["output"]
+        assert [(item["name"], item["arguments"]) for item in output] == [("a", "{}"), ("b", "{}")]
+
     def test_a_text(self) -> None:
         one = writer()
         events = told(one, {"role": "assistant", "content": ""}, {"content": "Hel"}, {"content": "lo"})

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
+from atmo.api.routing import Router
 from atmo.api.server import serve
 from atmo.storage.home import Home
+from tests.api.face import application
 from tests.api.faces import MemoryMesh, MemoryModels, MemorySide, memory_routes
 
 TOKEN = "the-token"
@@ -30,10 +32,10 @@ class ServedNode:
         self.side = MemorySide()
         self.asked: list[dict[str, Any]] = []
         self.pieces = ["It is ", "a code.\x1b[2J"]
-        self.app = FastAPI()
-        self.app.include_router(memory_routes(TOKEN, self.mesh, self.models, self.status, self.side, config))
-        self.app.post("/v1/chat/completions")(self.chat)
-        self.app.post("/v1/mesh/route")(self.route)
+        talks = Router("/v1")
+        talks.post("/chat/completions")(self.chat)
+        talks.post("/mesh/route")(self.route)
+        self.app = application(memory_routes(TOKEN, self.mesh, self.models, self.status, self.side, config), talks)
         self.url = ""
 
     def status(self) -> dict[str, Any]:
