@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -142,6 +141,8 @@ def forecast_answer(
         levels: Percent, of the intervals.
         about: `method` and `season` of the model.
     """
+    from statistics import NormalDist
+
     intervals = []
     for level in levels:
         reach = NormalDist().inv_cdf(0.5 + level / 200) * deviation

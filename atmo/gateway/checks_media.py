@@ -68,6 +68,8 @@ class Base64:
 
     def check(self, param: str, value: Any) -> None:
         """See `Field`."""
+        if value == "":
+            raise bad(param, "is empty")
         text = value if type(value) is str else ""
         rest = text.encode("ascii", "replace").translate(None, _BASE64)
         if not text or len(text) % 4 or rest not in (b"", b"=", b"==") or not text.endswith(rest.decode()):

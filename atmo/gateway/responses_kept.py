@@ -63,7 +63,7 @@ class KeptResponses:
     def __init__(self, config: KeepConfig | None = None) -> None:
         self._config = config or KeepConfig()
         self._kept: dict[str, Kept] = {}
-        self._items: dict[tuple[str, str], tuple[str, Item]] = {}
+        self._items: dict[tuple[str, str], list[tuple[str, Item]]] = {}
         self._counts: Counter[str] = Counter()
         self._sizes: Counter[str] = Counter()
         self.size = 0
@@ -76,7 +76,8 @@ class KeptResponses:
         response_id = str(kept.response["id"])
         kept.used_at = now
         self._kept[response_id] = kept
-        self._items |= {(kept.owner, item["id"]): (response_id, item) for item in kept.all_items}
+        for item in kept.all_items:
+            self._items.setdefault((kept.owner, item["id"]), []).append((response_id, item))
         self._count(kept, 1)
         self._expire(now)
         while len(self._kept) > self._config.responses:
@@ -132,9 +133,10 @@ class KeptResponses:
 
     def _item(self, owner: str, reference: Item, now: float) -> Item:
         self._expire(now)
-        response_id, item = self._items.get((owner, reference["id"]), ("", reference))
-        if not response_id:
+        holders = self._items.get((owner, reference["id"]))
+        if not holders:
             raise unknown_item(reference["id"])
+        response_id, item = holders[-1]
         self.get(owner, response_id, now)
         return item
 
@@ -162,8 +164,10 @@ class KeptResponses:
         self._count(kept, -1)
         for item in kept.all_items:
             key = kept.owner, item["id"]
-            if self._items.get(key, ("", item))[0] == response_id:
-                del self._items[key]
+            holders = self._items.get(key, [])
+            holders[:] = (holder for holder in holders if holder[0] != response_id)
+            if not holders:
+                self._items.pop(key, None)
 
     def _unknown(self, response_id: str) -> RequestError:
         minutes = self._config.seconds / 60

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from statistics import fmean
 from types import MappingProxyType
 
 from atmo.identity import NodeId
@@ -239,7 +238,7 @@ def _rate(
     tier: int, looked_at: Sequence[tuple[Offer, Seen]], moment: _Moment, rng: Random | None = None
 ) -> list[_Rated]:
     observed = [seen.service_s for _, seen in looked_at if seen.service_s is not None]
-    of_these = fmean(observed) if observed else None
+    of_these = sum(observed) / len(observed) if observed else None
     rated = []
     for lasting, seen in looked_at:
         offer, config = moment.offers.fresh(lasting), moment.config

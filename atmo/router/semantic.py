@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,7 +56,7 @@ class SemanticIndex:
         self._wanted: dict[str, None] = {}
         self._rows: dict[str, int] = {}
         self._matrix: Vectors = np.zeros((0, self._config.dimensions), np.float32)
-        self._graph: hnswlib.Index | None = None
+        self._graph: Any = None
         self._layout: tuple[list[CapabilityKey], NDArray[np.intp], NDArray[np.intp]] | None = None
         self._owners: dict[int, list[CapabilityKey]] = {}
 
@@ -159,7 +159,9 @@ class SemanticIndex:
                 found[key] = max(found.get(key, -1.0), 1.0 - float(distance))
         return found
 
-    def _build(self) -> hnswlib.Index:
+    def _build(self) -> Any:
+        import hnswlib  # where nobody has so many texts it takes no memory
+
         graph = hnswlib.Index(space="ip", dim=self._config.dimensions)
         graph.init_index(
             max_elements=len(self._rows),

@@ -154,7 +154,8 @@ class MeshService:
             raise UserError("A code lasts from one second to 30 days.", "Try --expires 24h.")
         addresses = self._network.addresses()
         if not addresses:
-            raise UserError("It is not known at which port this node listens.", "Start it with `atmo node`.")
+            hint = "Start it with `atmo node`; one whose mode is standalone listens at none."
+            raise UserError("It is not known at which port this node listens.", hint)
         secret = secrets.token_bytes(SECRET_BYTES)
         now = self._wall()
         expires_at = int(now + expires_s)

@@ -31,14 +31,14 @@ ALONE = {"nodes": [node_row("kitchen", HERE)], "links": [], "partial": False}
 
 @pytest.mark.parametrize("picture", [PICTURE, ALONE])
 def test_json_is_what_the_node_says(atmo: Atmo, node: ServedNode, picture: dict[str, Any]) -> None:
-    node.app.get("/v1/mesh/topology")(lambda: picture)
+    node.shows("/v1/mesh/topology", picture)
     shown = atmo("mesh", "topology", "--json")
     assert json.loads(shown.out) == picture
     assert shown.err == ""
 
 
 def test_people_see_a_table(atmo: Atmo, node: ServedNode) -> None:
-    node.app.get("/v1/mesh/topology")(lambda: PICTURE)
+    node.shows("/v1/mesh/topology", PICTURE)
     shown = atmo("mesh", "topology")
     header, first, second = shown.out.splitlines()
     assert header.split() == ["FROM", "TO", "PATH", "RTT", "AGE"]
@@ -50,7 +50,7 @@ def test_people_see_a_table(atmo: Atmo, node: ServedNode) -> None:
 
 
 def test_who_is_alone_is_told_so(atmo: Atmo, node: ServedNode) -> None:
-    node.app.get("/v1/mesh/topology")(lambda: ALONE)
+    node.shows("/v1/mesh/topology", ALONE)
     shown = atmo("mesh", "topology")
     assert (shown.code, shown.out) == (0, "")
     assert shown.err == "This machine is connected to no other.\n"

@@ -263,8 +263,13 @@ class TestErrors:
         with pytest.raises(openai.BadRequestError) as image:
             client.chat.completions.create(model=CHAT, messages=picture)
         assert image.value.status_code == 400
+        search: Any = {"type": "web_search"}
         with pytest.raises(openai.BadRequestError, match="web_search"):
-            client.responses.create(model=CHAT, input="x", tools=[{"type": "web_search"}])
+            client.responses.create(model=CHAT, input="x", tool_choice=search)
+        searching = client.responses.with_raw_response.create(
+            model=CHAT, input="x", tools=[search], max_output_tokens=4
+        )
+        assert "tools[0] web_search" in searching.headers["x-atmosphere-warning"]
 
     def test_a_prompt_that_is_too_long(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as long:

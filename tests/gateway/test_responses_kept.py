@@ -57,6 +57,19 @@ class TestKept:
         kept.remove("bert", "b", 0)
         assert ids(kept.resolved("anna", [{"type": "item_reference", "id": "a-out"}], 0)) == ["a-out"]
 
+    def test_an_item_lasts_as_long_as_any_response_with_it(self) -> None:
+        kept = KeptResponses()
+        reference = {"type": "item_reference", "id": "a-out"}
+        kept.keep(entry("a"), 0)
+        again = entry("b")
+        again.items = kept.resolved("anna", [reference], 0) * 2
+        kept.keep(again, 0)
+        kept.remove("anna", "a", 0)
+        assert kept.resolved("anna", [reference], 0) == [message("a-out")]
+        kept.remove("anna", "b", 0)
+        with pytest.raises(RequestError):
+            kept.resolved("anna", [reference], 0)
+
     def test_who_keeps_most_makes_way(self) -> None:
         kept = KeptResponses(KeepConfig(responses=4, size_bytes=100))
         kept.keep(entry("a", owner="anna"), 0)

@@ -51,6 +51,16 @@ class ServedNode:
     def info(self) -> dict[str, Any]:
         return {"pid": 7, "node_id": NODE_ID, "name": "kitchen", "http": self.url, "token": TOKEN, "version": "0.1.0"}
 
+    def shows(self, path: str, value: Any) -> None:
+        """Has GET of `path` answered with `value`."""
+
+        async def answer() -> Response:
+            return JSONResponse(value)
+
+        more = Router()
+        more.get(path)(answer)
+        self.app.include(more)
+
     async def chat(self, request: Request) -> Response:
         body = await request.json()
         self.asked.append(body)
