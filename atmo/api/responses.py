@@ -85,19 +85,19 @@ def responses_routes(gateway: Gateway, config: KeepConfig | None = None) -> Rout
         """Returns a response that is kept."""
         if request.query_params.get("stream", "false").lower() not in ("false", "0"):
             raise bad("stream", "must be false: only responses in the background can be streamed again")
-        found = kept.get(account_of(request.scope).key, response_id, trio.current_time())
+        found = kept.get(account_of(request.scope).key_id, response_id, trio.current_time())
         return _json(found.response)
 
     @router.delete("/{response_id}")
     async def delete(request: Request, response_id: str) -> Response:
         """Forgets a response."""
-        kept.remove(account_of(request.scope).key, response_id, trio.current_time())
+        kept.remove(account_of(request.scope).key_id, response_id, trio.current_time())
         return _json({"id": response_id, "object": "response", "deleted": True})
 
     @router.post("/{response_id}/cancel")
     async def cancel(request: Request, response_id: str) -> Response:
         """Says that only responses in the background can be cancelled."""
-        kept.get(account_of(request.scope).key, response_id, trio.current_time())
+        kept.get(account_of(request.scope).key_id, response_id, trio.current_time())
         message = (
             "Only responses in the background can be cancelled; to stop one that is under way, close its connection."
         )
@@ -107,7 +107,7 @@ def responses_routes(gateway: Gateway, config: KeepConfig | None = None) -> Rout
     async def input_items(request: Request, response_id: str) -> Response:
         """Lists the items that a response answered, those of the responses that it continues among them."""
         limit, order, after = _paging(request.query_params)
-        owner, now = account_of(request.scope).key, trio.current_time()
+        owner, now = account_of(request.scope).key_id, trio.current_time()
         found = kept.get(owner, response_id, now)
         items = [*kept.history(owner, found.previous, now), *kept.resolved(owner, found.items, now)]
         return _json(_page(items if order == "asc" else items[::-1], after, limit))
@@ -136,8 +136,8 @@ class _Turn:
     async def run(self, send: Send) -> None:
         """Sends the answer."""
         request, now = self._request, trio.current_time()
-        history = self._kept.history(self._account.key, request.previous, now)
-        self._items = self._kept.resolved(self._account.key, request.items, now)
+        history = self._kept.history(self._account.key_id, request.previous, now)
+        self._items = self._kept.resolved(self._account.key_id, request.items, now)
         body = request.chat_body([*history, *self._items])
         check_body(CHAT, body)
         if request.stream:
@@ -185,7 +185,7 @@ class _Turn:
             request = self._request
             data = await write_object({"response": response, "items": self._items})
             size = len(data) + OBJECT_BYTES * data.count(b"{")
-            kept = Kept(self._account.key, response, self._items, request.previous, size)
+            kept = Kept(self._account.key_id, response, self._items, request.previous, size)
             self._kept.keep(kept, trio.current_time())
 
 

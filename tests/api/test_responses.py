@@ -276,7 +276,7 @@ class TestConversation:
 
             async def keyed(scope: Any, receive: Any, send: Any) -> None:
                 account = account_of(scope)
-                account.key = next((v.decode() for k, v in scope["headers"] if k == b"x-key"), "")
+                account.key_id = next((v.decode() for k, v in scope["headers"] if k == b"x-key"), "")
                 await app(scope, receive, send)
 
             async with httpx.AsyncClient(transport=httpx.ASGITransport(keyed), base_url="http://127.0.0.1") as client:
