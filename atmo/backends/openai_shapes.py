@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from atmo.backends.base import Object
+from atmo.backends.finish import finish_reason
 from atmo.backends.tool_calls import MAX_TOOL_CALLS, ToolCalls, arguments_of
 
 MAX_MESSAGE_CHARS = 500
@@ -101,12 +102,11 @@ def completion(body: Any, model: str, request_id: str) -> Object:
         message = choice.get("message") if isinstance(choice, Mapping) else None
         if not isinstance(message, Mapping):
             raise BadAnswer("gave a choice without a message")
-        tools = message.get("tool_calls")
+        given = message.get("tool_calls")
+        tools = given if isinstance(given, list) else []
         fields = {"role": "assistant", "content": None, "refusal": None} | dict(message)
-        reason = choice.get("finish_reason") or "stop"
-        if isinstance(tools, list) and tools:
+        if tools:
             fields["tool_calls"] = [_tool_call(tool) for tool in tools]
-            reason = _reason(reason, True)
         else:
             fields.pop("tool_calls", None)
             if not any(fields.get(name) for name in _WITHOUT_TEXT):
@@ -117,16 +117,11 @@ def completion(body: Any, model: str, request_id: str) -> Object:
             | {
                 "index": index_of(choice, index),
                 "message": fields,
-                "finish_reason": reason,
+                "finish_reason": finish_reason(choice.get("finish_reason") or "stop", bool(tools)) or "stop",
             }
         )
     out = answer_head(body, "chat.completion", model, request_id) | {"choices": kept}
     return out | {"usage": usage_in(body)}
-
-
-def _reason(reason: str, called: bool) -> str:
-    """Returns why a choice ended: agents go on only where it says that it called tools."""
-    return "tool_calls" if called and reason == "stop" else reason
 
 
 def _tool_call(tool: Any) -> Object:
@@ -190,7 +185,7 @@ class ChunkStream:
         """Returns what comes last: why choices ended where no chunk of their own said it, and the usage."""
         if not self._head:
             return []
-        missing = {index: _reason("stop", index in self._tools) for index in self._open}
+        missing = {index: finish_reason("stop", index in self._tools) or "stop" for index in self._open}
         choices: list[Object] = [
             {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
             for index, reason in sorted((self._reasons | missing).items())
@@ -221,11 +216,10 @@ class ChunkStream:
         for name, text in delta.items():
             if isinstance(text, str) and ((index, name) in self._halves or not text.isascii()):
                 delta[name] = self._joined(index, name, text)
-        reason = choice.get("finish_reason") or None
+        reason = finish_reason(choice.get("finish_reason"), index in self._tools)
         if reason is None:
             self._open.add(index)
         else:
-            reason = _reason(reason, index in self._tools)
             self._open.discard(index)
             if any(delta.values()):
                 self._reasons[index], reason = reason, None
@@ -328,7 +322,8 @@ def choices_in(body: Any) -> list[Any]:
     """
     choices = body.get("choices") if isinstance(body, Mapping) else None
     if not isinstance(choices, list) or not choices:
-        raise BadAnswer("gave an answer without choices")
+        said = error_fields(body)[0] if isinstance(body, Mapping) and body.get("error") else ""
+        raise BadAnswer(f"answered with an error: {said}" if said else "gave an answer without choices")
     return choices
 
 
@@ -340,8 +335,8 @@ def chunk_choices(value: Any) -> list[Any]:
     """
     if not isinstance(value, Mapping):
         raise BadAnswer("sent something in its stream that is not an object")
-    choices = value.get("choices")
-    if choices is None and isinstance(value.get("error"), Mapping | str):
+    choices, error = value.get("choices"), value.get("error")
+    if error and isinstance(error, Mapping | str if choices is None else Mapping):
         raise BadAnswer(f"ended its stream with an error: {error_fields(value)[0]}")
     if not isinstance(choices, list):
         raise BadAnswer("sent a chunk without choices")

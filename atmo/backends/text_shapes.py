@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atmo.backends.base import Object
+from atmo.backends.finish import finish_reason
 from atmo.backends.openai_shapes import BadAnswer, answer_head, choices_in, chunk_choices, index_of, usage_in
 
 KIND = "text_completion"
@@ -138,6 +139,6 @@ def _choice(choice: Any, place: int, *, whole: bool) -> Object:
         if whole:
             raise BadAnswer("gave a choice without a text")
         text = ""
-    reason = choice.get("finish_reason") or ("stop" if whole else None)
+    reason = finish_reason(choice.get("finish_reason")) or ("stop" if whole else None)
     rest = {key: value for key, value in choice.items() if key not in ("message", "delta")}
     return {"logprobs": None} | rest | {"index": index_of(choice, place), "text": text, "finish_reason": reason}

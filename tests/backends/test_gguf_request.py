@@ -96,7 +96,7 @@ def test_what_llama_cpp_would_fail_at_is_the_clients_fault() -> None:
 )
 def test_what_a_model_once_called_a_tool_with_is_json(given: str, sent: str) -> None:
     """Agents send back what a model wrote, broken or empty; llama.cpp fails where it is no JSON."""
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": given}}
+    call: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f", "arguments": given}}
     body = {"messages": [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call, {"id": "d"}]}]}
     first, second = request_body(CHAT, body, 4)["messages"][1]["tool_calls"]
     assert (first["function"]["arguments"], second) == (sent, {"id": "d"})

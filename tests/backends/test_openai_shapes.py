@@ -163,6 +163,28 @@ def test_the_role_comes_first_and_the_end_alone() -> None:
     assert silent["choices"][0]["delta"] == {"role": "assistant", "content": "a"}
 
 
+def test_reasons_of_other_servers_are_told_in_openais_words() -> None:
+    for said, told in (("eos", "stop"), ("max_tokens", "length"), (3, "stop")):
+        answer = shapes.completion({"choices": [{"message": {"content": "a"}, "finish_reason": said}]}, "m", "r")
+        assert answer["choices"][0]["finish_reason"] == told
+    stream = ChunkStream("ours", "r", wants_usage=False)
+    for said, told_last in (("", None), ("eos", "stop")):
+        chunk = stream.chunk(delta({"delta": {}, "finish_reason": said}))
+        assert chunk is not None
+        assert chunk["choices"][0]["finish_reason"] == told_last
+
+
+def test_errors_beside_choices_are_errors() -> None:
+    """As OpenRouter sends them, with status 200."""
+    stream = ChunkStream("ours", "r", wants_usage=False)
+    assert stream.chunk(delta({"delta": {"content": "a"}}, error=None)) is not None
+    assert stream.chunk(delta({"delta": {"content": "a"}}, error={})) is not None
+    with pytest.raises(BadAnswer, match="an error: gone"):
+        stream.chunk(delta({"delta": {}, "finish_reason": "error"}, error={"code": 502, "message": "gone"}))
+    with pytest.raises(BadAnswer, match="answered with an error: gone"):
+        shapes.completion({"error": {"message": "gone"}}, "m", "r")
+
+
 def test_a_missing_finish_reason_is_added() -> None:
     stream = ChunkStream("ours", "r", wants_usage=False)
     assert stream.ending() == []

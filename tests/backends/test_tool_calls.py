@@ -16,7 +16,7 @@ BOTH = ('{"a"', ":1}")
 def stream_of(*pieces: list[dict[str, Any]], finish: str | None = "stop") -> list[dict[str, Any]]:
     """Returns the chunks that clients get for these lists of pieces."""
     stream = ChunkStream("m", "r", wants_usage=False)
-    deltas = [({"tool_calls": calls}, None) for calls in pieces] + [({}, finish)]
+    deltas: list[tuple[Any, str | None]] = [*(({"tool_calls": calls}, None) for calls in pieces), ({}, finish)]
     chunks = [stream.chunk({"choices": [{"delta": delta, "finish_reason": why}]}) for delta, why in deltas]
     return [chunk for chunk in [*chunks, *stream.ending()] if chunk is not None]
 
