@@ -9,7 +9,7 @@ from typing import Any
 from atmo.api.account import ABANDONED, ANSWERED, FAILED, REFUSED, Account, Observer
 from atmo.api.errors import INTERNAL
 from atmo.api.exchange import whole_answer
-from atmo.api.openai_embeddings import as_asked
+from atmo.api.openai.embeddings import as_asked
 from atmo.backends.base import Part, as_object
 from atmo.errors import RequestError
 from atmo.gateway.execution import Execution

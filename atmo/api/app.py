@@ -8,23 +8,23 @@ from functools import partial
 from atmo.api.account import Observer
 from atmo.api.bridge import download_routes, extended
 from atmo.api.capabilities import capabilities_routes
-from atmo.api.docs import docs_routes
+from atmo.api.documents.page import docs_routes
 from atmo.api.errors import HANDLERS, ROUTES, missing
-from atmo.api.events import told_of_requests
 from atmo.api.guard import Guard
 from atmo.api.headless import Headless
 from atmo.api.health import health_routes, node_metrics
 from atmo.api.mesh import mesh_routes
 from atmo.api.mesh_join import join_routes
-from atmo.api.metrics import Metrics
 from atmo.api.ml import ml_routes
-from atmo.api.openai import Extend, openai_routes
-from atmo.api.responses import responses_routes
+from atmo.api.openai.responses import responses_routes
+from atmo.api.openai.routes import Extend, openai_routes
 from atmo.api.routing import Application, Router
 from atmo.api.services import ApiServices
 from atmo.api.stream import stream_routes
 from atmo.api.tools import tools_routes
-from atmo.api.tracing import Traced
+from atmo.api.watch.events import told_of_requests
+from atmo.api.watch.metrics import Metrics
+from atmo.api.watch.tracing import Traced
 from atmo.version import __version__
 
 

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atmo.api.account import account_of
+from atmo.api.documents.schema import query
 from atmo.api.downloads import Downloads
 from atmo.api.errors import HANDLERS, missing
 from atmo.api.guard import Guard, is_loopback
 from atmo.api.routing import Application, Router
-from atmo.api.schema import query
 from atmo.errors import RequestError
 from atmo.gateway.jsontext import dump
 from atmo.router.choice import may_use

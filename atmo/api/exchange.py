@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from atmo.api.account import Account, account_of
-from atmo.api.server_exchange import GONE
+from atmo.api.http.asgi import GONE
 from atmo.backends.base import Encoded, Part, as_object
 from atmo.errors import RequestError
 from atmo.gateway.budget import ByteBudget, Holding

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atmo.api.account import account_of
-from atmo.api.metrics import Metrics
 from atmo.api.routing import Router
 from atmo.api.services import ApiServices
+from atmo.api.watch.metrics import Metrics
 from atmo.gateway.jsontext import dump
 from atmo.gateway.remote import PROTOCOL
 from atmo.version import __version__

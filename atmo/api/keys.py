@@ -15,7 +15,7 @@ import trio
 from starlette.types import Scope
 
 from atmo.api.account import Account
-from atmo.api.limits import HttpLimits, group_of
+from atmo.api.http.limits import HttpLimits, group_of
 from atmo.errors import RequestError, WireError
 from atmo.gateway.rates import Rate, Rates
 from atmo.services.keys import KeyService

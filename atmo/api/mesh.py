@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account, account_of
+from atmo.api.documents.schema import TEXT, query, request_body
 from atmo.api.exchange import Body, Exchange, send_json
 from atmo.api.routing import Router
-from atmo.api.schema import TEXT, query, request_body
 from atmo.api.services import ApiServices
 from atmo.gateway.checks import bad
 from atmo.gateway.jsontext import dump

@@ -12,10 +12,10 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account
+from atmo.api.documents.schema import request_body
 from atmo.api.exchange import Body, Exchange, send_json
 from atmo.api.guard import is_loopback
 from atmo.api.routing import Router
-from atmo.api.schema import request_body
 from atmo.errors import RemoteError, RequestError, UserError, leaf_error
 from atmo.gateway.budget import ByteBudget
 from atmo.gateway.checks import bad

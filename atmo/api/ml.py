@@ -12,10 +12,10 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from atmo.api.account import Account
+from atmo.api.documents.schema import request_body, takes
 from atmo.api.exchange import Body, Exchange, run_json, send_json
-from atmo.api.openai_embeddings import embeddings_answer
+from atmo.api.openai.embeddings import embeddings_answer
 from atmo.api.routing import Router
-from atmo.api.schema import request_body, takes
 from atmo.api.services import ApiServices
 from atmo.errors import RequestError
 from atmo.gateway.checks import ACTIONS, bad, check_body, model_of

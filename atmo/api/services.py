@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atmo.api.account import Observer
-from atmo.api.events import EventHub
 from atmo.api.keys import Admission
 from atmo.api.routing import Router
+from atmo.api.watch.events import EventHub
 from atmo.backends.training import Trainer
 from atmo.gateway.gateway import Gateway
 from atmo.services.bridge import BridgeService

@@ -27,12 +27,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from atmo.api.account import ANSWERED, Account, Observer, account_of
 from atmo.api.answering import accounted, shaped
 from atmo.api.errors import INTERNAL
-from atmo.api.events import TOPICS, EventHub
 from atmo.api.exchange import is_usage
 from atmo.api.keys import Admission
 from atmo.api.routing import Router
 from atmo.api.services import ApiServices
-from atmo.api.tracing import note_account
+from atmo.api.watch.events import TOPICS, EventHub
+from atmo.api.watch.tracing import note_account
 from atmo.backends.base import STREAMED
 from atmo.errors import RequestError
 from atmo.gateway.checks import bad, check_body

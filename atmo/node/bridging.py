@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from atmo.api.bridge import create_bridge_app
-from atmo.api.server import serve
+from atmo.api.http.server import serve
 from atmo.config.bridge import BridgeSettings
 from atmo.config.settings import Settings
 from atmo.errors import UserError

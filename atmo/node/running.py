@@ -16,10 +16,10 @@ from typing import Any
 import trio
 
 from atmo.api.app import create_app
-from atmo.api.control import control_router
+from atmo.api.control.routes import control_router
+from atmo.api.http.limits import HttpLimits
+from atmo.api.http.server import serve
 from atmo.api.keys import Admission
-from atmo.api.limits import HttpLimits
-from atmo.api.server import serve
 from atmo.api.services import ApiServices
 from atmo.backends.embedder import Embedder
 from atmo.backends.pool import BackendPool

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import trio
 
-from atmo.api.access import access_log, close_access_log
 from atmo.api.account import Observer
-from atmo.api.events import MODELS, NODES, ROUTES, TRANSFERS, EventHub
+from atmo.api.watch.access import access_log, close_access_log
+from atmo.api.watch.events import MODELS, NODES, ROUTES, TRANSFERS, EventHub
 from atmo.config.settings import Settings
 from atmo.gateway.gateway import Gateway
 from atmo.gateway.tracing import NO_TRACER, Tracer

@@ -15,7 +15,7 @@ from atmo.shell.lines import events, json_lines
 
 CONNECT_S = 5.0
 ANSWER_S = 60.0
-"""Joining a mesh dials other machines; a job's stream is never silent for longer (`atmo.api.ndjson`)."""
+"""Joining a mesh dials other machines; a job's stream is never silent for longer (`atmo.api.control.ndjson`)."""
 
 GENERATE_S = 600.0
 """Between two parts of an answer of a language model (guess: loading a large model takes minutes)."""

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from atmo.api.app import create_app
 from atmo.api.errors import HANDLERS, missing
+from atmo.api.http.server import serve
 from atmo.api.routing import Application, Router
-from atmo.api.server import serve
 from atmo.api.services import ApiServices
 from tests.gateway.world import Node
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import trio
 
-from atmo.api.control import ControlServices, control_router
+from atmo.api.control.routes import ControlServices, control_router
 from atmo.api.routing import Router
 from atmo.errors import RemoteError, StoppedError, UserError
 from atmo.services.consent import ConsentNeeded

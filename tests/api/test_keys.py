@@ -14,8 +14,8 @@ from trio.testing import MockClock
 
 from atmo.api.account import Account
 from atmo.api.guard import Guard
+from atmo.api.http.limits import HttpLimits
 from atmo.api.keys import Admission
-from atmo.api.limits import HttpLimits
 from atmo.services.keys import KeyService
 from atmo.storage.database import Database
 from atmo.trust.apikey import key_text

@@ -11,8 +11,8 @@ from starlette.websockets import WebSocket
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from atmo.api.account import Account
-from atmo.api.events import EventHub
 from atmo.api.stream import CLOSE_CODES, StreamConfig, Streams
+from atmo.api.watch.events import EventHub
 from atmo.errors import RequestError
 from tests.api.face import make_app, served
 from tests.gateway.world import Echo, Failing, Lengths, Node, chat, chunk, loop_net

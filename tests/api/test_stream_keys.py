@@ -10,8 +10,8 @@ from typing import Any
 import trio
 from trio_websocket import wrap_client_stream
 
-from atmo.api.events import EventHub
 from atmo.api.keys import Admission
+from atmo.api.watch.events import EventHub
 from atmo.services.keys import KeyService
 from atmo.storage.database import Database
 from tests.api.face import make_app, served

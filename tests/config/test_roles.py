@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atmo.api.limits import HttpLimits
+from atmo.api.http.limits import HttpLimits
 from atmo.config.settings import load_settings
 from atmo.errors import UserError
 from atmo.gateway.askers import BY_ROLE, NodeLimits

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import trio
 
-from atmo.api.openapi import operations
+from atmo.api.documents.openapi import operations
 from tests.api.upstream import upstream
 from tests.e2e.processes import NodeProcess
 

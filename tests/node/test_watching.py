@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from atmo.api.events import TOPICS
+from atmo.api.watch.events import TOPICS
 from atmo.config.settings import Settings
 from atmo.gateway.tracing import NO_TRACER
 from atmo.net.driver import PeerDriver

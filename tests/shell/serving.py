@@ -13,8 +13,8 @@ import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from atmo.api.http.server import serve
 from atmo.api.routing import Router
-from atmo.api.server import serve
 from atmo.storage.home import Home
 from tests.api.face import application
 from tests.api.faces import MemoryMesh, MemoryModels, MemorySide, memory_routes
