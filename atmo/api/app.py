@@ -47,6 +47,7 @@ def create_app(services: ApiServices) -> Application:
             observers=observers,
             admission=services.admission,
             cors=services.cors,
+            hosts=services.hosts,
         )
     )
     return app

@@ -36,6 +36,7 @@ class Guard:
         observers: Told of each request.
         admission: Says who is let in; None for everybody.
         cors: Origins whose web pages may use the endpoint.
+        hosts: Names by which requests may address it. They are no origins of pages: `cors` is for those.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Guard:
         observers: Sequence[Observer] = (),
         admission: Admission | None = None,
         cors: Sequence[str] = (),
+        hosts: Sequence[str] = (),
     ) -> None:
         self._app = app
         self._admission = Admission() if admission is None else admission
         self._observers = (*observers, self._admission.observe)
         self._cors = Cors(cors)
+        self._names = frozenset(hosts)
         self._bound = http_host.strip("[]").lower()
         self._abroad = not is_loopback(self._bound)
 
@@ -102,9 +105,13 @@ class Guard:
             self._admission.leave(account)
 
     def _refusal(self, host: str | None, origin: str | None) -> RequestError | None:
-        if host is None or not self._is_own(_host_of(f"//{host}")):
-            use = "its address, or bind it to that name (--http)" if self._abroad else "http://127.0.0.1 or localhost"
-            message = f"This endpoint does not answer to the host '{(host or '')[:128]}': use {use}."
+        name = _host_of(f"//{host or ''}")
+        if name not in self._names and not self._is_own(name):
+            use = "its address" if self._abroad else "http://127.0.0.1 or localhost"
+            message = (
+                f"This endpoint does not answer to the host '{(host or '')[:128]}': use {use}, or name that one in the"
+                " setting `hosts`."
+            )
             return RequestError(403, message, kind="permission_error", code="host_not_allowed")
         if origin is not None and not self._is_own(_host_of(origin)) and not self._cors.allows(origin):
             message = (

@@ -36,6 +36,7 @@ class ApiServices:
         observers: Told of each request when it has ended.
         admission: Says who is let in; None for everybody.
         cors: Origins whose web pages may use the endpoint.
+        hosts: Names by which requests may address it, beside `http_host`.
         mode: What the node is to others and to this machine, for people.
         serves: Whether it takes requests here; otherwise it answers watchers and commands only.
         discoverable: Whether others are told of it.
@@ -57,6 +58,7 @@ class ApiServices:
     observers: Sequence[Observer] = ()
     admission: Admission | None = None
     cors: Sequence[str] = ()
+    hosts: Sequence[str] = ()
     mode: str = "participant"
     serves: bool = True
     discoverable: bool = True

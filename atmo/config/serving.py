@@ -18,7 +18,7 @@ OLLAMA_URL = "http://127.0.0.1:11434"
 LLAMAFARM_URL = "http://127.0.0.1:14345"
 LLAMAFARM_RUNTIME_URL = "http://127.0.0.1:11540"
 
-ORIGINS_MOST = 64
+ORIGINS_MOST = HOSTS_MOST = 64
 
 
 def _discover(value: Any, where: str, base: Path) -> tuple[str, ...]:
@@ -63,6 +63,21 @@ def _origins(value: Any, where: str, base: Path) -> tuple[str, ...]:
     return tuple(origin.rstrip("/").lower() for origin in origins)
 
 
+def _hosts(value: Any, where: str, base: Path) -> tuple[str, ...]:
+    """Checks names of this machine, such as `host.docker.internal`."""
+    names = name_list(value, where, base)
+    if len(names) > HOSTS_MOST:
+        raise UserError(f"{where}: has {len(names)} names; at most {HOSTS_MOST} are allowed.")
+    for name in names:
+        try:
+            known = parse_host_port(f"{name}:1").host == name
+        except UserError:
+            known = False
+        if not known:
+            raise UserError(f"{where}: {name!r} is not a host name.", "Write it without a port: gpu.example.lan.")
+    return tuple(name.rstrip(".").lower() for name in names)
+
+
 def _access_log(value: Any, where: str, base: Path) -> bool | Path:
     """Checks true for the node's log, false for none, or a file."""
     if is_switch(value):
@@ -94,6 +109,7 @@ KEYS = (
     ),
     Key("require_key", switch, False, (Variable("ATMO_REQUIRE_KEY"),)),
     Key("cors", _origins, (), (Variable("ATMO_CORS"),)),
+    Key("hosts", _hosts, (), (Variable("ATMO_HOSTS"),)),
     Key("access_log", _access_log, True, (Variable("ATMO_ACCESS_LOG"),)),
     Key(
         "otel_endpoint",

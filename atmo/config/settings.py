@@ -93,6 +93,7 @@ class Settings:
         discover: Kinds of model servers that are looked for where they usually are.
         require_key: Programs of this machine need a key, too.
         cors: Origins of web pages that may use the endpoint.
+        hosts: Names by which requests may address it, beside its own.
         access_log: Whether each request is logged, or the file in which.
         otel_endpoint: Where traces are sent, empty for nowhere.
         address_rate: Requests a second of one address of another machine; 0 for any number.
@@ -128,6 +129,7 @@ class Settings:
     discover: tuple[str, ...] = FOUND_NAMES
     require_key: bool = False
     cors: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     access_log: bool | Path = True
     otel_endpoint: str = ""
     address_rate: float = 200.0

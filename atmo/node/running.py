@@ -233,8 +233,7 @@ class _Running:
         required = self._settings.require_key or not http.loopback
         if required and not services.keys.usable:
             log.warning("nobody can use http://%s yet: make a key with `atmo key create --name NAME`", http)
-        limits = HttpLimits(address_rate=self._settings.address_rate)
-        own = self._settings.limit_loopback
+        limits, own = HttpLimits(address_rate=self._settings.address_rate), self._settings.limit_loopback
         return Admission(services.keys, required=required, token=token, limits=limits, limit_own=own)
 
     def _api(self, services: Services, host: MeshHost, token: str) -> ApiServices:
@@ -263,6 +262,7 @@ class _Running:
             services.models,
             admission=self._admission,
             cors=self._settings.cors,
+            hosts=self._settings.hosts,
             mode=self._settings.mode,
             serves=self._settings.rules.serves,
             discoverable=self._settings.discoverable,

@@ -56,6 +56,22 @@ async def test_origins(origin: str, status: int) -> None:
     assert len(backend.calls) == (status == 200)
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "host.docker.internal:11451"}, 200),
+        ({"host": "Host.Docker.Internal"}, 200),
+        ({"host": "other.docker.internal"}, 403),
+        ({"host": "127.0.0.1", "origin": "http://host.docker.internal"}, 403),
+    ],
+)
+async def test_names_that_the_settings_give_it(headers: dict[str, str], status: int) -> None:
+    async with loop_net() as net:
+        app = make_app(await net.add("alpha"), hosts=("host.docker.internal",))
+        async with in_process(app) as client:
+            assert (await client.get("/health", headers=headers)).status_code == status
+
+
 @pytest.mark.parametrize(("host", "status"), [("192.168.1.5", 200), ("nas.local", 200), ("evil.example", 403)])
 async def test_bound_elsewhere(host: str, status: int) -> None:
     async with loop_net() as net:

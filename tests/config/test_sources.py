@@ -104,6 +104,10 @@ def test_yaml_does_not_keep_the_last_of_two(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
+        ({"hosts": ["a.lan:80"]}, "hosts: 'a.lan:80' is not a host name"),
+        ({"hosts": ["http://a"]}, "hosts: 'http://a' is not a host name"),
+        ({"hosts": [""]}, "hosts"),
+        ({"hosts": [f"a{number}" for number in range(65)]}, "hosts: has 65 names; at most 64"),
         ({"cors": ["*"]}, "cors: '*' is not an origin"),
         ({"cors": ["https://a.example/x"]}, "cors: 'https://a.example/x' is not an origin"),
         ({"cors": ["a.example"]}, "cors[0]: 'a.example' is not an http or https URL"),
@@ -139,8 +143,14 @@ def test_the_endpoint_s_settings(tmp_path: Path) -> None:
     assert settings.cors == ("https://chat.example:8443",)
     assert settings.access_log == tmp_path / "logs" / "access"
     assert settings.otel_endpoint == "http://c:1"
-    environ = {"ATMO_CORS": "http://a http://b", "ATMO_ACCESS_LOG": "off", "ATMO_REQUIRE_KEY": "1"}
+    environ = {
+        "ATMO_CORS": "http://a http://b",
+        "ATMO_ACCESS_LOG": "off",
+        "ATMO_REQUIRE_KEY": "1",
+        "ATMO_HOSTS": "B.lan",
+    }
     settings = load_settings(tmp_path, environ)
+    assert settings.hosts == ("b.lan",)
     assert (settings.cors, settings.access_log, settings.require_key) == (("http://a", "http://b"), False, True)
 
 
