@@ -216,7 +216,7 @@ async def receive_body(
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     size = int(length) if length.isdigit() else 0
     coding = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"")
-    more, count = True, 0
+    more, count, refused = True, 0, None
     try:
         if size > limits.REQUEST_BYTES:
             raise _too_large()
@@ -233,11 +233,13 @@ async def receive_body(
                 raise _too_large()
             holding.take(len(piece))
             take(piece)
-    except RequestError:
+    except RequestError as error:
+        refused = error
+    if refused is not None:
         drop()
         holding.give_back()
         await _discard(receive, more)
-        raise
+        raise refused
     return True
 
 

@@ -78,7 +78,7 @@ class FoundBackend(Backend):
             async for part in parts:
                 yield part
         finally:
-            await close_parts(parts, CLOSE_S)
+            await close_parts(parts, CLOSE_S)  # noqa: ASYNC102 - it shields itself
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -116,7 +116,7 @@ class OllamaBackend(ServerBackend):
             async for part in parts:
                 yield part
         finally:
-            await close_parts(parts, CLOSE_S)
+            await close_parts(parts, CLOSE_S)  # noqa: ASYNC102 - it shields itself
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -133,13 +133,13 @@ class OllamaBackend(ServerBackend):
             async with response:
                 if not call.stream:
                     whole = parse_json(await response.read(limits.REQUEST_BYTES), response.content_type)
-                    yield answer.whole(whole)
+                    yield answer.whole(whole)  # noqa: ASYNC119 - whoever executes closes it
                     return
                 lines = _Lines(response)
                 while not answer.finished:
                     for part in answer.chunks(await lines.next()):
-                        yield part
-                yield answer.usage_chunk()
+                        yield part  # noqa: ASYNC119 - whoever executes closes it
+                yield answer.usage_chunk()  # noqa: ASYNC119 - whoever executes closes it
         except (HttpError, BadAnswer) as error:
             raise self._upstream.failed(error) from error
 

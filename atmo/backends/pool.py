@@ -199,7 +199,7 @@ class BackendPool:
                     async for part in parts:
                         yield part  # noqa: ASYNC119 - whoever executes closes the generator
                 finally:
-                    await close_parts(parts, self._config.close_s)
+                    await close_parts(parts, self._config.close_s)  # noqa: ASYNC102 - it shields itself
             except RequestError as error:
                 if error.status == 404 or error.status >= 502:
                     self.refresh(backend.name)

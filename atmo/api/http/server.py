@@ -82,7 +82,7 @@ class _Server:
         """Accepts clients until told to stop, then waits for those that are being answered."""
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as accepting:
-                nursery.start_soon(self._cancel_when_stopped, accepting)
+                nursery.start_soon(self._cancel_when_stopped, accepting)  # noqa: ASYNC111 - it only cancels
                 await self._accept(nursery)
             self._listener.close()
             for connection in list(self._open.values()):
