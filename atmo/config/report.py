@@ -13,8 +13,8 @@ HIDDEN = "(hidden)"
 
 
 def config_rows(settled: Mapping[str, Settled], keys: Iterable[Key] = KEYS) -> list[dict[str, Any]]:
-    """Returns `{key, value, source, place}` of every key: `source` is one of the kinds of `keys`, `place` which one."""
-    return [_row(key, settled[key.name]) for key in keys]
+    """Returns `{key, value, source, place}` of every settled key: `source` is one of the kinds of `keys`."""
+    return [_row(key, settled[key.name]) for key in keys if key.name in settled]
 
 
 def _row(key: Key, settled: Settled) -> dict[str, Any]:

@@ -167,13 +167,14 @@ async def test_probes_of_strangers_are_dropped_and_counted() -> None:
             seal_probe(Key(bytes(8), key.secret), PROBE, bytes(8)),
         ):
             world.one.send_other(data, world.two.local_address)
-        await until(lambda: world.two.stats.dropped_probes == 3)
+        await until(lambda: world.two.stats.dropped_probes >= 3)  # the other end may have probed before its key was known
         assert far.path == "forward"
         near.close("done")
         await until(lambda: far.closed.is_set())
         await until(lambda: world.two.connection_count == 0)
+        dropped = world.two.stats.dropped_probes
         world.one.send_other(seal_probe(key, PROBE, bytes(8)), world.two.local_address)
-        await until(lambda: world.two.stats.dropped_probes == 4)
+        await until(lambda: world.two.stats.dropped_probes > dropped)
 
 
 async def test_a_probe_before_this_end_knows_the_key_of_the_other_is_not_answered() -> None:
