@@ -167,7 +167,7 @@ async def test_probes_of_strangers_are_dropped_and_counted() -> None:
             seal_probe(Key(bytes(8), key.secret), PROBE, bytes(8)),
         ):
             world.one.send_other(data, world.two.local_address)
-        await until(lambda: world.two.stats.dropped_probes >= 3)  # the other end may have probed before its key was known
+        await until(lambda: world.two.stats.dropped_probes >= 3)  # and what the other end sent before its key was known
         assert far.path == "forward"
         near.close("done")
         await until(lambda: far.closed.is_set())
