@@ -18,7 +18,7 @@ from _peer_environment import python_with
 from tests.e2e.processes import NodeProcess, join
 
 LITELLM = ("litellm[proxy]", "1.106.12")
-"""1.107.0 was a compromised release."""
+"""Of the series whose figures the aims go by, so that both can be compared. Source: 1.106 was measured first."""
 
 _OF_PROCESS = 2
 """CPUCLOCK_SCHED of Linux; see clock_getcpuclockid(3)."""
