@@ -7,6 +7,7 @@ doubted: at the next check, which the pool begins at once, a real call of one to
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -58,17 +59,17 @@ class ServerBackend(Backend):
         self._level = logging.WARNING if expected else logging.DEBUG
         self._doubts: dict[str, None] = {}
 
+    @abstractmethod
     async def models(self) -> Sequence[Capability]:
         """Lists what the server says it has.
 
         Raises:
             RequestError: It is away, or no such server.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, call: Call) -> AsyncGenerator[Part, None]:
         """Runs one request on the server."""
-        raise NotImplementedError
 
     async def discover(self) -> Sequence[Capability]:
         """Lists what can be used now; nothing when the server is away, which is told once."""
