@@ -32,7 +32,7 @@ class Kept:
     """A response that is kept.
 
     Attributes:
-        owner: The name of the key that made it; empty where none was needed.
+        owner: The id of the key that made it; empty where none was needed.
         response: As the client got it.
         items: What the request added to the conversation.
         previous: The response that it continues; empty for none.
